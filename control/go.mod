@@ -1,0 +1,9 @@
+module github.com/ambit-mesh/ambit/control
+
+go 1.26
+
+require github.com/ambit-mesh/ambit/api v0.0.0
+require github.com/ambit-mesh/ambit/ca v0.0.0
+
+replace github.com/ambit-mesh/ambit/api => ../api
+replace github.com/ambit-mesh/ambit/ca => ../ca
