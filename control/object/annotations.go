@@ -1,0 +1,21 @@
+package object
+
+import "strings"
+
+// annotation suffixes and prefixes of the mesh; anything else an object carries is of no use to the model, and a
+// deployment tool's annotations can be as large as the object itself.
+var meshDomains = [...]string{"istio.io", "ambit.io"}
+
+// KeepAnnotation reports whether the mesh may read the annotation: its domain is istio.io, ambit.io or one below them.
+func KeepAnnotation(key string) bool {
+	domain, _, ok := strings.Cut(key, "/")
+	if !ok {
+		return false
+	}
+	for _, d := range meshDomains {
+		if domain == d || strings.HasSuffix(domain, "."+d) {
+			return true
+		}
+	}
+	return false
+}
