@@ -119,7 +119,10 @@ func (m *Manager) Get(ctx context.Context, id identity.ID) (*certs.SVID, error) 
 	m.mu.Lock()
 	e := m.ensure(id)
 	e.waiting++
-	m.want(e, blocking)
+	// Looked at again under the lock: a certificate that came in between must not be asked for a second time.
+	if e.usable() == nil {
+		m.want(e, blocking)
+	}
 	m.mu.Unlock()
 	defer func() {
 		m.mu.Lock()
