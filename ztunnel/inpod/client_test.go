@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,36 +15,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/api/zds"
 )
 
 // newNetns makes a network namespace nobody else knows, and returns its descriptor.
 func newNetns(t *testing.T) *os.File {
 	t.Helper()
-	type result struct {
-		f   *os.File
-		err error
+	n, err := netns.Make()
+	if errors.Is(err, unix.EPERM) {
+		t.Skip(err)
 	}
-	done := make(chan result, 1)
-	go func() {
-		// Never unlocked: the thread is in the new namespace and dies with the goroutine.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- result{err: err}
-			return
-		}
-		f, err := os.Open("/proc/thread-self/ns/net")
-		done <- result{f, err}
-	}()
-	r := <-done
-	if errors.Is(r.err, unix.EPERM) {
-		t.Skip("needs CAP_SYS_ADMIN to make network namespaces")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	t.Cleanup(func() { r.f.Close() })
-	return r.f
+	t.Cleanup(func() { n.Close() })
+	return n.File()
 }
 
 // proxies is a Pods that records what happens to it.

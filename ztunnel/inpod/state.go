@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/api/zds"
 )
 
@@ -166,7 +167,7 @@ func (s *state) add(ctx context.Context, req *zds.Request) error {
 	if info == nil {
 		return fmt.Errorf("%w: pod %s came without its name", ErrProtocol, uid)
 	}
-	netns, err := NewNetns(req.TakeNetns())
+	ns, err := netns.New(req.TakeNetns())
 	if err != nil {
 		return fmt.Errorf("pod %s/%s: %w", info.GetNamespace(), info.GetName(), err)
 	}
@@ -175,15 +176,15 @@ func (s *state) add(ctx context.Context, req *zds.Request) error {
 	}
 	// Whatever was pending is superseded by what the agent says now.
 	s.forget(uid)
-	pod := Pod{UID: uid, Netns: netns, Info: Info{
+	pod := Pod{UID: uid, Netns: ns, Info: Info{
 		Name: info.GetName(), Namespace: info.GetNamespace(), ServiceAccount: info.GetServiceAccount(),
 	}}
 	if old, ok := s.running[uid]; ok {
-		if old.netns == netns.ID() {
-			netns.Close()
+		if old.netns == ns.ID() {
+			ns.Close()
 			return nil
 		}
-		s.log.Info("pod has a new network namespace", "pod", pod.Info, "uid", uid, "old", old.netns, "new", netns.ID())
+		s.log.Info("pod has a new network namespace", "pod", pod.Info, "uid", uid, "old", old.netns, "new", ns.ID())
 		s.stop(uid)
 	}
 	return s.start(ctx, pod)
