@@ -38,15 +38,18 @@ const (
 	fieldAnyTypeURL = 1
 	fieldAnyValue   = 2
 
-	fieldRequestNode           = 1
-	fieldRequestTypeURL        = 2
-	fieldRequestSubscribe      = 3
-	fieldRequestUnsubscribe    = 4
-	fieldRequestKnown          = 5
-	fieldRequestNonce          = 6
-	fieldRequestError          = 7
-	fieldStatusMessage         = 2
-	fieldMapKey, fieldMapValue = 1, 2
+	fieldRequestNode        = 1
+	fieldRequestTypeURL     = 2
+	fieldRequestSubscribe   = 3
+	fieldRequestUnsubscribe = 4
+	fieldRequestKnown       = 5
+	fieldRequestNonce       = 6
+	fieldRequestError       = 7
+
+	fieldStatusCode    = 1
+	fieldStatusMessage = 2
+	fieldMapKey        = 1
+	fieldMapValue      = 2
 )
 
 // encodeResource builds the resource as it stands in a response, field tag and length included, so that a response is

@@ -1,14 +1,20 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 )
 
 // ServerConfig tunes a Server. The zero value serves everyone.
@@ -23,6 +29,8 @@ type ServerConfig struct {
 	OnNACK func(NACK)
 	// MaxConnectionAge is how long a connection lives before the client is asked to connect anew, ±10 %. Zero means 30 minutes.
 	MaxConnectionAge time.Duration
+	// MaxConnectionAgeGrace is how long streams may go on after that. Zero means 10 seconds.
+	MaxConnectionAgeGrace time.Duration
 }
 
 // NACK is a client's report that it could not use some resources.
@@ -30,21 +38,127 @@ type NACK struct {
 	NodeID, TypeURL, Message string
 }
 
-// Server serves collections over delta ADS.
+// Server serves collections over delta ADS. It refuses nobody for want of capacity: clients cost memory in proportion to what they
+// subscribed to by name, and a client that reads slowly costs nothing but its connection.
 type Server struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+
+	cfg         ServerConfig
+	log         *slog.Logger
+	metrics     serverMetrics
+	collections map[string]*Collection
+	slots       chan struct{} // see admit
+	receivers   sync.WaitGroup
+
+	mu      sync.Mutex
+	streams map[*stream]struct{} // guarded by mu
 }
 
+// Limits towards clients. Istio's proxies accept messages up to 200 MiB; what a resuming client sends grows with what it has.
+const (
+	maxResponse     = 128 << 20
+	maxRequest      = 64 << 20
+	maxPeerStreams  = 100
+	concurrentFirst = 16
+	patienceFirst   = time.Second
+)
+
 // NewServer returns a server of the given collections, one for each resource type.
-func NewServer(cfg ServerConfig, cs ...*Collection) *Server { return &Server{} }
+func NewServer(cfg ServerConfig, cs ...*Collection) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.MaxConnectionAge = cmp.Or(cfg.MaxConnectionAge, 30*time.Minute)
+	cfg.MaxConnectionAgeGrace = cmp.Or(cfg.MaxConnectionAgeGrace, 10*time.Second)
+	s := &Server{
+		cfg:         cfg,
+		log:         cfg.Logger,
+		collections: make(map[string]*Collection, len(cs)),
+		slots:       make(chan struct{}, concurrentFirst),
+		streams:     make(map[*stream]struct{}),
+	}
+	for _, c := range cs {
+		s.collections[c.typeURL] = c
+	}
+	s.metrics = newServerMetrics(cfg.Registerer, s)
+	return s
+}
 
 // Options are the gRPC server options the Server needs: its codec, keepalive, connection recycling and small buffers.
 // Other services may be registered on the same gRPC server.
-func (s *Server) Options() []grpc.ServerOption { return nil }
+func (s *Server) Options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxConcurrentStreams(maxPeerStreams),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 30 * time.Second, Timeout: 10 * time.Second,
+			MaxConnectionAge: s.cfg.MaxConnectionAge, MaxConnectionAgeGrace: s.cfg.MaxConnectionAgeGrace,
+		}),
+		// Node proxies send a PING every 30 s, with or without a stream.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		// Requests are small: what 200 connections would reserve for reading is better left unreserved.
+		grpc.StaticStreamWindowSize(64 << 10),
+		grpc.StaticConnWindowSize(128 << 10),
+		grpc.ReadBufferSize(4 << 10),
+		grpc.SharedWriteBuffer(true),
+	}
+}
 
 // Register adds the service to a gRPC server that was created with Options.
 func (s *Server) Register(g grpc.ServiceRegistrar) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
+}
+
+// Wait returns when every goroutine of every stream has ended. Stop the gRPC server first.
+func (s *Server) Wait() { s.receivers.Wait() }
+
+// StreamAggregatedResources is the state-of-the-world variant, which no client of ours speaks.
+func (s *Server) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	return status.Error(codes.Unimplemented, "this control plane speaks delta xDS only; call DeltaAggregatedResources (Envoy: api_type DELTA_GRPC)")
+}
+
+// DeltaAggregatedResources serves one client until it leaves.
+func (s *Server) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	ctx := rpc.Context()
+	st := &stream{
+		srv: s, rpc: rpc,
+		requests:  make(chan *request),
+		wake:      make(chan struct{}, 1),
+		peer:      peerAddress(ctx),
+		connected: time.Now(),
+	}
+	s.mu.Lock()
+	s.streams[st] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.streams, st)
+		s.mu.Unlock()
+	}()
+	err := st.serve(ctx)
+	s.log.Info("xds client disconnected", "peer", st.peer, "node", st.nodeID, "dur", time.Since(st.connected), "err", err)
+	return err
+}
+
+// admit lets few streams at a time read their first requests: after a restart of the server every client names all it
+// has, and holding all of that at once is what memory would peak on. A client that takes its time gives its place to the next.
+func (s *Server) admit(ctx context.Context) (done func()) {
+	patience := time.NewTimer(patienceFirst)
+	defer patience.Stop()
+	select {
+	case s.slots <- struct{}{}:
+	case <-patience.C:
+		return func() {}
+	case <-ctx.Done():
+		return func() {}
+	}
+	release := sync.OnceFunc(func() { <-s.slots })
+	timer := time.AfterFunc(patienceFirst, release)
+	return func() {
+		timer.Stop()
+		release()
+	}
 }
 
 // ClientStatus is one connected client, for people who look.
@@ -67,4 +181,15 @@ type TypeStatus struct {
 }
 
 // Clients lists the connected clients in order of node id.
-func (s *Server) Clients() []ClientStatus { return nil }
+func (s *Server) Clients() []ClientStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]ClientStatus, 0, len(s.streams))
+	for st := range s.streams {
+		out = append(out, st.describe())
+	}
+	slices.SortFunc(out, func(a, b ClientStatus) int {
+		return cmp.Or(cmp.Compare(a.NodeID, b.NodeID), cmp.Compare(a.Peer, b.Peer))
+	})
+	return out
+}

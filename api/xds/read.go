@@ -1,0 +1,156 @@
+package xds
+
+import (
+	"errors"
+	"sort"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/mem"
+)
+
+// errBehind ends a stream that stood still while the removals it missed were forgotten. Its client connects again and
+// says what it has, which tells both sides what is gone.
+var errBehind = errors.New("the client did not read for so long that removals it missed are forgotten; it has to connect again")
+
+// chunkSize is where a push is cut. An answer is never cut: proxies take the first one for the whole.
+const chunkSize = 1 << 20
+
+// after calls fn with the changed entries beyond cursor, oldest first, until fn returns false. It returns the new cursor.
+// Caller holds mu for reading.
+func (c *Collection) after(cursor uint64, fn func(e *entry) bool) uint64 {
+	from := sort.Search(len(c.log), func(i int) bool { return c.log[i].seq > cursor })
+	for _, s := range c.log[from:] {
+		if s.entry.seq != s.seq {
+			continue
+		}
+		cursor = s.seq
+		if !fn(s.entry) {
+			return cursor
+		}
+	}
+	return c.seq
+}
+
+// pending reports whether anything happened beyond cursor.
+func (c *Collection) pending(cursor uint64) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.seq > cursor
+}
+
+// changes collects what a subscriber to everything missed, at most one chunk of it.
+func (c *Collection) changes(cursor uint64) (*batch, uint64, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if cursor < c.horizon {
+		return nil, cursor, errBehind
+	}
+	b := &batch{version: c.version}
+	cursor = c.after(cursor, func(e *entry) bool {
+		if e.item != nil {
+			b.add(e.item)
+		} else {
+			b.remove(e.name)
+		}
+		return b.bytes < chunkSize
+	})
+	return b, cursor, nil
+}
+
+// resume collects what differs from what a reconnecting subscriber to everything says it has.
+func (c *Collection) resume(known []knownResource) (*batch, uint64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	b := &batch{version: c.version}
+	same := make(map[uint64]struct{}, len(known))
+	for _, k := range known {
+		e := c.entries[string(k.name)]
+		switch {
+		case e == nil || e.item == nil:
+			b.remove(string(k.name))
+		case e.item.version != "" && e.item.version == string(k.version):
+			same[e.seq] = struct{}{}
+		}
+	}
+	cursor := c.after(0, func(e *entry) bool {
+		if _, ok := same[e.seq]; !ok && e.item != nil {
+			b.add(e.item)
+		}
+		return true
+	})
+	return b, cursor
+}
+
+// image is everything at one moment, encoded in a few large pieces that all clients starting at about that time share.
+type image struct {
+	slabs   mem.BufferSlice
+	cursor  uint64
+	version uint64
+}
+
+// imageCache keeps the last image for as long as it is useful: a fleet connecting at once needs it many times, a quiet one not at all.
+type imageCache struct {
+	mu    sync.Mutex
+	last  *image
+	timer *time.Timer
+}
+
+// How long an unused image is kept, and how large its pieces are.
+const (
+	imageIdle = 5 * time.Second
+	slabSize  = 1 << 20
+)
+
+// everything returns an image that is at most slightly old; the caller reads the rest from the log.
+func (c *Collection) everything() *image {
+	c.images.mu.Lock()
+	defer c.images.mu.Unlock()
+	c.mu.RLock()
+	last := c.images.last
+	if last == nil || last.cursor < c.horizon || c.seq-last.cursor > uint64(c.live/8) {
+		items := make([]*item, 0, c.live)
+		last = &image{version: c.version}
+		last.cursor = c.after(0, func(e *entry) bool {
+			if e.item != nil {
+				items = append(items, e.item)
+			}
+			return true
+		})
+		c.mu.RUnlock()
+		last.slabs = slabs(items) // the copying happens outside the lock
+		c.images.last = last
+	} else {
+		c.mu.RUnlock()
+	}
+	if c.images.timer == nil {
+		c.images.timer = time.AfterFunc(imageIdle, c.dropImage)
+	} else {
+		c.images.timer.Reset(imageIdle)
+	}
+	return last
+}
+
+func (c *Collection) dropImage() {
+	c.images.mu.Lock()
+	defer c.images.mu.Unlock()
+	c.images.last = nil
+}
+
+func slabs(items []*item) mem.BufferSlice {
+	var out mem.BufferSlice
+	for len(items) > 0 {
+		n, size := 0, 0
+		for n < len(items) && (n == 0 || size+items[n].encoded.Len() <= slabSize) {
+			size += items[n].encoded.Len()
+			n++
+		}
+		slab := make([]byte, 0, size)
+		for _, it := range items[:n] {
+			slab = append(slab, it.encoded.ReadOnlyData()...)
+		}
+		out = append(out, mem.SliceBuffer(slab))
+		items = items[n:]
+	}
+	return out
+}

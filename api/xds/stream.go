@@ -1,0 +1,257 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+// stream serves one client. The goroutine gRPC gave it decides and sends; a second one only receives:
+//
+//	receive ──requests──► serve ──answers and pushes──► client
+//	            Collection.Apply ──wake──┘
+//
+// A client that does not read blocks its own serve in send, by gRPC's write quota. Meanwhile wake stays set and the log keeps the changes.
+type stream struct {
+	srv      *Server
+	rpc      grpc.ServerStream
+	requests chan *request
+	wake     chan struct{}
+	watches  []*watch // in order of subscription, which is also the order of pushes
+	node     string   // the client's node, from its metadata
+
+	mu        sync.Mutex
+	nodeID    string // guarded by mu, like the status fields of the watches
+	peer      string
+	connected time.Time
+}
+
+// maxTypes bounds the subscriptions of a stream.
+const maxTypes = 16
+
+func (st *stream) serve(ctx context.Context) error {
+	failed := make(chan error, 1)
+	st.srv.receivers.Go(func() { failed <- st.receive(ctx) })
+	defer st.leave()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case req := <-st.requests:
+			if err := st.handle(ctx, req); err != nil {
+				return err
+			}
+		case <-st.wake:
+			if err := st.pushAll(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// receive passes requests on one at a time, which makes gRPC's flow control hold back a client that asks faster than
+// it can be answered.
+func (st *stream) receive(ctx context.Context) error {
+	done := st.srv.admit(ctx)
+	defer func() { done() }()
+	for {
+		req := new(request)
+		if err := st.rpc.RecvMsg(req); err != nil {
+			if errors.Is(err, io.EOF) || ctx.Err() != nil {
+				return nil // the client hung up
+			}
+			return err
+		}
+		select {
+		case st.requests <- req:
+		case <-ctx.Done():
+			return nil
+		}
+		if req.known == nil {
+			done()
+			done = func() {}
+		}
+	}
+}
+
+func (st *stream) handle(ctx context.Context, req *request) error {
+	if st.watches == nil {
+		if err := st.introduce(ctx, req); err != nil {
+			return err
+		}
+	}
+	if req.typeURL == "" {
+		return status.Error(codes.InvalidArgument, "a request names no type_url")
+	}
+	w := st.watch(req.typeURL)
+	if w == nil {
+		return st.open(req)
+	}
+	if req.nonce != "" {
+		st.acknowledge(w, req)
+	}
+	b, owed := w.update(req, st.node)
+	if err := st.bounded(w); err != nil {
+		return err
+	}
+	if !owed {
+		return nil
+	}
+	return st.send(w, b)
+}
+
+func (st *stream) bounded(w *watch) error {
+	if w.demand != nil && len(w.demand.asked) > maxAsked {
+		return status.Errorf(codes.ResourceExhausted, "more than %d names of %s subscribed on one stream", maxAsked, w.typeURL)
+	}
+	return nil
+}
+
+// introduce checks who is calling, on the stream's first request.
+func (st *stream) introduce(ctx context.Context, req *request) error {
+	node, err := req.decodeNode()
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if authorize := st.srv.cfg.Authorize; authorize != nil {
+		if err := authorize(ctx, node); err != nil {
+			if _, ok := status.FromError(err); ok {
+				return err
+			}
+			return status.Error(codes.PermissionDenied, err.Error())
+		}
+	}
+	st.node = node.GetMetadata().GetFields()["NODE_NAME"].GetStringValue()
+	st.mu.Lock()
+	st.nodeID = node.GetId()
+	st.mu.Unlock()
+	st.srv.log.Info("xds client connected", "peer", st.peer, "node", node.GetId())
+	return nil
+}
+
+func (st *stream) watch(typeURL string) *watch {
+	for _, w := range st.watches {
+		if w.typeURL == typeURL {
+			return w
+		}
+	}
+	return nil
+}
+
+func (st *stream) open(req *request) error {
+	if len(st.watches) == maxTypes {
+		return status.Errorf(codes.ResourceExhausted, "more than %d resource types on one stream", maxTypes)
+	}
+	w := &watch{typeURL: req.typeURL, collection: st.srv.collections[req.typeURL]}
+	w.reader.wake = st.wake
+	if w.collection != nil {
+		w.collection.join(&w.reader)
+	}
+	st.mu.Lock()
+	st.watches = append(st.watches, w)
+	st.mu.Unlock()
+	b := w.open(req, st.node)
+	if err := st.bounded(w); err != nil {
+		return err
+	}
+	if err := st.send(w, b); err != nil {
+		return err
+	}
+	return st.push(w) // what happened while the answer was put together
+}
+
+func (st *stream) acknowledge(w *watch, req *request) {
+	st.mu.Lock()
+	current := w.acknowledge(req)
+	id := st.nodeID
+	st.mu.Unlock()
+	if !req.refused {
+		return
+	}
+	st.srv.metrics.rejects.WithLabelValues(w.typeURL).Inc()
+	st.srv.log.Warn("xds client refuses resources", "peer", st.peer, "node", id, "type", w.typeURL, "current", current, "err", req.refusal)
+	if st.srv.cfg.OnNACK != nil {
+		st.srv.cfg.OnNACK(NACK{NodeID: id, TypeURL: w.typeURL, Message: req.refusal})
+	}
+}
+
+func (st *stream) pushAll() error {
+	for _, w := range st.watches {
+		if err := st.push(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// push sends what changed, one chunk after the other, and nothing at all when nothing concerns the client.
+func (st *stream) push(w *watch) error {
+	for w.pending() {
+		b, err := w.changes()
+		if err != nil {
+			return status.Error(codes.Aborted, err.Error())
+		}
+		if b.empty() {
+			continue
+		}
+		if err := st.send(w, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// send writes the batch as one response, or as several when it would exceed what clients accept. It blocks while the client does not read.
+func (st *stream) send(w *watch, b *batch) error {
+	for {
+		part, rest := b.split(maxResponse)
+		st.mu.Lock()
+		sent := w.next(b)
+		w.describe()
+		st.mu.Unlock()
+		if err := st.rpc.SendMsg(part.response(w.typeURL, sent.nonce, sent.version)); err != nil {
+			return fmt.Errorf("send %s: %w", w.typeURL, err)
+		}
+		st.srv.metrics.pushes.WithLabelValues(w.typeURL).Inc()
+		st.srv.metrics.bytes.WithLabelValues(w.typeURL).Add(float64(part.bytes))
+		if rest == nil {
+			return nil
+		}
+		b = rest
+	}
+}
+
+func (st *stream) leave() {
+	for _, w := range st.watches {
+		if w.collection != nil {
+			w.collection.leave(&w.reader)
+		}
+	}
+}
+
+func (st *stream) describe() ClientStatus {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	cs := ClientStatus{NodeID: st.nodeID, Peer: st.peer, Connected: st.connected}
+	for _, w := range st.watches {
+		cs.Types = append(cs.Types, w.status)
+	}
+	return cs
+}
+
+func peerAddress(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr.String()
+	}
+	return "unknown"
+}
