@@ -1,0 +1,118 @@
+package telemetry
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/state"
+)
+
+// Direction is which end of a connection this proxy stands at.
+type Direction uint8
+
+const (
+	// Outbound: the pod of this proxy opened the connection; the reporter is the source.
+	Outbound Direction = iota
+	// Inbound: the pod of this proxy accepts it; the reporter is the destination.
+	Inbound
+)
+
+// String returns "outbound" or "inbound".
+func (d Direction) String() string {
+	if d == Inbound {
+		return "inbound"
+	}
+	return "outbound"
+}
+
+// ConnInfo is what is known of a connection when it opens. Nil pointers and zero values are things not known.
+type ConnInfo struct {
+	Direction Direction
+	// Src and Dst are the ends of the TCP connection: the client, and the socket address that is dialed.
+	Src, Dst netip.AddrPort
+	// HBONEAddr is what the tunnel was asked for, empty without one.
+	HBONEAddr           string
+	Source, Destination *state.Workload
+	SourceID, DestID    identity.ID // proven by mutual TLS; zero without it
+	Service             *state.Service
+	MutualTLS           bool
+	// Peer fills in for Source (inbound) or Destination (outbound) where no workload is known but the peer described itself
+	// in baggage.
+	Peer *Peer
+}
+
+// Peer is how a peer on another network describes itself.
+type Peer struct {
+	Workload, Namespace, CanonicalName, CanonicalRevision, Cluster, Region, Zone string
+}
+
+// Connection follows one connection from open to end. Its methods may be called from several goroutines.
+type Connection struct {
+	rec      *Recorder
+	info     ConnInfo
+	series   *series
+	opened   time.Time
+	request  atomic.Int64
+	response atomic.Int64
+	closed   atomic.Bool
+}
+
+// Open counts a new connection and returns what follows it. Close must be called.
+func (r *Recorder) Open(info ConnInfo) *Connection {
+	c := &Connection{rec: r, info: info, opened: time.Now()}
+	c.series = r.traffic.acquire(labelsOf(&info, "-"))
+	c.series.opened.Add(1)
+	r.log.opened(c)
+	return c
+}
+
+// Info returns what the connection was opened with.
+func (c *Connection) Info() ConnInfo { return c.info }
+
+// AddRequest counts bytes that went from the client to the server.
+func (c *Connection) AddRequest(n int64) {
+	c.request.Add(n)
+	c.series.received.Add(n)
+}
+
+// AddResponse counts bytes that went from the server to the client.
+func (c *Connection) AddResponse(n int64) {
+	c.response.Add(n)
+	c.series.sent.Add(n)
+}
+
+// Bytes returns what has been counted so far in each direction.
+func (c *Connection) Bytes() (request, response int64) { return c.request.Load(), c.response.Load() }
+
+// Duration returns how long the connection has been open.
+func (c *Connection) Duration() time.Duration { return time.Since(c.opened) }
+
+// Close ends the connection: it writes the access-log line and counts the end, and the failure if err is one. Only the
+// first call counts.
+func (c *Connection) Close(err error) {
+	if !c.closed.CompareAndSwap(false, true) {
+		return
+	}
+	c.series.closed.Add(1)
+	if reason := ReasonOf(err); reason.Flags() != "-" {
+		c.rec.failed(&c.info, reason)
+	}
+	c.rec.traffic.release(c.series)
+	c.rec.log.complete(c, err)
+}
+
+// Refused records a connection that ended before it was opened, such as one that policy denied or that had nowhere to go:
+// one failure, one log line.
+func (r *Recorder) Refused(info ConnInfo, err error) {
+	r.failed(&info, ReasonOf(err))
+	r.log.refused(&info, err)
+}
+
+// failed counts into a label set of its own: opened and closed of one set must stay comparable.
+func (r *Recorder) failed(info *ConnInfo, reason Reason) {
+	s := r.traffic.acquire(labelsOf(info, reason.Flags()))
+	s.failed.Add(1)
+	r.traffic.release(s)
+}
