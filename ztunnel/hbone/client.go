@@ -77,6 +77,9 @@ func (c *conn) onResponse(id uint32, hb *headerBlock, end bool) error {
 		if c.idleLocked(id) {
 			return violation(ProtocolError, "HEADERS on idle stream %d", id)
 		}
+		if !c.forgotten.has(id) {
+			c.resetLocked(id, StreamClosed)
+		}
 		return nil
 	}
 	if s.remoteEnd {

@@ -3,6 +3,7 @@ package hbone
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -143,7 +144,7 @@ func (c *conn) run() error {
 	c.nc.SetWriteDeadline(time.Now().Add(linger))
 	c.wakeWriter()
 	writer.Wait()
-	c.nc.Close()
+	c.hangUp()
 	c.mu.Lock()
 	c.out.Discard()
 	c.mu.Unlock()
@@ -153,6 +154,22 @@ func (c *conn) run() error {
 	}
 	return err
 }
+
+// hangUp closes the connection such that a peer still sending gets to read our last words: closing a TCP socket with
+// unread bytes resets it and takes the GOAWAY along.
+func (c *conn) hangUp() {
+	defer c.nc.Close()
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	var v *ProtocolViolation
+	if !ok || !errors.As(c.dead, &v) || half.CloseWrite() != nil {
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(lastWords))
+	io.CopyN(io.Discard, c.nc, 1<<20)
+}
+
+// lastWords is how long hangUp waits.
+const lastWords = 250 * time.Millisecond
 
 // end makes the connection end with err; nil means in good order. Safe from any goroutine.
 func (c *conn) end(err error) {

@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -145,7 +146,10 @@ func (c *conn) onRequestHeaders(id uint32, hb *headerBlock, end bool) error {
 	}
 	s := c.newStreamLocked(id)
 	s.remoteEnd = end
-	c.onRequest(s, hb)
+	s.expectBody(hb)
+	if s.err == nil {
+		c.onRequest(s, hb)
+	}
 	return nil
 }
 
@@ -196,22 +200,35 @@ func (in *Incoming) Accept(status int, fields ...Header) (*Stream, error) {
 	return in.s, nil
 }
 
-// Reject answers without a tunnel.
+// Reject answers without a tunnel. Whoever did not ask for one, by mistake of port or out of curiosity, gets a line
+// of text beside the status.
 func (in *Incoming) Reject(status int, fields ...Header) error {
-	if err := in.answer(status, true, fields); err != nil {
+	tunnel := in.hb.method == "CONNECT"
+	if !tunnel {
+		fields = append(fields, Header{"content-type", "text/plain"})
+	}
+	if err := in.answer(status, tunnel, fields); err != nil {
 		return err
 	}
 	s := in.s
+	if !tunnel {
+		if in.hb.method != "HEAD" {
+			io.WriteString(s, notATunnel)
+		}
+		s.CloseWrite()
+	}
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	s.closed = true
-	if !s.remoteEnd && s.err == nil {
+	if tunnel && !s.remoteEnd && s.err == nil {
 		// The answer is complete without the rest of the request. RFC 9113 §8.1.
 		s.c.resetStreamLocked(s, NoError, "request refused")
 	}
 	s.dropLocked()
 	return nil
 }
+
+const notATunnel = "This port takes HTTP/2 CONNECT requests of mesh peers only.\n"
 
 func (in *Incoming) answer(status int, end bool, fields []Header) error {
 	s, c := in.s, in.s.c
@@ -239,5 +256,41 @@ func (in *Incoming) finish() {
 		in.s.Reset(InternalError)
 		return
 	}
-	in.s.Close()
+	if in.hb.method == "CONNECT" {
+		in.s.Close()
+	}
+}
+
+// expectBody watches over the length of a request that is not a tunnel. We read none of it, but a request is only as
+// long as it says, RFC 9113 §8.1.1.
+func (s *Stream) expectBody(hb *headerBlock) {
+	s.body = -1
+	if hb.method == "CONNECT" {
+		return
+	}
+	s.plain = true
+	if v := lookup(hb.fields, "content-length"); v != "" {
+		n, err := strconv.ParseInt(v, 10, 63)
+		if err != nil || s.remoteEnd && n != 0 {
+			s.c.resetStreamLocked(s, ProtocolError, "content-length "+strconv.Quote(v))
+			return
+		}
+		s.body = n
+	}
+}
+
+// maxPlainBody is what we discard of a request that is not a tunnel before we ask its sender to stop.
+const maxPlainBody = 64 << 10
+
+// skipBodyLocked accounts for n bytes of such a request, and for its end.
+func (s *Stream) skipBodyLocked(n int, end bool) {
+	c := s.c
+	s.got += int64(n)
+	switch {
+	case s.err != nil:
+	case s.body >= 0 && (s.got > s.body || end && s.got < s.body):
+		c.resetStreamLocked(s, ProtocolError, "body does not match content-length")
+	case s.got > maxPlainBody:
+		c.resetStreamLocked(s, NoError, "not reading the body of a request that is no tunnel")
+	}
 }

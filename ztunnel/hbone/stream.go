@@ -47,6 +47,11 @@ type Stream struct {
 	err       error // reset, or the connection's end
 	closed    bool  // Close was called: nobody reads any more
 
+	// a request that is not a tunnel, guarded by c.mu
+	plain bool
+	body  int64 // content-length, or -1
+	got   int64 // body bytes received
+
 	// the response, guarded by c.mu until answered
 	answered bool
 	status   int
@@ -269,7 +274,10 @@ func (s *Stream) deliver(p []byte) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.err != nil || s.closed {
+	if s.plain {
+		s.skipBodyLocked(len(p), false)
+	}
+	if s.err != nil || s.closed || s.plain {
 		c.consumedLocked(len(p))
 		return
 	}
@@ -285,6 +293,9 @@ func (s *Stream) deliverEnd() {
 }
 
 func (s *Stream) endRemoteLocked() {
+	if s.plain {
+		s.skipBodyLocked(0, true)
+	}
 	s.remoteEnd = true
 	s.canRead.Broadcast()
 	s.leaveIfDoneLocked()
