@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -270,8 +271,11 @@ func decodeService(in *workload.Service) (*Service, error) {
 	}
 	for i, ww := range in.GetWeightedWaypoints() {
 		g, err := decodeGateway(ww.GetDestination())
-		if err != nil || g == nil {
-			return nil, fmt.Errorf("weighted_waypoints[%d]: no usable destination: %w", i, err)
+		if err == nil && g == nil {
+			err = errors.New("destination is missing")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("weighted_waypoints[%d]: %w", i, err)
 		}
 		s.Waypoints = append(s.Waypoints, WeightedGateway{*g, ww.GetWeight()})
 	}
