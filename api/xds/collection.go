@@ -24,11 +24,12 @@ type Collection struct {
 	typeURL string
 
 	mu      sync.RWMutex
-	entries map[string]*entry // by canonical name, removed ones included until sweep forgets them
+	entries map[string]*entry // by canonical name; removed ones stay until sweep forgets them
 	log     []slot            // ascending; a slot whose seq is not its entry's is stale
 	stale   int               // stale slots in log
 	live    int               // entries that exist
-	sweepAt int               // number of removed entries at which to look for forgettable ones
+	keep    int               // how many removals to remember at least
+	sweepAt int               // number of removals at which to look for forgettable ones
 	seq     uint64            // last number handed out
 	version uint64            // counts Apply calls; what clients see as system version
 	// horizon is the newest removal already forgotten. Who has not read that far cannot be told what is gone.
@@ -69,15 +70,16 @@ type reader struct {
 	wake   chan<- struct{}
 }
 
-// How many removals are remembered at least, whatever the streams have read.
-const minTombstones = 4096
+// tombstones is how many removals are remembered at least, whatever the streams have read.
+const tombstones = 4096
 
 // NewCollection returns an empty collection of one resource type.
 func NewCollection(typeURL string) *Collection {
 	return &Collection{
 		typeURL: typeURL,
 		entries: make(map[string]*entry),
-		sweepAt: minTombstones,
+		sweepAt: tombstones,
+		keep:    tombstones,
 		names:   newAliasIndex(),
 		byNode:  make(groupIndex),
 		members: make(groupIndex),
@@ -198,7 +200,7 @@ func (c *Collection) sweep() {
 	if removed < c.sweepAt {
 		return
 	}
-	limit := max(minTombstones, c.live)
+	limit := max(c.keep, c.live)
 	read := c.seq
 	for r := range c.readers {
 		read = min(read, r.cursor.Load())
@@ -218,7 +220,7 @@ func (c *Collection) sweep() {
 	}
 	clear(c.log[len(kept):])
 	c.log, c.stale = kept, 0
-	c.sweepAt = max(minTombstones, 2*removed)
+	c.sweepAt = max(c.keep, 2*removed)
 }
 
 func sameRouting(a, b *item) bool {
@@ -250,7 +252,7 @@ func (c *Collection) unindex(e *entry) {
 	}
 }
 
-// join registers a stream; leave undoes it.
+// join registers a stream, for now as one that has read nothing; leave undoes it.
 func (c *Collection) join(r *reader) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

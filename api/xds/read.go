@@ -39,6 +39,13 @@ func (c *Collection) pending(cursor uint64) bool {
 	return c.seq > cursor
 }
 
+// now is the cursor of who has read everything.
+func (c *Collection) now() uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.seq
+}
+
 // changes collects what a subscriber to everything missed, at most one chunk of it.
 func (c *Collection) changes(cursor uint64) (*batch, uint64, error) {
 	c.mu.RLock()

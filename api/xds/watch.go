@@ -43,6 +43,7 @@ func (w *watch) open(req *request, node string) *batch {
 		return b
 	}
 	w.demand = newDemand(node)
+	w.reader.cursor.Store(w.collection.now()) // before resolving, so that what happens meanwhile is pushed
 	return w.demand.resume(w.collection, subscribed(req), req.known)
 }
 

@@ -31,6 +31,10 @@ type world struct {
 	listener *bufconn.Listener
 	grpc     *grpc.Server
 	stopped  chan error
+	once     sync.Once
+
+	mu    sync.Mutex
+	conns []net.Conn // guarded by mu: what clients dialed
 }
 
 func newWorld(t *testing.T, cfg ServerConfig) *world {
@@ -52,12 +56,32 @@ func (w *world) start() {
 }
 
 func (w *world) stop() {
-	w.grpc.Stop()
-	<-w.stopped
-	w.server.Wait()
+	w.once.Do(func() {
+		w.grpc.Stop()
+		<-w.stopped
+		w.server.Wait()
+	})
 }
 
-func (w *world) dial(ctx context.Context) (net.Conn, error) { return w.listener.DialContext(ctx) }
+func (w *world) dial(ctx context.Context) (net.Conn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, err := w.listener.DialContext(ctx)
+	if err == nil {
+		w.conns = append(w.conns, c)
+	}
+	return c, err
+}
+
+// cut closes every connection there is, as a failing network would.
+func (w *world) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns {
+		c.Close()
+	}
+	w.conns = nil
+}
 
 // replica is a Handler that keeps what it was given.
 type replica struct {
