@@ -1,0 +1,354 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+)
+
+// A Config is everything a ztunnel can be told. Default fills in what Istio users expect; FromEnv reads the variables
+// that Istio's charts set, so a pod template written for either proxy starts the other.
+type Config struct {
+	// NodeName is the node this proxy serves.
+	NodeName string
+	// Network is the mesh network of the node; look-ups by address are made within it.
+	Network       string
+	ClusterID     string
+	ClusterDomain string
+	TrustDomain   string
+
+	// PodName, PodNamespace, ServiceAccount and InstanceIP describe the proxy's own pod.
+	PodName        string
+	PodNamespace   string
+	ServiceAccount string
+	InstanceIP     netip.Addr
+
+	// XDSAddress and CAAddress are URLs; http:// means plaintext, empty means off.
+	XDSAddress string
+	CAAddress  string
+	// XDSRootCA and CARootCA are PEM files, read again for every connection.
+	XDSRootCA string
+	CARootCA  string
+	// AltXDSHostname and AltCAHostname replace the name that the server's certificate is verified against.
+	AltXDSHostname string
+	AltCAHostname  string
+	// TokenFile holds the bearer token, read again for every request; empty sends none.
+	TokenFile  string
+	XDSHeaders map[string]string
+	CAHeaders  map[string]string
+	// Metadata is sent with the xDS node.
+	Metadata map[string]string
+	OnDemand bool
+	// SecretTTL is the lifetime asked for in certificate requests.
+	SecretTTL time.Duration
+
+	// InpodUDS is the agent's ZDS socket.
+	InpodUDS  string
+	PortReuse bool
+	Mark      uint32
+	// OriginalSource lets applications see the address of the real client.
+	OriginalSource bool
+	IPv6           bool
+	DNSProxy       bool
+	// ResponseBaggage answers CONNECT with the attributes of the destination.
+	ResponseBaggage bool
+	// PreferredServiceNamespace wins when several services share an address or hostname.
+	PreferredServiceNamespace string
+
+	// AdminAddress is loopback only. AdminSocket, if set, is a unix socket of mode 0600 with the same content.
+	AdminAddress     string
+	AdminSocket      string
+	MetricsAddress   string
+	ReadinessAddress string
+
+	// TerminationDeadline bounds how long open connections may live after a request to stop.
+	TerminationDeadline time.Duration
+	LogLevel            string
+	LogJSON             bool
+
+	// Limits keep one pod from taking the node down with it.
+	MaxConnectionsPerPod int
+	MaxTunnelsPerPod     int
+
+	StreamWindow       uint32
+	ConnectionWindow   uint32
+	FrameSize          uint32
+	MaxStreamsPerConn  int
+	PoolUnusedRelease  time.Duration
+	KeepaliveTime      time.Duration
+	KeepaliveInterval  time.Duration
+	KeepaliveRetries   int
+	SameNodeFastPath   bool
+	CompliancePolicy   string
+	TLS12              bool
+	AuthzPolicyInfoLog bool
+}
+
+// Default returns the documented defaults.
+func Default() Config {
+	return Config{
+		ClusterID:            mesh.DefaultClusterID,
+		ClusterDomain:        mesh.DefaultClusterDomain,
+		TrustDomain:          mesh.DefaultTrustDomain,
+		XDSAddress:           "https://ambitd." + mesh.SystemNamespace + ".svc:15012",
+		XDSRootCA:            "/var/run/secrets/istio/root-cert.pem",
+		CARootCA:             "/var/run/secrets/istio/root-cert.pem",
+		TokenFile:            "/var/run/secrets/tokens/istio-token",
+		SecretTTL:            24 * time.Hour,
+		InpodUDS:             "/var/run/ztunnel/ztunnel.sock",
+		PortReuse:            true,
+		Mark:                 mesh.MarkProxy,
+		OriginalSource:       true,
+		IPv6:                 true,
+		DNSProxy:             true,
+		ResponseBaggage:      true,
+		AdminAddress:         "localhost:15000",
+		MetricsAddress:       ":15020",
+		ReadinessAddress:     ":15021",
+		TerminationDeadline:  5 * time.Second,
+		LogLevel:             "info",
+		MaxConnectionsPerPod: 50000,
+		MaxTunnelsPerPod:     5000,
+		StreamWindow:         4 << 20,
+		ConnectionWindow:     16 << 20,
+		FrameSize:            1 << 20,
+		MaxStreamsPerConn:    100,
+		PoolUnusedRelease:    5 * time.Minute,
+		KeepaliveTime:        180 * time.Second,
+		KeepaliveInterval:    180 * time.Second,
+		KeepaliveRetries:     9,
+	}
+}
+
+// FromEnv returns the defaults changed by the environment. Every variable that cannot be read is reported, not only the
+// first one.
+func FromEnv(environ []string) (Config, error) {
+	c := Default()
+	e := env{values: map[string]string{}}
+	for _, kv := range environ {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			e.values[k] = v
+		}
+	}
+	e.str("NODE_NAME", &c.NodeName)
+	e.str("NETWORK", &c.Network)
+	e.str("ISTIO_META_CLUSTER_ID", &c.ClusterID)
+	e.str("CLUSTER_ID", &c.ClusterID)
+	e.str("CLUSTER_DOMAIN", &c.ClusterDomain)
+	e.str("TRUST_DOMAIN", &c.TrustDomain)
+	e.str("POD_NAME", &c.PodName)
+	e.str("POD_NAMESPACE", &c.PodNamespace)
+	e.str("SERVICE_ACCOUNT", &c.ServiceAccount)
+	e.addr("INSTANCE_IP", &c.InstanceIP)
+	e.set("XDS_ADDRESS", &c.XDSAddress)
+	c.CAAddress = c.XDSAddress
+	e.set("CA_ADDRESS", &c.CAAddress)
+	e.str("XDS_ROOT_CA", &c.XDSRootCA)
+	e.str("CA_ROOT_CA", &c.CARootCA)
+	e.str("ALT_XDS_HOSTNAME", &c.AltXDSHostname)
+	e.str("ALT_CA_HOSTNAME", &c.AltCAHostname)
+	e.set("AUTH_TOKEN", &c.TokenFile)
+	c.XDSHeaders = e.prefixed("XDS_HEADER_")
+	c.CAHeaders = e.prefixed("CA_HEADER_")
+	c.Metadata = e.prefixed("ISTIO_META_")
+	e.boolean("XDS_ON_DEMAND", &c.OnDemand)
+	e.duration("SECRET_TTL", &c.SecretTTL)
+	e.str("INPOD_UDS", &c.InpodUDS)
+	e.boolean("INPOD_PORT_REUSE", &c.PortReuse)
+	e.u32("PACKET_MARK", &c.Mark)
+	e.boolean("ENABLE_ORIG_SRC", &c.OriginalSource)
+	e.boolean("IPV6_ENABLED", &c.IPv6)
+	e.boolean("DNS_PROXY", &c.DNSProxy)
+	e.boolean("ENABLE_RESPONSE_BAGGAGE", &c.ResponseBaggage)
+	e.str("PREFERED_SERVICE_NAMESPACE", &c.PreferredServiceNamespace)
+	e.str("ADMIN_ADDR", &c.AdminAddress)
+	e.str("AMBIT_ADMIN_SOCKET", &c.AdminSocket)
+	e.str("STATS_ADDR", &c.MetricsAddress)
+	e.str("READINESS_ADDR", &c.ReadinessAddress)
+	e.u32("HTTP2_STREAM_WINDOW_SIZE", &c.StreamWindow)
+	e.u32("HTTP2_CONNECTION_WINDOW_SIZE", &c.ConnectionWindow)
+	e.u32("HTTP2_FRAME_SIZE", &c.FrameSize)
+	e.integer("POOL_MAX_STREAMS_PER_CONNECTION", &c.MaxStreamsPerConn)
+	e.duration("POOL_UNUSED_RELEASE_TIMEOUT", &c.PoolUnusedRelease)
+	e.duration("KEEPALIVE_TIME", &c.KeepaliveTime)
+	e.duration("KEEPALIVE_INTERVAL", &c.KeepaliveInterval)
+	e.integer("KEEPALIVE_RETRIES", &c.KeepaliveRetries)
+	e.integer("AMBIT_MAX_CONNECTIONS_PER_POD", &c.MaxConnectionsPerPod)
+	e.integer("AMBIT_MAX_TUNNELS_PER_POD", &c.MaxTunnelsPerPod)
+	e.boolean("AMBIT_SAME_NODE_FAST_PATH", &c.SameNodeFastPath)
+	e.str("COMPLIANCE_POLICY", &c.CompliancePolicy)
+	e.boolean("TLS12_ENABLED", &c.TLS12)
+	e.boolean("AUTHZ_POLICY_INFO_LOGGING", &c.AuthzPolicyInfoLog)
+	e.str("RUST_LOG", &c.LogLevel)
+	e.str("AMBIT_LOG", &c.LogLevel)
+	c.LogJSON = strings.EqualFold(e.values["LOG_FORMAT"], "json")
+	c.TerminationDeadline = e.deadline(c.TerminationDeadline)
+	return c, errors.Join(append(e.errs, c.Validate())...)
+}
+
+// Validate reports settings that cannot work, each with its variable and what to do about it.
+func (c Config) Validate() error {
+	var errs []error
+	for _, u := range []struct{ name, value string }{{"XDS_ADDRESS", c.XDSAddress}, {"CA_ADDRESS", c.CAAddress}} {
+		if u.value == "" {
+			continue
+		}
+		parsed, err := url.Parse(u.value)
+		if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
+			errs = append(errs, fmt.Errorf("%s=%q is no URL: write https://HOST:PORT, or http://HOST:PORT for plaintext", u.name, u.value))
+		}
+	}
+	if c.NodeName == "" {
+		errs = append(errs, errors.New("NODE_NAME is not set: name the node this proxy serves"))
+	}
+	if c.TLS12 {
+		errs = append(errs, errors.New("TLS12_ENABLED is not supported: HBONE between meshes of this version is TLS 1.3 only; unset it"))
+	}
+	switch c.CompliancePolicy {
+	case "", "pqc":
+	default:
+		errs = append(errs, fmt.Errorf("COMPLIANCE_POLICY=%q is not supported: use pqc or leave it empty", c.CompliancePolicy))
+	}
+	if c.OnDemand && c.DNSProxy {
+		errs = append(errs, errors.New("XDS_ON_DEMAND and the DNS proxy exclude each other: set DNS_PROXY=false"))
+	}
+	if c.FrameSize < 1<<14 || c.FrameSize > 1<<24-1 {
+		errs = append(errs, fmt.Errorf("HTTP2_FRAME_SIZE=%d is outside 16384 to 16777215", c.FrameSize))
+	}
+	return errors.Join(errs...)
+}
+
+// Token reads the bearer token as it is now; tokens are rotated in place.
+func (c Config) Token() (string, error) {
+	if c.TokenFile == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(c.TokenFile)
+	if err != nil {
+		return "", fmt.Errorf("read token (AUTH_TOKEN): %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// Level is the slog level of LogLevel, which may be in the form of RUST_LOG: "info", or "info,access=debug".
+func (c Config) Level() slog.Level {
+	first, _, _ := strings.Cut(c.LogLevel, ",")
+	switch strings.ToLower(first) {
+	case "trace", "debug":
+		return slog.LevelDebug
+	case "warn", "warning":
+		return slog.LevelWarn
+	case "error", "off":
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
+// env reads typed values and remembers what it could not read.
+type env struct {
+	values map[string]string
+	errs   []error
+}
+
+// str keeps the default when the variable is empty; set takes the empty string as a value.
+func (e *env) str(name string, to *string) {
+	if v := e.values[name]; v != "" {
+		*to = v
+	}
+}
+
+func (e *env) set(name string, to *string) {
+	if v, ok := e.values[name]; ok {
+		*to = v
+	}
+}
+
+func (e *env) prefixed(prefix string) map[string]string {
+	out := map[string]string{}
+	for k, v := range e.values {
+		if name, ok := strings.CutPrefix(k, prefix); ok && name != "" {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+func (e *env) parse(name, want string, set func(string) error) {
+	v := e.values[name]
+	if v == "" {
+		return
+	}
+	if err := set(v); err != nil {
+		e.errs = append(e.errs, fmt.Errorf("%s=%q: want %s", name, v, want))
+	}
+}
+
+func (e *env) boolean(name string, to *bool) {
+	e.parse(name, "true or false", func(v string) (err error) { *to, err = strconv.ParseBool(v); return })
+}
+
+func (e *env) integer(name string, to *int) {
+	e.parse(name, "a number of at least 1", func(v string) error {
+		n, err := strconv.Atoi(v)
+		if err == nil && n < 1 {
+			err = strconv.ErrRange
+		}
+		*to = n
+		return err
+	})
+}
+
+func (e *env) u32(name string, to *uint32) {
+	e.parse(name, "a number", func(v string) error {
+		n, err := strconv.ParseUint(v, 0, 32)
+		*to = uint32(n)
+		return err
+	})
+}
+
+func (e *env) addr(name string, to *netip.Addr) {
+	e.parse(name, "an IP address", func(v string) (err error) { *to, err = netip.ParseAddr(v); return })
+}
+
+// duration accepts 90s and 5m, and a bare number of seconds.
+func (e *env) duration(name string, to *time.Duration) {
+	e.parse(name, "a duration such as 90s or 5m", func(v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			d, err = time.ParseDuration(v + "s")
+		}
+		if err == nil && d <= 0 {
+			err = strconv.ErrRange
+		}
+		*to = d
+		return err
+	})
+}
+
+// deadline leaves the drain a little less than the time after which the pod is killed.
+// istio/ztunnel src/config.rs, CONNECTION_TERMINATION_DEADLINE.
+func (e *env) deadline(def time.Duration) time.Duration {
+	d := def
+	if e.values["CONNECTION_TERMINATION_DEADLINE"] != "" {
+		e.duration("CONNECTION_TERMINATION_DEADLINE", &d)
+		return d
+	}
+	var grace time.Duration
+	e.duration("TERMINATION_GRACE_PERIOD_SECONDS", &grace)
+	switch {
+	case grace == 0:
+		return def
+	case grace > 10*time.Second:
+		return grace - 5*time.Second
+	default:
+		return max(grace-time.Second, time.Second)
+	}
+}

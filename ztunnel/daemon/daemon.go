@@ -1,0 +1,226 @@
+// Package daemon puts a ztunnel together: state from xDS, certificates from the CA, pods from the CNI agent, and the proxy
+// between them.
+//
+// It owns every goroutine of the process and knows the order in which things start and end: at a request to stop, no more
+// pods, no more connections, a drain with a deadline, then everything else. What the parts do is theirs. Start reading at
+// Run; what can be configured is in config.go.
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/xds"
+	"github.com/ambit-mesh/ambit/ca/certs"
+	"github.com/ambit-mesh/ambit/ca/client"
+	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/hbone"
+	"github.com/ambit-mesh/ambit/ztunnel/inpod"
+	"github.com/ambit-mesh/ambit/ztunnel/proxy"
+	"github.com/ambit-mesh/ambit/ztunnel/state"
+	"github.com/ambit-mesh/ambit/ztunnel/telemetry"
+)
+
+// ztunnel is the running process.
+type ztunnel struct {
+	cfg   Config
+	log   *slog.Logger
+	rec   *telemetry.Recorder
+	state *state.State
+	certs *client.Manager
+	ca    *client.Client
+	xds   *xds.Client
+	proxy *proxy.Proxy
+	agent *inpod.Client
+	quit  context.CancelFunc
+}
+
+// Run serves until ctx ends, drains, and returns when everything it started has ended.
+func Run(ctx context.Context, cfg Config, version string) error {
+	levels, err := telemetry.NewLevels(cfg.LogLevel)
+	if err != nil {
+		return fmt.Errorf("RUST_LOG: %w", err)
+	}
+	logs := telemetry.NewLogs(os.Stdout, cfg.LogJSON, levels)
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+	z := build(cfg, logs, version, quit)
+	z.log.Info("starting", "version", version, "node", cfg.NodeName, "xds", cfg.XDSAddress, "ca", cfg.CAAddress)
+
+	g, serve := errgroup.WithContext(context.WithoutCancel(ctx))
+	serve, stop := context.WithCancel(serve)
+	defer stop()
+	g.Go(func() error { return z.rec.Run(serve) })
+	g.Go(func() error { return z.certs.Run(serve) })
+	if z.xds != nil {
+		g.Go(func() error { return z.xds.Run(serve) })
+	}
+	g.Go(func() error { return z.proxy.Run(serve) })
+	g.Go(func() error { return z.serveAdmin(serve, levels) })
+	g.Go(func() error {
+		defer stop()
+		agentCtx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		// If any other part ends, so does this one: a proxy without its parts must not look alive.
+		defer context.AfterFunc(serve, cancel)()
+		err := z.agent.Run(agentCtx)
+		z.drain(serve)
+		return err
+	})
+	err = g.Wait()
+	if z.ca != nil {
+		err = errors.Join(err, z.ca.Close())
+	}
+	z.log.Info("stopped")
+	return err
+}
+
+// drain gives open connections until the deadline.
+func (z *ztunnel) drain(ctx context.Context) {
+	z.log.Info("draining", "deadline", z.cfg.TerminationDeadline)
+	ctx, cancel := context.WithTimeout(ctx, z.cfg.TerminationDeadline)
+	defer cancel()
+	z.proxy.Drain(ctx)
+}
+
+func build(cfg Config, logs *telemetry.Logs, version string, quit context.CancelFunc) *ztunnel {
+	z := &ztunnel{cfg: cfg, log: logs.Logger("daemon"), quit: quit, state: state.New()}
+	z.rec = telemetry.New(telemetry.Options{Logs: logs, Version: version})
+	reg := z.rec.Registry()
+	var signer client.Signer = noAuthority{}
+	if cfg.CAAddress != "" {
+		z.ca = client.New(z.caConfig(logs))
+		signer = z.ca
+	}
+	z.certs = client.NewManager(signer, client.Options{Logger: logs.Logger("ca"), Registerer: reg})
+	synced := make(<-chan struct{})
+	if cfg.XDSAddress != "" {
+		xcfg := z.xdsConfig(logs)
+		xcfg.Registerer = reg
+		z.xds = xds.NewClient(xcfg, z.state, mesh.TypeAddress, mesh.TypeAuthorization)
+		synced = z.xds.Synced()
+	}
+	z.proxy = proxy.New(z.proxyConfig(), proxy.Deps{
+		State: z.state, Certificates: z.certs, Recorder: z.rec, Synced: synced,
+		Resolver: resolver{}, Logger: logs.Logger("proxy"),
+	})
+	z.agent = inpod.NewClient(inpod.Config{Socket: cfg.InpodUDS, Logger: logs.Logger("inpod")}, z.proxy)
+	return z
+}
+
+func (z *ztunnel) proxyConfig() proxy.Config {
+	c := z.cfg
+	return proxy.Config{
+		ClusterID: c.ClusterID, ClusterDomain: c.ClusterDomain, TrustDomain: c.TrustDomain, Network: c.Network,
+		PreferredNamespace: c.PreferredServiceNamespace, Mark: c.Mark, OriginalSource: c.OriginalSource, IPv6: c.IPv6,
+		PortReuse: c.PortReuse, DNS: c.DNSProxy, ResponseBaggage: c.ResponseBaggage, SameNode: c.SameNodeFastPath,
+		TLS: certs.Policy{PostQuantum: c.CompliancePolicy == "pqc"},
+		HBONE: hbone.Config{
+			StreamWindow: int(c.StreamWindow), ConnWindow: int(c.ConnectionWindow), MaxFrame: int(c.FrameSize),
+		},
+		PoolIdle: c.PoolUnusedRelease, MaxStreams: c.MaxStreamsPerConn,
+		MaxConnections: c.MaxConnectionsPerPod, MaxTunnels: c.MaxTunnelsPerPod,
+		Keepalive: proxy.Keepalive{Idle: c.KeepaliveTime, Interval: c.KeepaliveInterval, Count: c.KeepaliveRetries},
+	}
+}
+
+func (z *ztunnel) caConfig(logs *telemetry.Logs) client.Config {
+	c := z.cfg
+	headers := map[string]string{"clusterid": c.ClusterID}
+	for k, v := range c.CAHeaders {
+		headers[k] = v
+	}
+	return client.Config{
+		Address: c.CAAddress, ServerName: c.AltCAHostname, RootCA: client.RootFile(c.CARootCA), Token: c.Token,
+		Headers: headers, TTL: c.SecretTTL, Logger: logs.Logger("ca"),
+		Self: identity.ID{TrustDomain: c.TrustDomain, Namespace: c.PodNamespace, ServiceAccount: c.ServiceAccount},
+	}
+}
+
+func (z *ztunnel) xdsConfig(logs *telemetry.Logs) xds.ClientConfig {
+	c := z.cfg
+	u, err := url.Parse(c.XDSAddress)
+	if err != nil {
+		panic("daemon: Validate accepted XDS_ADDRESS " + c.XDSAddress) // our own invariant
+	}
+	headers := map[string]string{"clusterid": c.ClusterID}
+	for k, v := range c.XDSHeaders {
+		headers[k] = v
+	}
+	cfg := xds.ClientConfig{
+		Target: u.Host, ServerName: c.AltXDSHostname, Token: c.Token, Headers: headers, Node: c.node(),
+		OnDemand: c.OnDemand, Logger: logs.Logger("xds"),
+	}
+	if u.Scheme == "https" {
+		cfg.TLS = func() (*tls.Config, error) { return serverTLS(c.XDSRootCA) }
+	}
+	return cfg
+}
+
+// serverTLS trusts the roots in a file, as they are now.
+func serverTLS(rootFile string) (*tls.Config, error) {
+	pem, err := os.ReadFile(rootFile)
+	if err != nil {
+		return nil, fmt.Errorf("read roots of the control plane (XDS_ROOT_CA): %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s (XDS_ROOT_CA) contains no certificate", rootFile)
+	}
+	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}, nil
+}
+
+// node is how the proxy introduces itself. Istio ambient wire contract, xDS transport, Node.id.
+func (c Config) node() *corev3.Node {
+	ip := "1.1.1.1"
+	if c.InstanceIP.IsValid() {
+		ip = c.InstanceIP.String()
+	}
+	meta := map[string]*structpb.Value{}
+	for k, v := range c.Metadata {
+		meta[k] = structpb.NewStringValue(v)
+	}
+	for k, v := range map[string]string{
+		"NAME": c.PodName, "NAMESPACE": c.PodNamespace, "INSTANCE_IPS": ip, "NODE_NAME": c.NodeName,
+		"CLUSTER_ID": c.ClusterID, "NETWORK": c.Network, "SERVICE_ACCOUNT": c.ServiceAccount,
+	} {
+		if v != "" {
+			meta[k] = structpb.NewStringValue(v)
+		}
+	}
+	return &corev3.Node{
+		Id:       fmt.Sprintf("ztunnel~%s~%s.%s~%s.svc.%s", ip, c.PodName, c.PodNamespace, c.PodNamespace, c.ClusterDomain),
+		Metadata: &structpb.Struct{Fields: meta},
+	}
+}
+
+// blockers names what the proxy waits for before it is ready.
+func (z *ztunnel) blockers() []string {
+	var out []string
+	if z.xds != nil {
+		select {
+		case <-z.xds.Synced():
+		default:
+			out = append(out, "xds")
+		}
+	}
+	return append(out, z.agent.Blockers()...)
+}
+
+// noAuthority answers while CA_ADDRESS is empty.
+type noAuthority struct{}
+
+func (noAuthority) Sign(context.Context, identity.ID) (*certs.SVID, error) {
+	return nil, errors.New("there is no certificate authority: set CA_ADDRESS")
+}

@@ -1,0 +1,202 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/hbone"
+	"github.com/ambit-mesh/ambit/ztunnel/relay"
+	"github.com/ambit-mesh/ambit/ztunnel/route"
+	"github.com/ambit-mesh/ambit/ztunnel/state"
+	"github.com/ambit-mesh/ambit/ztunnel/telemetry"
+)
+
+// Tries of one outbound connection: when an endpoint cannot be reached, no byte of the application has gone anywhere yet,
+// and the service may have another one. retryWithin keeps slow failures from adding up.
+const (
+	maxTries    = 3
+	retryWithin = 5 * time.Second
+)
+
+// outbound serves a connection the pod's application makes.
+func (pd *pod) outbound(ctx context.Context, c *net.TCPConn) {
+	defer c.Close()
+	pd.keepalive(c)
+	src := addrPort(c.RemoteAddr())
+	dst, err := originalDst(c)
+	if err != nil {
+		pd.proxy.Recorder.Refused(telemetry.ConnInfo{Src: src, Source: pd.self(pd.proxy.State.Current(), src.Addr())},
+			telemetry.Fail(telemetry.Internal, "", err))
+		abort(c)
+		return
+	}
+	up, d, info, err := pd.reach(ctx, src, dst)
+	if err != nil {
+		pd.proxy.Recorder.Refused(info, err)
+		abort(c)
+		return
+	}
+	conn := &connection{src: src, original: dst, actual: d.Addr, protocol: protocol(d)}
+	defer pd.conns.add(conn)()
+	tracked := pd.proxy.Recorder.Open(info)
+	_, err = relay.Copy(ctx, c, up, relay.Options{
+		OnAtoB: func(n int) { tracked.AddRequest(int64(n)) },
+		OnBtoA: func(n int) { tracked.AddResponse(int64(n)) },
+	})
+	tracked.Close(relayError(err))
+}
+
+func protocol(d route.Decision) string {
+	if d.Kind == route.HBONE {
+		return "HBONE"
+	}
+	return "TCP"
+}
+
+// reach decides where a connection goes and opens the way there. Whatever happens, info describes the last try.
+func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (hbone.Duplex, route.Decision, telemetry.ConnInfo, error) {
+	info := telemetry.ConnInfo{Direction: telemetry.Outbound, Src: src, Dst: dst}
+	if err := pd.synced(ctx); err != nil {
+		info.Source = pd.self(pd.proxy.State.Current(), src.Addr())
+		return nil, route.Decision{}, info, err
+	}
+	began := time.Now()
+	var avoid []string
+	var lastErr error
+	for try := 1; ; try++ {
+		s := pd.proxy.State.Current()
+		req := route.Request{
+			Source: pd.self(s, src.Addr()), SourceAddr: src.Addr(), Dst: dst, Network: pd.proxy.cfg.Network,
+			PreferredNamespace: pd.proxy.cfg.PreferredNamespace, Avoid: avoid,
+		}
+		info.Source = req.Source
+		d, err := pd.decide(ctx, s, req)
+		if err != nil {
+			// That no other endpoint is left is less telling than what was wrong with those there were.
+			return nil, d, info, cmp.Or(lastErr, err)
+		}
+		pd.describe(&info, d)
+		up, err := pd.open(ctx, s, d, src, dst)
+		if err == nil {
+			return up, d, info, nil
+		}
+		again := d.Workload != nil && (d.Service != nil || d.Waypoint) && elsewhere(err)
+		if !again || try == maxTries || time.Since(began) > retryWithin || ctx.Err() != nil {
+			return nil, d, info, err
+		}
+		avoid, lastErr = append(avoid, d.Workload.UID), err
+	}
+}
+
+// synced waits for the first complete answer of the control plane: before it everything would look unknown, and what is
+// unknown goes out in plaintext.
+func (pd *pod) synced(ctx context.Context) error {
+	select {
+	case <-pd.proxy.Synced:
+		return nil
+	default:
+	}
+	t := time.NewTimer(workloadWait)
+	defer t.Stop()
+	select {
+	case <-pd.proxy.Synced:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return telemetry.Fail(telemetry.UnknownSource, "no answer from the control plane yet, so nothing is known about any destination", nil)
+	}
+}
+
+func (pd *pod) decide(ctx context.Context, s *state.Snapshot, req route.Request) (route.Decision, error) {
+	d, err := route.Outbound(s, req, nil)
+	if err != nil || d.Resolve == "" {
+		return d, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	pd.proxy.Recorder.OnDemandDNS.Inc()
+	answers, err := pd.proxy.Resolver.Resolve(ctx, d.Resolve)
+	if err != nil {
+		return d, telemetry.Fail(telemetry.Unresolvable, "resolve "+d.Resolve, err)
+	}
+	return d.Resolved(answers, nil)
+}
+
+// describe fills in what a decision says about the other end.
+func (pd *pod) describe(info *telemetry.ConnInfo, d route.Decision) {
+	info.Dst, info.Destination, info.Service = d.Addr, d.Workload, d.Service
+	info.HBONEAddr, info.MutualTLS = d.Authority, d.Kind == route.HBONE
+	info.SourceID, info.DestID = identity.ID{}, identity.ID{}
+	if info.MutualTLS {
+		info.SourceID = pd.id
+		if d.Workload != nil {
+			info.DestID = d.Workload.Identity()
+		}
+	}
+}
+
+// open makes the way a decision describes.
+func (pd *pod) open(ctx context.Context, s *state.Snapshot, d route.Decision, src, dst netip.AddrPort) (hbone.Duplex, error) {
+	if d.Kind != route.HBONE {
+		return pd.dial(ctx, d.Addr)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
+	defer cancel()
+	key := hbone.Key{Source: pd.id, Accept: joinAccept(d.Accept), Addr: d.Addr, SourceIP: src.Addr(), Dest: d.Workload.UID}
+	stream, err := pd.pool.Open(ctx, key, d.Authority, pd.requestHeaders(s, d, src, dst))
+	if err != nil {
+		return nil, tunnelError(d, err)
+	}
+	return stream, nil
+}
+
+// tunnelError finds the reason a tunnel could not be opened.
+func tunnelError(d route.Decision, err error) error {
+	var status *hbone.StatusError
+	var classified *telemetry.Error
+	switch {
+	case errors.As(err, &status) && status.Code == 401:
+		return telemetry.Fail(telemetry.PeerDenied, "", err)
+	case errors.As(err, &status):
+		return telemetry.Fail(telemetry.TunnelRefused, "", err)
+	case errors.As(err, &classified):
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return telemetry.Fail(telemetry.ConnectTimeout, fmt.Sprintf("tunnel to %s", d.Addr), err)
+	}
+	return telemetry.Fail(telemetry.HandshakeFailed, fmt.Sprintf("tunnel to %s", d.Addr), err)
+}
+
+// elsewhere reports whether another endpoint may do better: the failure was this one's, and it was before any byte.
+func elsewhere(err error) bool {
+	switch telemetry.ReasonOf(err) {
+	case telemetry.ConnectRefused, telemetry.ConnectFailed, telemetry.ConnectTimeout, telemetry.PortBlocked,
+		telemetry.TLSFailed, telemetry.PeerIdentity, telemetry.HandshakeFailed, telemetry.TunnelRefused:
+		return true
+	}
+	return false
+}
+
+// relayError finds the reason an open connection ended.
+func relayError(err error) error {
+	var classified *telemetry.Error
+	var reset *hbone.ResetError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &classified):
+		return classified
+	case errors.As(err, &reset), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		return telemetry.Fail(telemetry.PeerReset, "", err)
+	}
+	return telemetry.Fail(telemetry.TransportLost, "", err)
+}

@@ -1,0 +1,200 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/hbone"
+	"github.com/ambit-mesh/ambit/ztunnel/inpod"
+	"github.com/ambit-mesh/ambit/ztunnel/state"
+	"github.com/ambit-mesh/ambit/ztunnel/telemetry"
+)
+
+// pod is the proxy of one pod: listeners inside its namespace, tunnels dialed from there, and all connections on either.
+type pod struct {
+	// immutable after newPod
+	proxy *Proxy
+	uid   string
+	info  inpod.Info
+	id    identity.ID
+	netns *inpod.Netns
+	log   *slog.Logger
+	ctx   context.Context
+	stop  context.CancelCauseFunc
+	pool  *hbone.Pool
+	conns *registry
+
+	// written by listen, before anything runs
+	outboundL, plaintextL, hboneL net.Listener
+	dns                           []dnsSocket
+	v6                            bool
+
+	closing  sync.Once
+	accepted atomic.Int64 // accepted connections
+	tunnels  atomic.Int64 // accepted HBONE connections
+}
+
+func newPod(p *Proxy, in inpod.Pod) *pod {
+	pd := &pod{
+		proxy: p, uid: in.UID, info: in.Info, netns: in.Netns,
+		id: identity.ID{
+			TrustDomain: p.cfg.TrustDomain, Namespace: in.Info.Namespace, ServiceAccount: in.Info.ServiceAccount,
+		},
+		log:   p.Logger.With("pod", in.Info.String()),
+		conns: newRegistry(),
+	}
+	pd.ctx, pd.stop = context.WithCancelCause(context.Background())
+	pd.pool = hbone.NewPool(hbone.PoolConfig{
+		Dial: pd.dialTunnel, Config: p.cfg.HBONE, IdleTimeout: p.cfg.PoolIdle, MaxStreamsPerConn: p.cfg.MaxStreams,
+	})
+	return pd
+}
+
+func (pd *pod) workloadUID() string { return podWorkloadUID(pd.proxy.cfg.ClusterID, pd.info) }
+
+// listen opens every listener or none. They are opened before the agent is answered: from then on the rules may point
+// traffic here.
+func (pd *pod) listen(ctx context.Context) error {
+	cfg := pd.proxy.cfg
+	pd.v6 = cfg.IPv6 && pd.netns.HasIPv6()
+	opts := []func(int) error{marked(cfg.Mark)}
+	if cfg.PortReuse {
+		opts = append(opts, reusePort)
+	}
+	for _, l := range []struct {
+		to   *net.Listener
+		port uint16
+	}{{&pd.outboundL, mesh.PortOutbound}, {&pd.plaintextL, mesh.PortInboundPlaintext}, {&pd.hboneL, mesh.PortHBONE}} {
+		ln, err := pd.netns.Listen(ctx, "tcp", netip.AddrPortFrom(anyAddr(pd.v6), l.port), sockopts(opts...))
+		if err != nil {
+			return fmt.Errorf("listen on port %d, which the mesh needs inside the pod: %w", l.port, err)
+		}
+		*l.to = ln
+	}
+	if !cfg.DNS {
+		return nil
+	}
+	return pd.listenDNS(ctx)
+}
+
+func (pd *pod) closeListeners() {
+	pd.closing.Do(func() {
+		for _, l := range []net.Listener{pd.outboundL, pd.plaintextL, pd.hboneL} {
+			if l != nil {
+				l.Close()
+			}
+		}
+		for _, s := range pd.dns {
+			s.close()
+		}
+	})
+}
+
+// run serves until stop, then waits for everything it started.
+func (pd *pod) run() {
+	release := pd.proxy.Certificates.Hold(pd.id)
+	defer release()
+	defer pd.netns.Close()
+	pd.log.Info("pod is in the mesh", "identity", pd.id.String())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := pd.pool.Run(pd.ctx); err != nil {
+			pd.log.Error("tunnel pool ended", "error", err)
+		}
+	})
+	wg.Go(func() { pd.accept(pd.outboundL, &wg, pd.outbound) })
+	wg.Go(func() { pd.accept(pd.plaintextL, &wg, pd.plaintext) })
+	wg.Go(func() { pd.accept(pd.hboneL, &wg, pd.hbone) })
+	for _, s := range pd.dns {
+		wg.Go(func() { s.serve(pd.ctx) })
+	}
+	<-pd.ctx.Done()
+	pd.closeListeners()
+	wg.Wait()
+	pd.log.Info("pod left the mesh", "reason", context.Cause(pd.ctx).Error())
+}
+
+// accept hands each connection to a goroutine of its own, as many as the pod may have.
+func (pd *pod) accept(l net.Listener, wg *sync.WaitGroup, handle func(context.Context, *net.TCPConn)) {
+	pause := time.Duration(0)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || pd.ctx.Err() != nil {
+				return
+			}
+			// Out of descriptors or memory, most likely: others may free some.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			pd.log.Error("accept", "listener", l.Addr().String(), "error", err, "retry", pause)
+			select {
+			case <-time.After(pause):
+			case <-pd.ctx.Done():
+			}
+			continue
+		}
+		pause = 0
+		tcp := c.(*net.TCPConn)
+		if n := pd.accepted.Add(1); n > int64(pd.proxy.cfg.MaxConnections) {
+			pd.accepted.Add(-1)
+			pd.log.Warn("connection refused: the pod has too many open", "limit", pd.proxy.cfg.MaxConnections, "src", c.RemoteAddr().String())
+			abort(tcp)
+			continue
+		}
+		wg.Go(func() {
+			defer pd.accepted.Add(-1)
+			handle(pd.ctx, tcp)
+		})
+	}
+}
+
+// self is the pod as the control plane describes it. Right after it started the control plane may not have heard of it;
+// what the agent told us together with the namespace is enough to be a client, so outbound connections do not wait.
+func (pd *pod) self(s *state.Snapshot, addr netip.Addr) *state.Workload {
+	if w := s.Workload(pd.workloadUID()); w != nil {
+		return w
+	}
+	return &state.Workload{
+		UID: pd.workloadUID(), Name: pd.info.Name, Namespace: pd.info.Namespace, ServiceAccount: pd.info.ServiceAccount,
+		TrustDomain: pd.id.TrustDomain, Network: pd.proxy.cfg.Network, ClusterID: pd.proxy.cfg.ClusterID,
+		Addrs: []netip.Addr{addr}, Tunnel: state.HBONE, Capacity: 1, Healthy: true,
+		CanonicalName: pd.info.Name, WorkloadName: pd.info.Name, Type: state.Pod,
+	}
+}
+
+// destination is the pod as policies see it. Unlike a client, a server whose policies are not known must not be reached:
+// it waits for the control plane, and fails closed.
+func (pd *pod) destination(ctx context.Context) (*state.Snapshot, *state.Workload, error) {
+	ctx, cancel := context.WithTimeout(ctx, workloadWait)
+	defer cancel()
+	for {
+		s := pd.proxy.State.Current()
+		if w := s.Workload(pd.workloadUID()); w != nil {
+			return s, w, nil
+		}
+		select {
+		case <-s.Superseded():
+		case <-ctx.Done():
+			return nil, nil, telemetry.Fail(telemetry.UnknownDestination,
+				fmt.Sprintf("the control plane has not described pod %s, so its policies are unknown", pd.info), nil)
+		}
+	}
+}
+
+// workloadWait is how long a connection waits for the control plane to describe its pod.
+// istio/ztunnel src/proxy/outbound.rs.
+const workloadWait = 5 * time.Second
+
+// abort closes a connection with a RST, so that the peer learns at once and nothing lingers.
+func abort(c *net.TCPConn) {
+	_ = c.SetLinger(0) // closing is all that is left to do
+	c.Close()
+}

@@ -1,0 +1,239 @@
+// Package proxy carries the connections of the pods on this node: outbound to 15001, HBONE to 15008, plaintext to 15006,
+// each on listeners inside the pod's own network namespace.
+//
+// It is the thin shell around the pure cores: package route decides where a connection goes, package authz whether it may,
+// and proxy opens sockets, moves bytes (packages hbone and relay) and accounts for the outcome (package telemetry). It does
+// not know Kubernetes, xDS or how certificates are issued.
+//
+// A Proxy owns its pods; a pod owns its listeners, its tunnels and every connection accepted on them, and waits for all of
+// them when it stops. Run ends when every pod has. Start reading at pod.go, then outbound.go and inbound.go.
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/ca/certs"
+	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/hbone"
+	"github.com/ambit-mesh/ambit/ztunnel/inpod"
+	"github.com/ambit-mesh/ambit/ztunnel/state"
+	"github.com/ambit-mesh/ambit/ztunnel/telemetry"
+)
+
+// Config is what does not change while the proxy runs.
+type Config struct {
+	ClusterID     string
+	ClusterDomain string
+	TrustDomain   string
+	Network       string
+	// PreferredNamespace wins when several services share an address or hostname.
+	PreferredNamespace string
+	// Mark is on every socket the proxy opens inside a pod.
+	Mark uint32
+	// OriginalSource lets applications see the address of the real client.
+	OriginalSource  bool
+	IPv6            bool
+	PortReuse       bool
+	DNS             bool
+	ResponseBaggage bool
+	// SameNode connects pods of this node inside the process instead of through a tunnel to itself.
+	SameNode bool
+	TLS      certs.Policy
+	HBONE    hbone.Config
+	// PoolIdle is how long an unused tunnel is kept, MaxStreams how many connections share one.
+	PoolIdle   time.Duration
+	MaxStreams int
+	// MaxConnections and MaxTunnels bound what one pod may hold open, each way.
+	MaxConnections int
+	MaxTunnels     int
+	Keepalive      Keepalive
+}
+
+// Keepalive is how TCP finds out that a peer is gone.
+type Keepalive struct {
+	Idle, Interval time.Duration
+	Count          int
+}
+
+// Certificates gives the certificate of an identity; *client.Manager of ca/client is the real one.
+type Certificates interface {
+	Get(ctx context.Context, id identity.ID) (*certs.SVID, error)
+	Hold(id identity.ID) (release func())
+}
+
+// Deps are the stages the proxy stands on.
+type Deps struct {
+	State        *state.State
+	Certificates Certificates
+	Recorder     *telemetry.Recorder
+	// Synced is closed once the control plane has answered for the first time.
+	Synced <-chan struct{}
+	// Resolver looks up workloads that are known by hostname only.
+	Resolver Resolver
+	Logger   *slog.Logger
+}
+
+// Resolver looks up hostnames outside the mesh.
+type Resolver interface {
+	Resolve(ctx context.Context, host string) ([]netip.Addr, error)
+}
+
+// Proxy serves the pods of a node.
+type Proxy struct {
+	cfg Config
+	Deps
+	drain chan struct{} // closed by Drain
+
+	mu       sync.Mutex
+	pods     map[string]*pod // guarded by mu; by the uid the agent uses
+	ended    sync.WaitGroup
+	draining bool // guarded by mu
+}
+
+// New starts nothing.
+func New(cfg Config, deps Deps) *Proxy {
+	return &Proxy{cfg: cfg, Deps: deps, drain: make(chan struct{}), pods: map[string]*pod{}}
+}
+
+// Run re-checks open connections whenever policy or workloads change. When ctx ends it stops every pod at once and returns
+// when the last of their connections is gone; call Drain before to give them time.
+func (p *Proxy) Run(ctx context.Context) error {
+	for {
+		snap := p.State.Current()
+		for _, pd := range p.all() {
+			pd.recheck(snap)
+		}
+		select {
+		case <-snap.Superseded():
+		case <-ctx.Done():
+			p.stopAll()
+			p.ended.Wait()
+			return nil
+		}
+		// A burst of updates is one re-check: policies are few, connections may be many.
+		select {
+		case <-time.After(recheckPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// recheckPause bounds how often open connections are re-checked, and so how late a revocation may take effect.
+const recheckPause = 20 * time.Millisecond
+
+// Start opens a pod's listeners. It implements inpod.Pods.
+func (p *Proxy) Start(ctx context.Context, in inpod.Pod) error {
+	pd := newPod(p, in)
+	if err := pd.listen(ctx); err != nil {
+		pd.closeListeners()
+		return fmt.Errorf("pod %s: %w", in.Info, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.draining {
+		pd.closeListeners()
+		return fmt.Errorf("pod %s: this proxy is stopping", in.Info)
+	}
+	if old := p.pods[in.UID]; old != nil {
+		old.stop(errPodRemoved)
+	}
+	p.pods[in.UID] = pd
+	p.ended.Add(1)
+	go func() {
+		defer p.ended.Done()
+		pd.run()
+		p.forget(pd)
+	}()
+	return nil
+}
+
+// Stop ends a pod's proxy at once. It implements inpod.Pods.
+func (p *Proxy) Stop(uid string) {
+	p.mu.Lock()
+	pd := p.pods[uid]
+	delete(p.pods, uid)
+	p.mu.Unlock()
+	if pd != nil {
+		pd.stop(errPodRemoved)
+	}
+}
+
+// Drain stops accepting and asks peers to move on; what is open stays until it ends by itself, ctx ends, or Run is
+// stopped. It returns when nothing is open any more or ctx ended.
+func (p *Proxy) Drain(ctx context.Context) {
+	p.mu.Lock()
+	if !p.draining {
+		p.draining = true
+		close(p.drain)
+	}
+	p.mu.Unlock()
+	pods := p.all()
+	for _, pd := range pods {
+		pd.closeListeners()
+		pd.pool.Drain()
+	}
+	for _, pd := range pods {
+		if !pd.conns.wait(ctx) {
+			return
+		}
+	}
+}
+
+func (p *Proxy) all() []*pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*pod, 0, len(p.pods))
+	for _, pd := range p.pods {
+		out = append(out, pd)
+	}
+	return out
+}
+
+func (p *Proxy) stopAll() {
+	for _, pd := range p.all() {
+		pd.stop(errDraining)
+	}
+}
+
+func (p *Proxy) forget(pd *pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pods[pd.uid] == pd {
+		delete(p.pods, pd.uid)
+	}
+}
+
+// local finds the pod of this node that a workload is, nil when it is not served here.
+func (p *Proxy) local(w *state.Workload) *pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pd := range p.pods {
+		if pd.workloadUID() == w.UID {
+			return pd
+		}
+	}
+	return nil
+}
+
+var (
+	errPodRemoved = telemetry.Fail(telemetry.PodRemoved, "", nil)
+	errDraining   = telemetry.Fail(telemetry.Draining, "", nil)
+)
+
+// Address families of a listener.
+func anyAddr(v6 bool) netip.Addr {
+	if v6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+func podWorkloadUID(cluster string, info inpod.Info) string {
+	return mesh.PodUID(cluster, info.Namespace, info.Name)
+}
