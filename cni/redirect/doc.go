@@ -1,0 +1,14 @@
+// Package redirect makes the kernel hand a pod's traffic to the node proxy's listeners inside the pod, and marks probes
+// of the node so that they are let through.
+//
+// What a pod gets is decided in PodRules and NodeRules: pure functions from options to a short list of typed rules. Two
+// back ends carry the list into a network namespace: NFTables speaks netlink and needs no binaries; IPTables drives
+// iptables-restore where the kernel has no nf_tables. Both apply idempotently and all or nothing per table, can tell
+// whether what is there is what was wanted, and remove without a trace.
+//
+// Redirection of TCP matches connection requests (SYN) alone: connections that were open when the pod was enrolled go on
+// as they were. The marks and addresses are Istio's (istio/istio cni/pkg/iptables), so that its ztunnel works here too.
+//
+// It does not know which pods are enrolled or why, nor Kubernetes. It starts no goroutine of its own. Start reading at
+// rules.go, then nftables.go.
+package redirect

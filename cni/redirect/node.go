@@ -1,0 +1,210 @@
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/api/netns"
+)
+
+// probeSets are the two sets of enrolled pods' addresses in the node's namespace.
+type probeSets struct {
+	v4, v6 *nftables.Set
+}
+
+func newProbeSets() *probeSets {
+	t := tableOf(NAT)
+	return &probeSets{
+		v4: &nftables.Set{Table: t, Name: ProbeSetIPv4, KeyType: nftables.TypeIPAddr},
+		v6: &nftables.Set{Table: t, Name: ProbeSetIPv6, KeyType: nftables.TypeIP6Addr},
+	}
+}
+
+func (s *probeSets) add(c *nftables.Conn, t *nftables.Table) error {
+	for _, set := range []*nftables.Set{s.v4, s.v6} {
+		set.Table = t
+		if err := c.AddSet(set, nil); err != nil {
+			return fmt.Errorf("make set %s: %w", set.Name, err)
+		}
+	}
+	return nil
+}
+
+func (s *probeSets) of(f Family) *nftables.Set {
+	switch {
+	case s == nil:
+		return nil
+	case f == IPv6:
+		return s.v6
+	default:
+		return s.v4
+	}
+}
+
+// Node keeps the rules and sets of the node's own namespace. Its methods may be called from any goroutine.
+type Node struct {
+	ns *netns.Netns
+	o  NodeOptions
+
+	mu sync.Mutex
+	// have is what the sets hold, guarded by mu: each address with the UID of its pod.
+	have map[netip.Addr]string
+}
+
+// NewNode prepares the node's side; Apply makes it real. ns stays the caller's.
+func NewNode(ns *netns.Netns, o NodeOptions) *Node {
+	return &Node{ns: ns, o: o, have: map[netip.Addr]string{}}
+}
+
+// Apply puts the rules in place, keeping what the sets hold, and learns what that is.
+func (n *Node) Apply() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	o := n.o
+	// A rule of a family the node does not have would do no harm, but the kernel may refuse it.
+	o.IPv6 = n.ns.HasIPv6()
+	err := n.ns.Do(func() error {
+		if err := load(NodeRules(o), newProbeSets()); err != nil {
+			return err
+		}
+		return n.read()
+	})
+	if err != nil {
+		return fmt.Errorf("apply the node's probe rules: %w", err)
+	}
+	return nil
+}
+
+// Verify is nil if the rules are in place, and ErrDrift otherwise.
+func (n *Node) Verify() error {
+	o := n.o
+	o.IPv6 = n.ns.HasIPv6()
+	if err := n.ns.Do(func() error { return verify(NodeRules(o)) }); err != nil {
+		return fmt.Errorf("verify the node's probe rules: %w", err)
+	}
+	return nil
+}
+
+// read fills have from the kernel. The caller holds mu and is inside the namespace.
+func (n *Node) read() error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open netfilter netlink: %w", err)
+	}
+	n.have = map[netip.Addr]string{}
+	sets := newProbeSets()
+	for _, set := range []*nftables.Set{sets.v4, sets.v6} {
+		elements, err := c.GetSetElements(set)
+		if err != nil {
+			return fmt.Errorf("read set %s: %w", set.Name, err)
+		}
+		for _, e := range elements {
+			if a, ok := netip.AddrFromSlice(e.Key); ok {
+				n.have[a] = e.Comment
+			}
+		}
+	}
+	return nil
+}
+
+// Set makes the addresses of one pod exactly these; none removes the pod. An address that another pod had before is
+// taken over, because addresses are reused and the newest owner is the one that lives.
+func (n *Node) Set(uid string, addrs []netip.Addr) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	next := maps.Clone(n.have)
+	for a, owner := range next {
+		if owner == uid {
+			delete(next, a)
+		}
+	}
+	for _, a := range addrs {
+		next[a.Unmap()] = uid
+	}
+	return n.change(next)
+}
+
+// Prune removes the addresses of all pods but these.
+func (n *Node) Prune(uids map[string]bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	next := maps.Clone(n.have)
+	maps.DeleteFunc(next, func(_ netip.Addr, uid string) bool { return !uids[uid] })
+	return n.change(next)
+}
+
+// Addrs lists what the sets hold.
+func (n *Node) Addrs() []netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(n.have), netip.Addr.Compare)
+}
+
+// change brings the kernel from have to next in one transaction. The caller holds mu.
+func (n *Node) change(next map[netip.Addr]string) error {
+	if maps.Equal(n.have, next) {
+		return nil
+	}
+	err := n.ns.Do(func() error {
+		err := transact(func(c *nftables.Conn) error { return elements(c, n.have, next) })
+		if !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		// Somebody else changed the sets: look again, then say the difference to what is really there.
+		if err := n.read(); err != nil {
+			return err
+		}
+		return transact(func(c *nftables.Conn) error { return elements(c, n.have, next) })
+	})
+	if err != nil {
+		return fmt.Errorf("update the addresses of probed pods: %w", err)
+	}
+	n.have = next
+	return nil
+}
+
+func elements(c *nftables.Conn, have, next map[netip.Addr]string) error {
+	sets := newProbeSets()
+	of := func(a netip.Addr) *nftables.Set {
+		if a.Is4() {
+			return sets.v4
+		}
+		return sets.v6
+	}
+	for a, uid := range have {
+		if next[a] != uid {
+			if err := c.SetDeleteElements(of(a), []nftables.SetElement{{Key: a.AsSlice()}}); err != nil {
+				return err
+			}
+		}
+	}
+	for a, uid := range next {
+		if have[a] != uid {
+			if err := c.SetAddElements(of(a), []nftables.SetElement{{Key: a.AsSlice(), Comment: clipComment(uid)}}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// clipComment keeps a pod's UID within what nftables stores beside an element.
+func clipComment(s string) string { return s[:min(len(s), 120)] }
+
+// Remove takes the rules and sets away.
+func (n *Node) Remove() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.ns.Do(func() error { return unload(NAT) }); err != nil {
+		return fmt.Errorf("remove the node's probe rules: %w", err)
+	}
+	n.have = map[netip.Addr]string{}
+	return nil
+}

@@ -1,0 +1,116 @@
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+)
+
+// route is the policy route that brings packets marked mesh.MarkConn, the app's answers to the proxy, to loopback
+// although they are addressed to a client elsewhere. The functions below work in the calling thread's namespace.
+type route struct {
+	family int
+	bits   int
+}
+
+func routesOf(ipv6 bool) []route {
+	out := []route{{unix.AF_INET, 32}}
+	if ipv6 {
+		out = append(out, route{unix.AF_INET6, 128})
+	}
+	return out
+}
+
+func (r route) rule() *netlink.Rule {
+	rule := netlink.NewRule()
+	mask := uint32(mesh.MarkMask)
+	rule.Family, rule.Priority, rule.Table = r.family, mesh.RulePriority, mesh.RouteTable
+	rule.Mark, rule.Mask = mesh.MarkConn, &mask
+	return rule
+}
+
+func (r route) route(loopback int) *netlink.Route {
+	return &netlink.Route{
+		LinkIndex: loopback, Table: mesh.RouteTable, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST,
+		Dst: &net.IPNet{IP: make(net.IP, r.bits/8), Mask: net.CIDRMask(0, r.bits)},
+	}
+}
+
+// loopback brings the interface up, because a route over one that is down is refused.
+func loopback() (int, error) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return 0, fmt.Errorf("find the loopback interface: %w", err)
+	}
+	if lo.Attrs().Flags&net.FlagUp == 0 {
+		if err := netlink.LinkSetUp(lo); err != nil {
+			return 0, fmt.Errorf("bring the loopback interface up: %w", err)
+		}
+	}
+	return lo.Attrs().Index, nil
+}
+
+func (r route) apply(lo int) error {
+	ok, err := r.ruleThere()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if err := netlink.RuleAdd(r.rule()); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("add ip rule for mark %#x: %w", mesh.MarkConn, err)
+		}
+	}
+	if err := netlink.RouteReplace(r.route(lo)); err != nil {
+		return fmt.Errorf("add the local route of table %d: %w", mesh.RouteTable, err)
+	}
+	return nil
+}
+
+func (r route) ruleThere() (bool, error) {
+	rules, err := netlink.RuleListFiltered(r.family, r.rule(), netlink.RT_FILTER_TABLE|netlink.RT_FILTER_MARK|netlink.RT_FILTER_PRIORITY)
+	if err != nil {
+		return false, fmt.Errorf("list ip rules: %w", err)
+	}
+	return len(rules) > 0, nil
+}
+
+func (r route) verify() error {
+	ok, err := r.ruleThere()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("%w: ip rule for mark %#x is missing", ErrDrift, mesh.MarkConn)
+	}
+	routes, err := netlink.RouteListFiltered(r.family, &netlink.Route{Table: mesh.RouteTable, Type: unix.RTN_LOCAL}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return fmt.Errorf("list routes of table %d: %w", mesh.RouteTable, err)
+	}
+	if len(routes) == 0 {
+		return fmt.Errorf("%w: local route of table %d is missing", ErrDrift, mesh.RouteTable)
+	}
+	return nil
+}
+
+func (r route) remove(lo int) error {
+	// Something that was restarted many times may have left the rule more than once.
+	for range 16 {
+		err := netlink.RuleDel(r.rule())
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("remove ip rule for mark %#x: %w", mesh.MarkConn, err)
+		}
+	}
+	if err := netlink.RouteDel(r.route(lo)); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("remove the local route of table %d: %w", mesh.RouteTable, err)
+	}
+	return nil
+}

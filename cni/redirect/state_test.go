@@ -1,0 +1,257 @@
+package redirect
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/netns"
+)
+
+func TestVerifyAndRemove(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		ns := makeNetns(t)
+		for name, o := range cases() {
+			if err := b.Verify(ns, o); !errors.Is(err, ErrDrift) {
+				t.Errorf("%s: verify before apply: %v", name, err)
+			}
+			for range 2 {
+				if err := b.Apply(ns, o); err != nil {
+					t.Fatal(name, err)
+				}
+				if err := b.Verify(ns, o); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			for other, oo := range cases() {
+				// The IPv4 rules of iptables are a part of the dual-stack ones.
+				if other != name && !(other == "ipv4" && name == "dual") {
+					if err := b.Verify(ns, oo); !errors.Is(err, ErrDrift) && b.Name() == "nftables" {
+						t.Errorf("%s passes for %s: %v", name, other, err)
+					}
+				}
+			}
+			for range 2 {
+				if err := b.Remove(ns); err != nil {
+					t.Fatal(name, err)
+				}
+			}
+			assertEmpty(t, ns)
+		}
+	})
+}
+
+// assertEmpty reads everything back by other means than the back ends use.
+func assertEmpty(t *testing.T, ns *netns.Netns) {
+	t.Helper()
+	if out := inside(t, ns, "nft", "list", "ruleset"); strings.Contains(strings.ToLower(out), "istio") {
+		t.Errorf("rules are left:\n%s", out)
+	}
+	if err := ns.Do(func() error {
+		for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
+			rules, err := netlink.RuleListFiltered(f, &netlink.Rule{Table: mesh.RouteTable}, netlink.RT_FILTER_TABLE)
+			if err != nil || len(rules) != 0 {
+				t.Errorf("ip rules are left: %v %v", rules, err)
+			}
+			routes, err := netlink.RouteListFiltered(f, &netlink.Route{Table: mesh.RouteTable}, netlink.RT_FILTER_TABLE)
+			if err != nil || len(routes) != 0 {
+				t.Errorf("routes are left: %v %v", routes, err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inside runs a program in the namespace; without the program there is nothing to compare.
+func inside(t *testing.T, ns *netns.Netns, name string, args ...string) string {
+	t.Helper()
+	return insideWith(t, ns, "", name, args...)
+}
+
+func insideWith(t *testing.T, ns *netns.Netns, stdin, name string, args ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		return ""
+	}
+	var out bytes.Buffer
+	if err := ns.Do(func() error {
+		cmd := exec.Command(name, args...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &out
+		return cmd.Run()
+	}); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out.String())
+	}
+	return out.String()
+}
+
+// The text form and the netlink form must mean the same to the kernel.
+func TestTextMeansTheSame(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs the nft binary to compare with")
+	}
+	for name, o := range cases() {
+		byNetlink, byText := makeNetns(t), makeNetns(t)
+		if err := (NFTables{}).Apply(byNetlink, o); err != nil {
+			t.Fatal(err)
+		}
+		insideWith(t, byText, NFTText(PodRules(o)), "nft", "-f", "-")
+		if diff := cmp.Diff(inside(t, byText, "nft", "list", "ruleset"), inside(t, byNetlink, "nft", "list", "ruleset")); diff != "" {
+			t.Errorf("%s: by nft (-), by netlink (+):\n%s", name, diff)
+		}
+	}
+	byNetlink, byText := makeNetns(t), makeNetns(t)
+	if err := byNetlink.Do(func() error { _, err := loopback(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := NewNode(byNetlink, NodeOptions{}).Apply(); err != nil {
+		t.Fatal(err)
+	}
+	insideWith(t, byText, NFTText(NodeRules(NodeOptions{IPv6: true})), "nft", "-f", "-")
+	if diff := cmp.Diff(inside(t, byText, "nft", "list", "ruleset"), inside(t, byNetlink, "nft", "list", "ruleset")); diff != "" {
+		t.Errorf("node: by nft (-), by netlink (+):\n%s", diff)
+	}
+}
+
+func TestDriftIsSeenAndRepaired(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs the nft binary to break things with")
+	}
+	o := Options{IPv6: true, DNS: true}
+	for name, script := range map[string]string{
+		"flushed":         "flush ruleset",
+		"a chain emptied": "flush chain inet istio-ambient-nat istio-output",
+		"no jump":         "flush chain inet istio-ambient-nat output",
+		"a rule added":    "insert rule inet istio-ambient-nat istio-output accept",
+		"other hook":      "delete table inet istio-ambient-nat; add table inet istio-ambient-nat; add chain inet istio-ambient-nat output { type filter hook output priority 0; }",
+	} {
+		ns := makeNetns(t)
+		if err := (NFTables{}).Apply(ns, o); err != nil {
+			t.Fatal(err)
+		}
+		insideWith(t, ns, strings.ReplaceAll(script, "; ", "\n"), "nft", "-f", "-")
+		if err := (NFTables{}).Verify(ns, o); !errors.Is(err, ErrDrift) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := (NFTables{}).Apply(ns, o); err != nil {
+			t.Errorf("%s: repair: %v", name, err)
+		}
+		if err := (NFTables{}).Verify(ns, o); err != nil {
+			t.Errorf("%s: after repair: %v", name, err)
+		}
+	}
+}
+
+func TestWithoutIPv6(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		ns := makeNetns(t)
+		if err := ns.Do(func() error {
+			return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)
+		}); err != nil {
+			t.Skip("cannot switch IPv6 off in a namespace:", err)
+		}
+		o := Options{IPv6: true, DNS: true}
+		if err := b.Apply(ns, o); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Verify(ns, o); err != nil {
+			t.Error(err)
+		}
+		if out := inside(t, ns, "nft", "list", "ruleset"); strings.Contains(out, "ip6 ") {
+			t.Errorf("IPv6 rules in a pod without IPv6:\n%s", out)
+		}
+		if err := b.Remove(ns); err != nil {
+			t.Error(err)
+		}
+		assertEmpty(t, ns)
+	})
+}
+
+func TestNodeProbes(t *testing.T) {
+	w := newWire(t)
+	w.servers()
+	if err := (NFTables{}).Apply(w.pod, Options{IPv6: true}); err != nil {
+		t.Fatal(err)
+	}
+	n := NewNode(w.node, NodeOptions{})
+	reach := func(when, want string) {
+		t.Helper()
+		for _, a := range []netip.Addr{pod4, pod6} {
+			if got := w.reaches(w.node, nobody, on(a, 8080), 0); !strings.HasPrefix(got, want+" ") {
+				t.Errorf("%s: %s reached %q, want %q", when, a, got, want)
+			}
+		}
+	}
+	step := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(n.Apply())
+	reach("no pod known", "inbound")
+	step(n.Set("uid-1", []netip.Addr{pod4, pod6}))
+	reach("pod known", "app")
+	step(n.Set("uid-1", []netip.Addr{pod4, pod6}))
+
+	// A successor finds the sets as they are, and prunes what it does not know.
+	n = NewNode(w.node, NodeOptions{})
+	step(n.Apply())
+	step(n.Verify())
+	if diff := cmp.Diff([]string{"10.77.0.2", "fd77::2"}, texts(n.Addrs())); diff != "" {
+		t.Error(diff)
+	}
+	reach("after a restart", "app")
+	step(n.Set("uid-2", []netip.Addr{netip.MustParseAddr("10.77.0.9"), netip.MustParseAddr("::ffff:10.77.0.2")}))
+	step(n.Prune(map[string]bool{"uid-2": true}))
+	if diff := cmp.Diff([]string{"10.77.0.2", "10.77.0.9"}, texts(n.Addrs())); diff != "" {
+		t.Error(diff)
+	}
+	step(n.Set("uid-2", nil))
+	reach("pod gone", "inbound")
+
+	// Somebody emptied the set behind our back.
+	step(n.Set("uid-1", []netip.Addr{pod4, pod6}))
+	inside(t, w.node, "nft", "flush", "set", "inet", "istio-ambient-nat", ProbeSetIPv4)
+	step(n.Set("uid-1", []netip.Addr{pod6}))
+	step(n.Set("uid-1", []netip.Addr{pod4, pod6}))
+	reach("set again", "app")
+	step(n.Remove())
+	reach("removed", "inbound")
+	if err := n.Verify(); !errors.Is(err, ErrDrift) {
+		t.Errorf("verify after removal: %v", err)
+	}
+}
+
+func texts(addrs []netip.Addr) []string {
+	var out []string
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+func TestDetect(t *testing.T) {
+	makeNetns(t)
+	b, err := Detect("auto", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Name() != "nftables" {
+		t.Logf("this kernel is driven by %s", b.Name())
+	}
+	if _, err := Detect("pf", slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("an unknown back end was accepted")
+	}
+}
