@@ -1,0 +1,186 @@
+package model
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// binding is what came of an object's wish for a waypoint.
+type binding struct {
+	to     *waypoint // nil: none asked for, or not granted
+	canary *waypoint
+	weight uint32
+	// ingress says that ingress gateways use the waypoint too; ingressSaid that a label speaks of it.
+	ingress, ingressSaid bool
+	// problem is why there is no waypoint, or no canary when there is one.
+	problem *problem
+}
+
+// problem has a reason from Istio's list.
+type problem struct{ reason, message string }
+
+// resolve finds the waypoint an object asks for: by its own label, else by that of its namespace. inherited tells which.
+func (m *Model) resolve(ns *namespace, labels object.Labels) (w *waypoint, inherited bool, p *problem) {
+	id, said := reference(labels, ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
+	if !said {
+		inherited = true
+		id, _ = reference(ns.labels(), ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
+	}
+	if id.name == "" {
+		return nil, inherited, nil
+	}
+	w, p = m.attach(ns, id)
+	return w, inherited, p
+}
+
+// attach finds a waypoint and asks whether the namespace may use it.
+func (m *Model) attach(ns *namespace, id gatewayName) (*waypoint, *problem) {
+	w := m.waypoints[id]
+	if w == nil {
+		return nil, &problem{"WaypointIsNotReady", fmt.Sprintf("waypoint %q is not ready: there is no such Gateway", id)}
+	}
+	if !w.fact.ready {
+		return nil, &problem{"WaypointIsNotReady", fmt.Sprintf("waypoint %q is not ready: %s", id, w.fact.why)}
+	}
+	if !w.fact.admits(ns, id.ns) {
+		return nil, &problem{"AttachmentDenied", fmt.Sprintf("waypoint %q does not admit namespace %q; see allowedRoutes.namespaces of its HBONE listener", id, ns.name)}
+	}
+	return w, nil
+}
+
+func (f *waypointFact) admits(ns *namespace, home string) bool {
+	switch f.from {
+	case object.FromAll:
+		return true
+	case object.FromSelector:
+		return f.selector.Matches(ns.labels())
+	case object.FromNone:
+		return false
+	}
+	return ns.name == home
+}
+
+// bindService finds the waypoint of a Service or ServiceEntry.
+func (m *Model) bindService(s *service) binding {
+	meta := s.obj.Metadata()
+	// What a gateway controller rendered for a gateway is the gateway.
+	if v := meta.Labels.Get(mesh.LabelGatewayManaged); v == managedWaypoint || v == managedEastWest {
+		return binding{}
+	}
+	if m.isWaypointInstance(s.ns, meta.Labels) {
+		return binding{}
+	}
+	w, _, p := m.resolve(s.ns, meta.Labels)
+	if w != nil && !w.fact.services {
+		w, p = nil, unsupported(w, "service")
+	}
+	if w != nil && w.id.ns != s.ns.name && m.visibility(s) == NamespaceOnly {
+		w, p = nil, &problem{"CrossNamespaceWaypointForbidden", fmt.Sprintf("waypoint %q is in another namespace, which a ServiceEntry visible in its own namespace only may not use", w.id)}
+	}
+	if w == nil {
+		return binding{problem: p}
+	}
+	b := binding{to: w}
+	b.ingress, b.ingressSaid = ingressUse(meta.Labels, s.ns.labels())
+	m.bindCanary(&b, s)
+	return b
+}
+
+func unsupported(w *waypoint, want string) *problem {
+	return &problem{"UnsupportedTrafficType", fmt.Sprintf("waypoint %q handles traffic of type %q, not %q; set label %s on the Gateway", w.id, w.fact.traffic, want, mesh.LabelWaypointFor)}
+}
+
+// bindCanary adds the second waypoint. It is taken from where the first one was asked for: the namespace is only looked
+// at for objects that do not name a waypoint themselves. Without a good canary the first waypoint has it all.
+func (m *Model) bindCanary(b *binding, s *service) {
+	meta := s.obj.Metadata()
+	own, _ := reference(meta.Labels, s.ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
+	inherit := own.name == ""
+	id, said := reference(meta.Labels, s.ns.name, mesh.LabelUseWaypointCanary, mesh.LabelUseWaypointCanaryNS)
+	if !said && inherit {
+		id, _ = reference(s.ns.labels(), s.ns.name, mesh.LabelUseWaypointCanary, mesh.LabelUseWaypointCanaryNS)
+	}
+	if id.name == "" {
+		return
+	}
+	if id == b.to.id {
+		b.problem = &problem{"CanarySameAsPrimary", fmt.Sprintf("canary waypoint %q is the waypoint itself; name another Gateway", id)}
+		return
+	}
+	v, ok := meta.Annotations.Lookup(mesh.AnnotationCanaryWeight)
+	if !ok && inherit {
+		v, ok = s.ns.annotations().Lookup(mesh.AnnotationCanaryWeight)
+	}
+	weight := 0
+	if ok {
+		var err error
+		if weight, err = strconv.Atoi(v); err != nil || weight < 0 || weight > 100 {
+			b.problem = &problem{"CanaryInvalidWeight", fmt.Sprintf("weight %q of canary waypoint %q is not a number from 0 to 100", v, id)}
+			return
+		}
+	}
+	w, p := m.attach(s.ns, id)
+	if w != nil && !w.fact.services {
+		w, p = nil, unsupported(w, "service")
+	}
+	if w == nil {
+		b.problem = p
+		return
+	}
+	b.canary, b.weight = w, uint32(weight)
+}
+
+// isWaypointInstance reports whether labels are those of a waypoint's own pods or Service.
+func (m *Model) isWaypointInstance(ns *namespace, labels object.Labels) bool {
+	return m.instanceOf(ns, labels) != nil
+}
+
+func (m *Model) instanceOf(ns *namespace, labels object.Labels) *waypoint {
+	name, ok := labels.Lookup(mesh.LabelGatewayName)
+	if !ok {
+		return nil
+	}
+	if w := m.waypoints[gatewayName{ns.name, name}]; w != nil && w.obj != nil && isWaypoint(w.obj, m.classes[w.obj.Class]) {
+		return w
+	}
+	return nil
+}
+
+// bindWorkload finds the waypoint of a workload with these labels.
+func (m *Model) bindWorkload(ns *namespace, labels object.Labels, kind object.Kind) binding {
+	if v := labels.Get(mesh.LabelGatewayManaged); v == managedWaypoint || v == managedEastWest || m.isWaypointInstance(ns, labels) {
+		return binding{}
+	}
+	w, inherited, p := m.resolve(ns, labels)
+	if w != nil && !w.fact.workload {
+		// A namespace's waypoint is usually meant for its services; that is no reason to complain about its workloads.
+		if inherited {
+			return binding{}
+		}
+		return binding{problem: unsupported(w, "workload")}
+	}
+	return binding{to: w, problem: p}
+}
+
+// setWaypoint fills in how traffic reaches a workload: through its waypoint, or, when it is an instance of one, by the
+// tunnel that waypoint asks for.
+func (m *Model) setWaypoint(w *workload.Workload, s *source, labels object.Labels) {
+	var to *waypoint
+	if inst := m.instanceOf(s.ns, labels); inst != nil {
+		if s.kind != object.KindServiceEntry {
+			w.ApplicationTunnel = inst.fact.tunnel
+		}
+	} else {
+		to = m.bindWorkload(s.ns, labels, s.kind).to
+	}
+	if to != nil {
+		w.Waypoint = to.fact.address
+	}
+	if m.cfg.AllowWaypoints {
+		m.allowWaypoints(w, to)
+	}
+}

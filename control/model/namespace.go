@@ -1,0 +1,184 @@
+package model
+
+import (
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// namespace is everything that lives in one namespace. It exists as soon as anything in it does.
+type namespace struct {
+	name string
+	obj  *object.Namespace // nil while only its contents are known
+
+	pods     map[string]*source
+	entries  map[string]*source
+	external map[string]*source // endpoints of ServiceEntries
+	slices   map[string]*source
+
+	services       map[string]*service
+	serviceEntries map[string]*service
+	slots          map[string]*slot // by hostname
+	policies       map[string]*policy
+	peers          map[string]*peer
+
+	groups    map[object.Labels]*group
+	groupsBy  map[pair]set[*group]
+	selectors *selectors
+
+	// slicesOf are the EndpointSlices of each service name, targetedBy those that list a pod by name.
+	slicesOf   map[string]set[*source]
+	targetedBy map[string]set[*source]
+
+	// mode is the mutual TLS mode of the namespace's own PeerAuthentication, strict what its workloads have without one of theirs.
+	mode   object.MTLSMode
+	strict bool
+}
+
+// node is a machine with the pods on it.
+type node struct {
+	obj      *object.Node
+	locality *workload.Locality // nil without any
+	pods     set[*source]
+}
+
+// in returns a namespace, known or not.
+func (m *Model) in(name string) *namespace {
+	n := m.namespaces[name]
+	if n == nil {
+		n = &namespace{
+			name: name,
+			pods: map[string]*source{}, entries: map[string]*source{}, external: map[string]*source{}, slices: map[string]*source{},
+			services: map[string]*service{}, serviceEntries: map[string]*service{}, slots: map[string]*slot{},
+			policies: map[string]*policy{}, peers: map[string]*peer{},
+			groups: map[object.Labels]*group{}, groupsBy: map[pair]set[*group]{}, selectors: newSelectors(),
+			slicesOf: map[string]set[*source]{}, targetedBy: map[string]set[*source]{},
+		}
+		m.namespaces[name] = n
+		m.dirty.modes.add(n)
+		m.dirty.emptied.add(n)
+	}
+	return n
+}
+
+// labels of the namespace, empty while it is unknown.
+func (n *namespace) labels() object.Labels {
+	if n.obj == nil {
+		return object.Labels{}
+	}
+	return n.obj.Labels
+}
+
+func (n *namespace) annotations() object.Labels {
+	if n.obj == nil {
+		return object.Labels{}
+	}
+	return n.obj.Annotations
+}
+
+func (n *namespace) empty() bool {
+	return n.obj == nil && len(n.pods)+len(n.entries)+len(n.external)+len(n.slices)+len(n.services)+len(n.serviceEntries)+
+		len(n.slots)+len(n.policies)+len(n.peers)+len(n.targetedBy) == 0
+}
+
+// dropEmptyNamespaces forgets namespaces that nothing is left of.
+func (m *Model) dropEmptyNamespaces() {
+	for n := range m.dirty.emptied {
+		if n.empty() && m.namespaces[n.name] == n {
+			delete(m.namespaces, n.name)
+		}
+	}
+	clear(m.dirty.emptied)
+}
+
+func (m *Model) putNamespace(name string, o *object.Namespace) {
+	n := m.in(name)
+	labels, annotations := n.labels(), n.annotations()
+	refs := references(labels, name)
+	n.obj = o
+	if o == nil {
+		m.dirty.emptied.add(n)
+	}
+	m.moveNamespaceRefs(n, refs, references(n.labels(), name))
+	if name == m.cfg.RootNamespace {
+		m.setNetwork(n)
+	}
+	if labels == n.labels() && annotations == n.annotations() {
+		return
+	}
+	m.touchServicesOf(n)
+	if labels != n.labels() {
+		m.touchWorkloadsOf(n)
+		for _, e := range n.entries {
+			m.dirty.reports.add(e)
+		}
+	}
+}
+
+// setNetwork takes the network of the mesh from the root namespace. A change is about everything there is.
+func (m *Model) setNetwork(root *namespace) {
+	network := m.cfg.Network
+	if v, ok := root.labels().Lookup(mesh.LabelNetwork); ok {
+		network = v
+	}
+	if network == m.network {
+		return
+	}
+	m.network = network
+	for _, n := range m.namespaces {
+		m.touchServicesOf(n)
+		m.touchWorkloadsOf(n)
+	}
+	for _, w := range m.waypoints {
+		m.dirty.waypoints.add(w)
+	}
+}
+
+func (m *Model) touchServicesOf(n *namespace) {
+	for _, s := range n.slots {
+		m.dirty.slots.add(s)
+	}
+}
+
+func (m *Model) touchWorkloadsOf(n *namespace) {
+	for _, by := range []map[string]*source{n.pods, n.entries, n.external, n.slices} {
+		for _, s := range by {
+			m.touch(s)
+		}
+	}
+}
+
+func (m *Model) node(name string) *node {
+	n := m.nodes[name]
+	if n == nil {
+		n = &node{pods: set[*source]{}}
+		m.nodes[name] = n
+	}
+	return n
+}
+
+func (m *Model) putNode(name string, o *object.Node) {
+	n := m.node(name)
+	n.obj = o
+	var l *workload.Locality
+	if o != nil {
+		region, zone, subzone := o.Labels.Get(mesh.LabelRegion), o.Labels.Get(mesh.LabelZone), o.Labels.Get(mesh.LabelSubzone)
+		if region+zone+subzone != "" {
+			l = &workload.Locality{Region: region, Zone: zone, Subzone: subzone}
+		}
+	}
+	changed := l.GetRegion() != n.locality.GetRegion() || l.GetZone() != n.locality.GetZone() || l.GetSubzone() != n.locality.GetSubzone()
+	n.locality = l
+	if changed {
+		for p := range n.pods {
+			m.touch(p)
+		}
+	}
+	m.dropNode(name, n)
+}
+
+func (m *Model) dropNode(name string, n *node) {
+	if n.obj == nil && len(n.pods) == 0 {
+		delete(m.nodes, name)
+	}
+}

@@ -1,0 +1,174 @@
+package model
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// Condition is a status condition as it would be written to an object.
+type Condition struct {
+	Type    string `json:"type"`
+	Status  bool   `json:"status"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+// Warning is something about an object that does not do what its author may think.
+type Warning struct {
+	Field   string `json:"field"`
+	Problem string `json:"problem"`
+	Fix     string `json:"fix"`
+}
+
+// Report is all there is to say about one object.
+type Report struct {
+	Generation int64       `json:"observedGeneration,omitempty"`
+	Conditions []Condition `json:"conditions,omitempty"`
+	Warnings   []Warning   `json:"warnings,omitempty"`
+}
+
+// Empty reports whether there is nothing to say.
+func (r Report) Empty() bool { return len(r.Conditions)+len(r.Warnings) == 0 }
+
+func (r Report) equal(o Report) bool {
+	if r.Empty() && o.Empty() {
+		return true
+	}
+	return r.Generation == o.Generation && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings)
+}
+
+func (r *Report) warn(field, problem, fix string) {
+	r.Warnings = append(r.Warnings, Warning{field, problem, fix})
+}
+
+func (r *Report) say(typ string, status bool, reason, message string) {
+	r.Conditions = append(r.Conditions, Condition{typ, status, reason, message})
+}
+
+// Condition types.
+const (
+	WaypointBound     = "istio.io/WaypointBound"
+	WaypointMissing   = "istio.io/WaypointMissing"
+	VisibilityApplied = "istio.io/VisibilityApplied"
+	ZtunnelAccepted   = "ZtunnelAccepted"
+	WaypointAccepted  = "WaypointAccepted"
+)
+
+// bound says what came of the wish for a waypoint.
+func (r *Report) bound(b binding) {
+	switch {
+	case b.to != nil:
+		msg := "Successfully attached to waypoint " + b.to.id.String()
+		switch {
+		case b.ingress:
+			msg += ". Ingress traffic goes through the waypoint"
+		case b.ingressSaid:
+			msg += ". Ingress traffic does not go through the waypoint; label istio.io/ingress-use-waypoint=true changes that"
+		}
+		if b.problem != nil {
+			msg += ". No canary: " + b.problem.message
+			r.warn("metadata.labels", b.problem.message, "correct the canary's labels and annotation")
+		}
+		r.say(WaypointBound, true, "WaypointAccepted", msg)
+	case b.problem != nil:
+		r.say(WaypointBound, false, b.problem.reason, b.problem.message)
+		r.warn("metadata.labels", b.problem.message, "until then traffic goes directly, without the waypoint's policies and routes")
+	}
+}
+
+// report of a service: names and addresses it did not get, and its waypoint.
+func (s *service) report(m *Model) (object.Key, Report) {
+	var r Report
+	if s.obj == nil {
+		return s.key(), r
+	}
+	r.Generation = s.obj.Metadata().Generation
+	entry, _ := s.obj.(*object.ServiceEntry)
+	bound := m.bindService(s)
+	if len(s.slots) > 0 && !s.hidden {
+		r.bound(bound)
+	}
+	for _, c := range s.slots {
+		if c.winner != s && c.winner != nil {
+			r.warn("spec.hosts", "name "+c.hostname+" is taken by "+c.winner.key().String()+" in the same namespace",
+				"use another host, or delete one of the two")
+			continue
+		}
+		m.reportAddresses(&r, c)
+	}
+	if entry != nil {
+		m.reportEntry(&r, entry, s, bound)
+	}
+	return s.key(), r
+}
+
+func (m *Model) reportAddresses(r *Report, c *slot) {
+	for _, p := range c.vips {
+		if h := m.holder(c, p); h != nil {
+			r.warn("spec.clusterIPs", "address "+addressText(p)+" belongs to "+h.key().String()+": "+c.hostname+" goes without it",
+				"give it an address of its own")
+			continue
+		}
+		if other := m.sharer(c, p); other != nil {
+			r.warn("spec.addresses", "address "+addressText(p)+" is shared with "+other.key().String()+": clients of other namespaces may reach either",
+				"give each an address of its own, or leave the addresses out")
+		}
+		if !p.IsSingleIP() {
+			continue
+		}
+		if pod := m.podAt(p.Addr()); pod != nil {
+			r.warn("spec.clusterIPs", "address "+addressText(p)+" is that of pod "+pod.ns.name+"/"+pod.name+", which gets the traffic",
+				"take virtual addresses from a range that pods do not use")
+		}
+	}
+}
+
+// sharer is another service that was given the same address as the slot, nil without one.
+func (m *Model) sharer(c *slot, p netip.Prefix) *service {
+	var first *service
+	for o := range m.vips[p] {
+		if o != c && o.winner != c.winner && m.holder(o, p) == nil && (first == nil || better(o.winner, first)) {
+			first = o.winner
+		}
+	}
+	return first
+}
+
+func (m *Model) reportEntry(r *Report, e *object.ServiceEntry, s *service, b binding) {
+	wildcard := slices.ContainsFunc(e.Hosts, isWildcard)
+	if b.to == nil && wildcard {
+		r.say(WaypointMissing, true, "NoWaypointForWildcardService", "A wildcard host takes effect once a waypoint is bound to the ServiceEntry")
+	} else if b.to == nil && isRacing(e) {
+		r.say(WaypointMissing, true, "NoWaypointForRacingConnectStrategy", "The connect strategy takes effect once a waypoint is bound to the ServiceEntry")
+	}
+	if len(m.cfg.Visibility) > 0 {
+		switch m.visibility(s) {
+		case Public:
+			r.say(VisibilityApplied, true, "Public", "Every namespace sees the ServiceEntry")
+		case NamespaceOnly:
+			r.say(VisibilityApplied, true, "Namespace", "Only its own namespace sees the ServiceEntry")
+		}
+	}
+	if len(e.ExportTo) > 0 && !slices.Contains(e.ExportTo, "*") {
+		r.warn("spec.exportTo", "node proxies do not read exportTo: every namespace sees the hosts", "remove exportTo, or limit visibility mesh-wide")
+	}
+	if !resolves(e.Resolution) && e.Resolution != object.ResolutionNone && len(e.Endpoints) == 0 && !e.WorkloadSelector.Present {
+		r.warn("spec.endpoints", "resolution "+e.Resolution.String()+" without endpoints or workloadSelector leaves nothing to connect to", "list endpoints")
+	}
+	seen := map[string]bool{}
+	for i := range e.Endpoints {
+		a := address(&e.Endpoints[i])
+		switch {
+		case a == "":
+			r.warn("spec.endpoints", "an endpoint has no address the mesh could reach; unix sockets are not supported", "give an IP address or a hostname")
+		case seen[a]:
+			r.warn("spec.endpoints", "endpoint "+a+" is listed twice; the first one counts", "remove the second")
+		}
+		seen[a] = true
+	}
+	if m.exhausted(e) {
+		r.warn("spec.addresses", "the range for automatic IPv4 addresses is used up", "set spec.addresses")
+	}
+}

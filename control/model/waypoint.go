@@ -1,0 +1,404 @@
+package model
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// gatewayName names a Gateway.
+type gatewayName struct{ ns, name string }
+
+func (g gatewayName) String() string { return g.ns + "/" + g.name }
+
+// waypoint is a Gateway that exists or that somebody refers to.
+type waypoint struct {
+	id   gatewayName
+	obj  *object.Gateway // nil while it is only referred to
+	fact waypointFact
+	// sel selects the pods that are instances of it.
+	sel *selector
+	// Who refers to it: objects by their own labels, and namespaces for what is in them.
+	services   set[*service]
+	sources    set[*source]
+	namespaces set[*namespace]
+	// allow is of the implied policy that lets it through.
+	allow uint64
+}
+
+// waypointFact is what a Gateway means to those that refer to it.
+type waypointFact struct {
+	ready    bool
+	address  *workload.GatewayAddress
+	services bool
+	workload bool
+	traffic  string
+	from     object.RouteNamespaces
+	selector object.LabelSelector
+	// tunnel is how node proxies hand traffic to the instances when not as it came.
+	tunnel *workload.ApplicationTunnel
+	// why says what is missing when it is not ready.
+	why string
+	// accounts are those of its instances, kept only when they are let through policies.
+	accounts []string
+}
+
+// references are the Gateways that labels speak of: the waypoint asked for, its canary, and the Gateway the labelled
+// object is a part of.
+func references(labels object.Labels, ns string) []gatewayName {
+	var refs []gatewayName
+	if r, ok := reference(labels, ns, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS); ok && r.name != "" {
+		refs = append(refs, r)
+	}
+	if r, ok := reference(labels, ns, mesh.LabelUseWaypointCanary, mesh.LabelUseWaypointCanaryNS); ok && r.name != "" && !slices.Contains(refs, r) {
+		refs = append(refs, r)
+	}
+	if name, ok := labels.Lookup(mesh.LabelGatewayName); ok && !slices.Contains(refs, gatewayName{ns, name}) {
+		refs = append(refs, gatewayName{ns, name})
+	}
+	return refs
+}
+
+// reference reads one label. ok is false without the label; the name is empty when it says "none".
+func reference(labels object.Labels, ns, nameLabel, nsLabel string) (r gatewayName, ok bool) {
+	v, ok := labels.Lookup(nameLabel)
+	if !ok || v == "none" || v == "" {
+		return gatewayName{}, ok
+	}
+	if o, has := labels.Lookup(nsLabel); has {
+		ns = o
+	}
+	return gatewayName{ns, v}, true
+}
+
+func (m *Model) waypoint(id gatewayName) *waypoint {
+	w := m.waypoints[id]
+	if w == nil {
+		w = &waypoint{id: id, services: set[*service]{}, sources: set[*source]{}, namespaces: set[*namespace]{}}
+		m.waypoints[id] = w
+	}
+	return w
+}
+
+func (m *Model) dropWaypoint(w *waypoint) {
+	if w.obj == nil && w.allow == 0 && len(w.services)+len(w.sources)+len(w.namespaces) == 0 {
+		delete(m.waypoints, w.id)
+	}
+}
+
+// moveRefs takes one who refers out of the waypoints from and into the waypoints to.
+func moveRefs[T comparable](m *Model, who T, from, to []gatewayName, users func(*waypoint) set[T]) {
+	for _, id := range from {
+		if !slices.Contains(to, id) {
+			if w := m.waypoints[id]; w != nil {
+				delete(users(w), who)
+				m.dirty.reports.add(w)
+				m.dropWaypoint(w)
+			}
+		}
+	}
+	for _, id := range to {
+		w := m.waypoint(id)
+		users(w).add(who)
+		m.dirty.reports.add(w)
+	}
+}
+
+func (m *Model) moveServiceRefs(s *service, from, to []gatewayName) {
+	moveRefs(m, s, from, to, func(w *waypoint) set[*service] { return w.services })
+}
+
+func (m *Model) moveSourceRefs(s *source, from, to []gatewayName) {
+	moveRefs(m, s, from, to, func(w *waypoint) set[*source] { return w.sources })
+}
+
+func (m *Model) moveNamespaceRefs(n *namespace, from, to []gatewayName) {
+	moveRefs(m, n, from, to, func(w *waypoint) set[*namespace] { return w.namespaces })
+}
+
+func (m *Model) putGateway(ns, name string, o *object.Gateway) {
+	id := gatewayName{ns, name}
+	w := m.waypoint(id)
+	w.obj = o
+	m.dirty.waypoints.add(w)
+	m.touchTargetsOf(object.Key{Kind: object.KindGateway, Namespace: ns, Name: name})
+	switch {
+	case o == nil:
+		m.discard(w.sel)
+		w.sel = nil
+	case w.sel == nil:
+		w.sel = m.choose(m.in(ns), false, object.LabelsOf(mesh.LabelGatewayName, name), of(object.KindPod, object.KindWorkloadEntry), w)
+	}
+	m.dirty.reports.add(w)
+}
+
+func (m *Model) putGatewayClass(name string, o *object.GatewayClass) {
+	if o == nil {
+		delete(m.classes, name)
+	} else {
+		m.classes[name] = o
+	}
+	m.touchTargetsOf(object.Key{Kind: object.KindGatewayClass, Name: name})
+	// Classes change when a mesh is installed or upgraded; looking at every Gateway then is nothing.
+	for _, w := range m.waypoints {
+		if w.obj != nil && w.obj.Class == name {
+			m.dirty.waypoints.add(w)
+		}
+	}
+}
+
+// settleWaypoints works out again what marked Gateways mean and marks whoever that touches.
+func (m *Model) settleWaypoints() {
+	for w := range m.dirty.waypoints {
+		was := w.fact
+		w.fact = m.waypointFact(w)
+		m.dirty.allow.add(w)
+		m.dirty.reports.add(w)
+		if (len(was.accounts) == 0) != (len(w.fact.accounts) == 0) {
+			m.touchBehind(w)
+		}
+		if was.equal(&w.fact) {
+			continue
+		}
+		m.touchTargetsOf(object.Key{Kind: object.KindGateway, Namespace: w.id.ns, Name: w.id.name})
+		m.touchSelected(w.sel)
+		for s := range w.services {
+			for _, c := range s.slots {
+				m.dirty.slots.add(c)
+			}
+		}
+		for s := range w.sources {
+			m.touch(s)
+			m.dirty.reports.add(s)
+		}
+		for n := range w.namespaces {
+			m.touchServicesOf(n)
+			if was.workload || w.fact.workload {
+				m.touchWorkloadsOf(n)
+			}
+			for _, s := range n.entries {
+				m.dirty.reports.add(s)
+			}
+		}
+	}
+	clear(m.dirty.waypoints)
+}
+
+// touchBehind marks every workload that traffic may reach through the waypoint.
+func (m *Model) touchBehind(w *waypoint) {
+	for s := range w.services {
+		m.touchMembers(s)
+	}
+	for s := range w.sources {
+		m.touch(s)
+	}
+	for n := range w.namespaces {
+		m.touchWorkloadsOf(n)
+	}
+}
+
+func (f *waypointFact) equal(o *waypointFact) bool {
+	return f.ready == o.ready && f.services == o.services && f.workload == o.workload && f.traffic == o.traffic &&
+		f.from == o.from && f.why == o.why && sameAddress(f.address, o.address) &&
+		f.tunnel.GetProtocol() == o.tunnel.GetProtocol() && f.tunnel.GetPort() == o.tunnel.GetPort() && (f.tunnel == nil) == (o.tunnel == nil) &&
+		f.selector.MatchLabels == o.selector.MatchLabels && slices.EqualFunc(f.selector.Expressions, o.selector.Expressions, sameRequirement)
+}
+
+func sameRequirement(a, b object.Requirement) bool {
+	return a.Key == b.Key && a.Operator == b.Operator && slices.Equal(a.Values, b.Values)
+}
+
+func sameAddress(a, b *workload.GatewayAddress) bool {
+	return (a == nil) == (b == nil) && a.GetHostname().GetNamespace() == b.GetHostname().GetNamespace() &&
+		a.GetHostname().GetHostname() == b.GetHostname().GetHostname() &&
+		a.GetAddress().GetNetwork() == b.GetAddress().GetNetwork() &&
+		string(a.GetAddress().GetAddress()) == string(b.GetAddress().GetAddress())
+}
+
+// waypointFact reads a Gateway as a waypoint.
+func (m *Model) waypointFact(w *waypoint) waypointFact {
+	f := waypointFact{traffic: "service"}
+	g := w.obj
+	if g == nil {
+		f.why = "there is no such Gateway"
+		return f
+	}
+	var classLabels, classAnnotations object.Labels
+	class := m.classes[g.Class]
+	if class != nil {
+		classLabels, classAnnotations = class.Labels, class.Annotations
+	}
+	if !isWaypoint(g, class) {
+		f.why = "its class " + strconv.Quote(g.Class) + " is not one for waypoints; use " + mesh.GatewayClassWaypoint
+		return f
+	}
+	f.traffic = firstLabel(g.Labels, firstLabel(classLabels, "service", mesh.LabelWaypointFor), mesh.LabelWaypointFor)
+	f.services = f.traffic == "service" || f.traffic == "all"
+	f.workload = f.traffic == "workload" || f.traffic == "all"
+	if v, ok := firstOf(mesh.AnnotationInboundBinding, g.Annotations, classAnnotations); ok {
+		f.tunnel = inboundBinding(v)
+	}
+	f.from, f.selector = attachment(g, f.tunnel)
+	f.address = m.gatewayAddress(g)
+	if m.cfg.AllowWaypoints {
+		f.accounts = w.accounts()
+	}
+	f.ready = f.address != nil
+	if !f.ready {
+		f.why = "its status has no address yet: are its pods running?"
+	}
+	return f
+}
+
+// accounts are the service accounts of the pods that are instances of the waypoint.
+func (w *waypoint) accounts() []string {
+	var names []string
+	for g := range w.sel.groups {
+		for s := range g.members {
+			if p, ok := s.obj.(*object.Pod); ok && !slices.Contains(names, p.ServiceAccount) {
+				names = append(names, p.ServiceAccount)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// touchInstances marks the waypoints a pod is an instance of: its account is theirs.
+func (m *Model) touchInstances(s *source) {
+	if !m.cfg.AllowWaypoints || s.group == nil {
+		return
+	}
+	for _, sel := range s.group.matches {
+		if w, ok := sel.owner.(*waypoint); ok {
+			m.dirty.waypoints.add(w)
+		}
+	}
+}
+
+func firstOf(key string, from ...object.Labels) (string, bool) {
+	for _, l := range from {
+		if v, ok := l.Lookup(key); ok {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// isWaypoint tells waypoints from gateways that stand at the edge of the mesh.
+func isWaypoint(g *object.Gateway, class *object.GatewayClass) bool {
+	switch g.Class {
+	case mesh.GatewayClassWaypoint:
+		return true
+	case mesh.GatewayClassEastWest, mesh.GatewayClassIngress:
+		return false
+	}
+	if class != nil {
+		if class.Controller == controllerWaypoint || class.Labels.Has(mesh.LabelWaypointFor) || class.Annotations.Has(mesh.AnnotationInboundBinding) {
+			return true
+		}
+	}
+	return g.Labels.Has(mesh.LabelWaypointFor) || g.Annotations.Has(mesh.AnnotationInboundBinding) ||
+		slices.ContainsFunc(g.Listeners, func(l object.Listener) bool { return l.Protocol == "HBONE" })
+}
+
+// Controllers whose Gateways and rendered objects never have a waypoint themselves.
+const (
+	controllerWaypoint = "istio.io/mesh-controller"
+	managedWaypoint    = "istio.io-mesh-controller"
+	managedEastWest    = "istio.io-eastwest-controller"
+)
+
+// inboundBinding reads PROTOCOL or PROTOCOL/PORT; nil when it is neither.
+func inboundBinding(v string) *workload.ApplicationTunnel {
+	proto, port, hasPort := strings.Cut(v, "/")
+	t := &workload.ApplicationTunnel{}
+	switch proto {
+	case "NONE":
+	case "PROXY":
+		t.Protocol = workload.ApplicationTunnel_PROXY
+	default:
+		return nil
+	}
+	if hasPort {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return nil
+		}
+		t.Port = uint32(n)
+	}
+	return t
+}
+
+// attachment is who may attach: what the listener that takes mesh traffic says.
+func attachment(g *object.Gateway, tunnel *workload.ApplicationTunnel) (object.RouteNamespaces, object.LabelSelector) {
+	pick := func(match func(*object.Listener) bool) *object.Listener {
+		for i := range g.Listeners {
+			if match(&g.Listeners[i]) {
+				return &g.Listeners[i]
+			}
+		}
+		return nil
+	}
+	var l *object.Listener
+	switch {
+	case tunnel.GetPort() != 0:
+		l = pick(func(l *object.Listener) bool { return uint32(l.Port) == tunnel.Port })
+	case tunnel.GetProtocol() == workload.ApplicationTunnel_PROXY:
+		l = pick(func(l *object.Listener) bool { return l.Protocol == "istio.io/PROXY" })
+	}
+	if l == nil {
+		l = pick(func(l *object.Listener) bool { return l.Protocol == "HBONE" && l.Port == mesh.PortHBONE })
+	}
+	if l == nil {
+		return object.FromSame, object.LabelSelector{}
+	}
+	return l.From, l.FromSelector
+}
+
+// gatewayAddress is where a waypoint is reached. A hostname outlives the addresses behind it, so it is preferred.
+func (m *Model) gatewayAddress(g *object.Gateway) *workload.GatewayAddress {
+	for _, a := range g.Status {
+		if a.Kind == object.AddressHostname && a.Value != "" {
+			return &workload.GatewayAddress{
+				Destination: &workload.GatewayAddress_Hostname{
+					Hostname: &workload.NamespacedHostname{Namespace: g.Namespace, Hostname: a.Value},
+				},
+				HboneMtlsPort: mesh.PortHBONE,
+			}
+		}
+	}
+	for _, a := range g.Status {
+		if ip, err := netip.ParseAddr(a.Value); err == nil && a.Kind == object.AddressIP {
+			return &workload.GatewayAddress{
+				Destination: &workload.GatewayAddress_Address{
+					Address: &workload.NetworkAddress{Network: m.network, Address: rawAddress(ip)},
+				},
+				HboneMtlsPort: mesh.PortHBONE,
+			}
+		}
+	}
+	return nil
+}
+
+// report of a Gateway: what keeps a waypoint from working.
+func (w *waypoint) report(m *Model) (object.Key, Report) {
+	var r Report
+	k := object.Key{Kind: object.KindGateway, Namespace: w.id.ns, Name: w.id.name}
+	if w.obj == nil || !isWaypoint(w.obj, m.classes[w.obj.Class]) {
+		return k, r
+	}
+	r.Generation = w.obj.Generation
+	if t := w.fact.traffic; t != "none" && !w.fact.services && !w.fact.workload {
+		r.warn("metadata.labels", "label istio.io/waypoint-for is "+strconv.Quote(t)+": the waypoint takes no traffic", "set it to service, workload, all or none")
+	}
+	if len(w.services)+len(w.sources)+len(w.namespaces) > 0 && !w.fact.ready {
+		r.warn("status.addresses", "the waypoint is asked for but not ready: "+w.fact.why, "see to it that its pods run")
+	}
+	return k, r
+}
