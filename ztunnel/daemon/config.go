@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"net/url"
 	"os"
@@ -236,20 +235,6 @@ func (c Config) Token() (string, error) {
 		return "", fmt.Errorf("read token (AUTH_TOKEN): %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
-}
-
-// Level is the slog level of LogLevel, which may be in the form of RUST_LOG: "info", or "info,access=debug".
-func (c Config) Level() slog.Level {
-	first, _, _ := strings.Cut(c.LogLevel, ",")
-	switch strings.ToLower(first) {
-	case "trace", "debug":
-		return slog.LevelDebug
-	case "warn", "warning":
-		return slog.LevelWarn
-	case "error", "off":
-		return slog.LevelError
-	}
-	return slog.LevelInfo
 }
 
 // env reads typed values and remembers what it could not read.

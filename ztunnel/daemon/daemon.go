@@ -124,7 +124,7 @@ func (z *ztunnel) proxyConfig() proxy.Config {
 	return proxy.Config{
 		ClusterID: c.ClusterID, ClusterDomain: c.ClusterDomain, TrustDomain: c.TrustDomain, Network: c.Network,
 		PreferredNamespace: c.PreferredServiceNamespace, Mark: c.Mark, OriginalSource: c.OriginalSource, IPv6: c.IPv6,
-		PortReuse: c.PortReuse, DNS: c.DNSProxy, ResponseBaggage: c.ResponseBaggage, SameNode: c.SameNodeFastPath,
+		PortReuse: c.PortReuse, DNS: c.DNSProxy, ResponseBaggage: c.ResponseBaggage, SameNode: c.SameNodeFastPath, LogPolicy: c.AuthzPolicyInfoLog,
 		TLS: certs.Policy{PostQuantum: c.CompliancePolicy == "pqc"},
 		HBONE: hbone.Config{
 			StreamWindow: int(c.StreamWindow), ConnWindow: int(c.ConnectionWindow), MaxFrame: int(c.FrameSize),

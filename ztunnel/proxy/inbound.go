@@ -199,6 +199,9 @@ func (pd *pod) authorize(info telemetry.ConnInfo, check authz.Connection) error 
 	for _, m := range v.DryRun {
 		pd.log.Info("dry run: policy matches", "policy", m.Policy, "deny", m.Deny, "src", info.Src.String(), "identity", check.Source.String(), "dst", info.Dst.String())
 	}
+	if pd.proxy.cfg.LogPolicy && v.Policy != "" {
+		pd.log.Info("policy decided", "policy", v.Policy, "allow", v.Allow, "src", info.Src.String(), "identity", check.Source.String(), "dst", info.Dst.String())
+	}
 	return v.Error()
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -47,11 +48,13 @@ func (pd *pod) outbound(ctx context.Context, c *net.TCPConn) {
 	conn := &connection{src: src, original: dst, actual: d.Addr, protocol: protocol(d)}
 	defer pd.conns.add(conn)()
 	tracked := pd.proxy.Recorder.Open(info)
-	_, err = relay.Copy(ctx, c, up, relay.Options{
-		OnAtoB: func(n int) { tracked.AddRequest(int64(n)) },
-		OnBtoA: func(n int) { tracked.AddResponse(int64(n)) },
+	_, err = relay.Copy(up.ctx, c, up.Duplex, relay.Options{
+		OnAtoB: func(n int) { tracked.AddRequest(int64(n)); up.request(n) },
+		OnBtoA: func(n int) { tracked.AddResponse(int64(n)); up.response(n) },
 	})
-	tracked.Close(relayError(err))
+	err = relayError(err)
+	tracked.Close(err)
+	up.close(err)
 }
 
 func protocol(d route.Decision) string {
@@ -62,7 +65,7 @@ func protocol(d route.Decision) string {
 }
 
 // reach decides where a connection goes and opens the way there. Whatever happens, info describes the last try.
-func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (hbone.Duplex, route.Decision, telemetry.ConnInfo, error) {
+func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.Decision, telemetry.ConnInfo, error) {
 	info := telemetry.ConnInfo{Direction: telemetry.Outbound, Src: src, Dst: dst}
 	if err := pd.synced(ctx); err != nil {
 		info.Source = pd.self(pd.proxy.State.Current(), src.Addr())
@@ -145,18 +148,27 @@ func (pd *pod) describe(info *telemetry.ConnInfo, d route.Decision) {
 }
 
 // open makes the way a decision describes.
-func (pd *pod) open(ctx context.Context, s *state.Snapshot, d route.Decision, src, dst netip.AddrPort) (hbone.Duplex, error) {
+func (pd *pod) open(ctx context.Context, s *state.Snapshot, d route.Decision, src, dst netip.AddrPort) (*way, error) {
 	if d.Kind != route.HBONE {
-		return pd.dial(ctx, d.Addr)
+		c, err := pd.dial(ctx, d.Addr)
+		if err != nil {
+			return nil, err
+		}
+		return &way{Duplex: c, ctx: ctx}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
+	if pd.proxy.cfg.SameNode && !d.Waypoint {
+		if to := pd.proxy.local(d.Workload); to != nil && slices.Contains(d.Accept, to.id) {
+			return pd.handOver(ctx, s, d, to, src)
+		}
+	}
+	open, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()
 	key := hbone.Key{Source: pd.id, Accept: joinAccept(d.Accept), Addr: d.Addr, SourceIP: src.Addr(), Dest: d.Workload.UID}
-	stream, err := pd.pool.Open(ctx, key, d.Authority, pd.requestHeaders(s, d, src, dst))
+	stream, err := pd.pool.Open(open, key, d.Authority, pd.requestHeaders(s, d, src, dst))
 	if err != nil {
 		return nil, tunnelError(d, err)
 	}
-	return stream, nil
+	return &way{Duplex: stream, ctx: ctx}, nil
 }
 
 // tunnelError finds the reason a tunnel could not be opened.

@@ -44,8 +44,10 @@ type Config struct {
 	ResponseBaggage bool
 	// SameNode connects pods of this node inside the process instead of through a tunnel to itself.
 	SameNode bool
-	TLS      certs.Policy
-	HBONE    hbone.Config
+	// LogPolicy tells of every decision which policy made it.
+	LogPolicy bool
+	TLS       certs.Policy
+	HBONE     hbone.Config
 	// PoolIdle is how long an unused tunnel is kept, MaxStreams how many connections share one.
 	PoolIdle   time.Duration
 	MaxStreams int
@@ -92,13 +94,14 @@ type Proxy struct {
 
 	mu       sync.Mutex
 	pods     map[string]*pod // guarded by mu; by the uid the agent uses
+	byUID    map[string]*pod // guarded by mu; by the uid the control plane uses
 	ended    sync.WaitGroup
 	draining bool // guarded by mu
 }
 
 // New starts nothing.
 func New(cfg Config, deps Deps) *Proxy {
-	return &Proxy{cfg: cfg, Deps: deps, drain: make(chan struct{}), pods: map[string]*pod{}}
+	return &Proxy{cfg: cfg, Deps: deps, drain: make(chan struct{}), pods: map[string]*pod{}, byUID: map[string]*pod{}}
 }
 
 // Run re-checks open connections whenever policy or workloads change. When ctx ends it stops every pod at once and returns
@@ -143,7 +146,7 @@ func (p *Proxy) Start(ctx context.Context, in inpod.Pod) error {
 	if old := p.pods[in.UID]; old != nil {
 		old.stop(errPodRemoved)
 	}
-	p.pods[in.UID] = pd
+	p.pods[in.UID], p.byUID[pd.workloadUID()] = pd, pd
 	p.ended.Add(1)
 	go func() {
 		defer p.ended.Done()
@@ -157,9 +160,9 @@ func (p *Proxy) Start(ctx context.Context, in inpod.Pod) error {
 func (p *Proxy) Stop(uid string) {
 	p.mu.Lock()
 	pd := p.pods[uid]
-	delete(p.pods, uid)
 	p.mu.Unlock()
 	if pd != nil {
+		p.forget(pd)
 		pd.stop(errPodRemoved)
 	}
 }
@@ -207,18 +210,16 @@ func (p *Proxy) forget(pd *pod) {
 	if p.pods[pd.uid] == pd {
 		delete(p.pods, pd.uid)
 	}
+	if uid := pd.workloadUID(); p.byUID[uid] == pd {
+		delete(p.byUID, uid)
+	}
 }
 
 // local finds the pod of this node that a workload is, nil when it is not served here.
 func (p *Proxy) local(w *state.Workload) *pod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, pd := range p.pods {
-		if pd.workloadUID() == w.UID {
-			return pd
-		}
-	}
-	return nil
+	return p.byUID[w.UID]
 }
 
 var (
