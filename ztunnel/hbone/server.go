@@ -279,10 +279,8 @@ func (s *Stream) expectBody(hb *headerBlock) {
 	}
 }
 
-// maxPlainBody is what we discard of a request that is not a tunnel before we ask its sender to stop.
-const maxPlainBody = 64 << 10
-
-// skipBodyLocked accounts for n bytes of such a request, and for its end.
+// skipBodyLocked accounts for n discarded bytes of such a request, and for its end. The stream's window is not given
+// back, which bounds the body.
 func (s *Stream) skipBodyLocked(n int, end bool) {
 	c := s.c
 	s.got += int64(n)
@@ -290,7 +288,5 @@ func (s *Stream) skipBodyLocked(n int, end bool) {
 	case s.err != nil:
 	case s.body >= 0 && (s.got > s.body || end && s.got < s.body):
 		c.resetStreamLocked(s, ProtocolError, "body does not match content-length")
-	case s.got > maxPlainBody:
-		c.resetStreamLocked(s, NoError, "not reading the body of a request that is no tunnel")
 	}
 }

@@ -46,6 +46,8 @@ type Stream struct {
 	queued    bool  // waiting in c.blocked
 	err       error // reset, or the connection's end
 	closed    bool  // Close was called: nobody reads any more
+	sink      Sink  // takes bytes directly, if set
+	behind    bool  // the sink was woken and empties recvq; until it has, bytes are queued
 
 	// a request that is not a tunnel, guarded by c.mu
 	plain bool
@@ -75,11 +77,8 @@ func (s *Stream) Read(p []byte) (int, error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	for s.recvq.Empty() {
-		switch {
-		case s.err != nil && !(s.remoteEnd && orderly(s.err)):
-			return 0, s.err
-		case s.remoteEnd:
-			return 0, io.EOF
+		if err := s.readErrLocked(); err != nil {
+			return 0, err
 		}
 		s.canRead.Wait()
 	}
@@ -87,6 +86,17 @@ func (s *Stream) Read(p []byte) (int, error) {
 	s.c.consumedLocked(n)
 	s.consumedLocked(n)
 	return n, nil
+}
+
+// readErrLocked returns why no more bytes will come, or nil.
+func (s *Stream) readErrLocked() error {
+	switch {
+	case s.err != nil && !(s.remoteEnd && orderly(s.err)):
+		return s.err
+	case s.remoteEnd:
+		return io.EOF
+	}
+	return nil
 }
 
 // orderly tells a reset that only says "I will not read more of yours" from one that aborts. RFC 9113 §8.1.
@@ -269,22 +279,6 @@ func (s *Stream) dropLocked() {
 	}
 }
 
-// deliver takes bytes of the peer. Only the reader calls it.
-func (s *Stream) deliver(p []byte) {
-	c := s.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s.plain {
-		s.skipBodyLocked(len(p), false)
-	}
-	if s.err != nil || s.closed || s.plain {
-		c.consumedLocked(len(p))
-		return
-	}
-	s.recvq.Write(p)
-	s.canRead.Signal()
-}
-
 // deliverEnd takes the peer's END_STREAM.
 func (s *Stream) deliverEnd() {
 	s.c.mu.Lock()
@@ -298,6 +292,7 @@ func (s *Stream) endRemoteLocked() {
 	}
 	s.remoteEnd = true
 	s.canRead.Broadcast()
+	s.wakeSinkLocked()
 	s.leaveIfDoneLocked()
 }
 
@@ -326,6 +321,7 @@ func (s *Stream) failLocked(err error) {
 	s.err = err
 	s.canRead.Broadcast()
 	s.canWrite.Broadcast()
+	s.wakeSinkLocked()
 	if s.ready != nil && !s.answered {
 		s.answered = true
 		close(s.ready)

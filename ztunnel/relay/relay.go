@@ -1,8 +1,10 @@
 // Package relay copies bytes between two duplex streams until both directions have ended, keeping TCP's half-close and
-// reset semantics: an EOF on one side becomes a CloseWrite on the other, a failure on either becomes a reset of both.
+// reset semantics: an EOF on one side becomes a CloseWrite on the other, a failure of either becomes a reset of both.
 //
 // It does not know who talks to whom or why; it knows sockets, tunnel streams and buffers. A connection that carries
-// nothing holds no buffer. Copy uses the caller's goroutine and one more, and returns when both are done.
+// nothing holds no buffer and no pipe. Copy uses the caller's goroutine, and a second one per direction as needed; all
+// are gone when it returns. Start reading at Copy; tunnel.go is the fast path between a socket and a tunnel stream,
+// splice_linux.go the one between two sockets.
 package relay
 
 import (
@@ -11,6 +13,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 
 	"github.com/ambit-mesh/ambit/ztunnel/hbone"
 	"github.com/ambit-mesh/ambit/ztunnel/hbone/buffer"
@@ -26,11 +29,19 @@ type Options struct {
 // Result counts what was handed on in each direction.
 type Result struct{ AtoB, BtoA int64 }
 
+// Side names an end of a Copy.
+type Side string
+
+// The two ends.
+const (
+	A Side = "a"
+	B Side = "b"
+)
+
 // Error names the side whose failure ended the copy.
 type Error struct {
-	// Side is "a" or "b".
-	Side string
-	// Op is "read" or "write".
+	Side Side
+	// Op is "read", "write" or "close".
 	Op  string
 	Err error
 }
@@ -41,19 +52,27 @@ func (e *Error) Error() string { return e.Op + ": " + e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 // Copy moves bytes both ways between a and b until both directions have ended, and closes both. It returns nil after
-// two orderly ends, an *Error after the failure of a side, and the cause of ctx when ctx ended first.
+// two orderly ends, an *Error after the failure of a side, and the cause of ctx when ctx ended first; in both latter
+// cases the peers see resets.
 func Copy(ctx context.Context, a, b hbone.Duplex, opts Options) (Result, error) {
 	j := &job{a: a, b: b}
+	ab := &direction{job: j, src: a, dst: b, from: A, to: B, seen: opts.OnAtoB}
+	ba := &direction{job: j, src: b, dst: a, from: B, to: A, seen: opts.OnBtoA}
 	stop := context.AfterFunc(ctx, func() { j.fail(context.Cause(ctx)) })
 	defer stop()
-	ab := direction{job: j, src: a, dst: b, from: "a", to: "b", seen: opts.OnAtoB}
-	ba := direction{job: j, src: b, dst: a, from: "b", to: "a", seen: opts.OnBtoA}
-	var other sync.WaitGroup
-	other.Go(ba.run)
-	ab.run()
-	other.Wait()
-	j.finish()
-	return Result{AtoB: ab.n, BtoA: ba.n}, j.err
+	switch {
+	case isTunnel(b, a):
+		// The tunnel's reader carries b to a by itself; we wait on the socket.
+		tunnelled(ab, ba)
+	case isTunnel(a, b):
+		tunnelled(ba, ab)
+	default:
+		var other sync.WaitGroup
+		other.Go(ba.run)
+		ab.run()
+		other.Wait()
+	}
+	return Result{AtoB: ab.n, BtoA: ba.n}, j.finish()
 }
 
 // job is what the two directions share.
@@ -63,7 +82,7 @@ type job struct {
 	err  error
 }
 
-// fail ends both sides abnormally with the first error.
+// fail ends both sides abnormally; the first error counts.
 func (j *job) fail(err error) {
 	j.once.Do(func() {
 		j.err = err
@@ -72,12 +91,13 @@ func (j *job) fail(err error) {
 	})
 }
 
-// finish closes both sides in good order unless they have failed.
-func (j *job) finish() {
+// finish closes both sides in good order unless they have failed, and returns the failure.
+func (j *job) finish() error {
 	j.once.Do(func() {
 		j.a.Close()
 		j.b.Close()
 	})
+	return j.err
 }
 
 // abort closes d so that its peer notices that something went wrong: a TCP connection is reset.
@@ -88,42 +108,64 @@ func abort(d hbone.Duplex) {
 	d.Close()
 }
 
+// direction is one way of a job.
 type direction struct {
 	job      *job
 	src, dst hbone.Duplex
-	from, to string
+	from, to Side
 	seen     func(int)
 	n        int64
 }
 
 func (d *direction) run() {
-	if err := d.copy(); err != nil {
-		d.job.fail(err)
-		return
+	var err error
+	if src, dst, ok := sockets(d.src, d.dst); ok {
+		err = d.splice(src, dst)
+	} else {
+		err = d.copy()
 	}
-	if err := d.dst.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
-		d.job.fail(&Error{Side: d.to, Op: "close", Err: err})
+	d.end(err)
+}
+
+// end turns the end of the source into one of the destination.
+func (d *direction) end(err error) {
+	if err == nil {
+		if cerr := d.dst.CloseWrite(); cerr != nil && !gone(cerr) {
+			err = d.wrote(cerr)
+		}
+	}
+	if err != nil {
+		d.job.fail(err)
 	}
 }
 
+// gone tells a CloseWrite that came too late from one that failed: a peer that has reset or closed its end already
+// shows as an error of the other direction if it is one.
+func gone(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ENOTCONN) || errors.Is(err, hbone.ErrClosed)
+}
+
+func (d *direction) read(err error) error  { return &Error{Side: d.from, Op: "read", Err: err} }
+func (d *direction) wrote(err error) error { return &Error{Side: d.to, Op: "write", Err: err} }
+
+// copy is the plain way, for any pair of streams. It returns nil at the end of the source.
 func (d *direction) copy() error {
+	b := buffer.Get(buffer.Medium)
+	defer b.Free()
 	for {
-		b := buffer.Get(buffer.Medium)
+		b.Rewind()
 		n, err := d.src.Read(b.Room())
 		if n > 0 {
-			b.Fill(n)
-			if _, werr := d.dst.Write(b.Bytes()); werr != nil {
-				b.Free()
-				return &Error{Side: d.to, Op: "write", Err: werr}
+			if _, werr := d.dst.Write(b.Room()[:n]); werr != nil {
+				return d.wrote(werr)
 			}
 			d.moved(n)
 		}
-		b.Free()
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
-			return &Error{Side: d.from, Op: "read", Err: err}
+			return d.read(err)
 		}
 	}
 }
