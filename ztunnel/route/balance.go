@@ -1,6 +1,10 @@
 package route
 
-import "github.com/ambit-mesh/ambit/ztunnel/state"
+import (
+	"slices"
+
+	"github.com/ambit-mesh/ambit/ztunnel/state"
+)
 
 // targetPort finds the port an endpoint serves a service's port on: what the endpoint says itself, else what the service
 // says for all. An application that ends the tunnel itself learns the service port from the tunnel and needs no mapping.
@@ -77,7 +81,7 @@ func (r *router) scan(svc *state.Service, list []*state.Endpoint, port uint16) *
 // serves the port. One without an address can be reached only through the gateway of another network.
 func (r *router) usable(svc *state.Service, e *state.Endpoint, port uint16) bool {
 	w := e.Workload
-	if !w.Healthy && !svc.AllowUnhealthy {
+	if !w.Healthy && !svc.AllowUnhealthy || slices.Contains(r.req.Avoid, w.UID) {
 		return false
 	}
 	if len(w.Addrs) == 0 && w.Hostname == "" && (w.NetworkGateway == nil || w.Network == r.req.Network) {

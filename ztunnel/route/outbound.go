@@ -20,6 +20,8 @@ type Request struct {
 	Network    string          // the network this proxy is on
 	// PreferredNamespace wins among services that share a VIP, after the client's own namespace and the canonical one.
 	PreferredNamespace string
+	// Avoid lists uids of workloads that were tried for this connection and could not be reached.
+	Avoid []string
 }
 
 // Kind is how a connection is carried.
