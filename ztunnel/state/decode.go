@@ -244,6 +244,7 @@ func decodeService(in *workload.Service) (*Service, error) {
 		Canonical:          in.GetCanonical(),
 		IngressUseWaypoint: in.GetIngressUseWaypoint(),
 	}
+	s.key = mesh.ServiceName(s.Namespace, s.Hostname)
 	for _, san := range in.GetSubjectAltNames() {
 		// Other names than SPIFFE ids are legal and simply never equal a peer's.
 		if id, err := identity.Parse(san); err == nil {

@@ -13,6 +13,7 @@ func decodePolicy(in *security.Authorization) (*Policy, error) {
 		return nil, fmt.Errorf("policy in namespace %q has no name", in.GetNamespace())
 	}
 	p := &Policy{Name: in.GetName(), Namespace: shared(in.GetNamespace()), DryRun: in.GetDryRun()}
+	p.key = p.Namespace + "/" + p.Name
 	switch s := in.GetScope(); s {
 	case security.Scope_GLOBAL, security.Scope_NAMESPACE, security.Scope_WORKLOAD_SELECTOR:
 		p.Scope = PolicyScope(s)

@@ -28,10 +28,12 @@ type Policy struct {
 	Deny            bool // the action: DENY, else ALLOW
 	DryRun          bool
 	Rules           []Rule // any may match
+
+	key string
 }
 
 // Key returns the policy's resource name, namespace/name.
-func (p *Policy) Key() string { return p.Namespace + "/" + p.Name }
+func (p *Policy) Key() string { return p.key }
 
 // Rule is a list of clauses that must all match.
 type Rule []Clause

@@ -3,7 +3,6 @@ package state
 import (
 	"net/netip"
 
-	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/ca/identity"
 )
 
@@ -243,10 +242,12 @@ type Service struct {
 	Canonical                 bool
 	Private                   bool // visible in its own namespace only
 	IngressUseWaypoint        bool
+
+	key string
 }
 
 // Key returns the service's resource name, namespace/hostname.
-func (s *Service) Key() string { return mesh.ServiceName(s.Namespace, s.Hostname) }
+func (s *Service) Key() string { return s.key }
 
 // Port returns the service's port with this number.
 func (s *Service) Port(number uint16) (Port, bool) {
