@@ -1,0 +1,67 @@
+package push
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"github.com/ambit-mesh/ambit/control/model"
+	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// ObjectReport is what there is to say about one object.
+type ObjectReport struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	model.Report
+}
+
+// reports keeps what the model last said about each object, for people who ask.
+type reports struct {
+	registry *status.Registry
+
+	mu sync.Mutex
+	of map[object.Key]model.Report // guarded by mu
+}
+
+func (r *reports) init(registry *status.Registry) {
+	r.registry = registry
+	r.of = map[object.Key]model.Report{}
+}
+
+func (r *reports) set(k object.Key, rep model.Report) {
+	r.mu.Lock()
+	was := r.of[k]
+	if rep.Empty() {
+		delete(r.of, k)
+	} else {
+		r.of[k] = rep
+	}
+	r.mu.Unlock()
+	if r.registry == nil || len(was.Warnings)+len(rep.Warnings) == 0 {
+		return
+	}
+	var entries []status.Entry
+	for _, w := range rep.Warnings {
+		entries = append(entries, status.Entry{
+			Severity: status.Warning, Kind: k.Kind.String(), Namespace: k.Namespace, Name: k.Name,
+			Field: w.Field, Problem: w.Problem, Fix: w.Fix,
+		})
+	}
+	r.registry.Set("model/"+k.String(), entries...)
+}
+
+func (r *reports) list() []ObjectReport {
+	r.mu.Lock()
+	all := make([]ObjectReport, 0, len(r.of))
+	for k, rep := range r.of {
+		all = append(all, ObjectReport{Kind: k.Kind.String(), Namespace: k.Namespace, Name: k.Name, Report: rep})
+	}
+	r.mu.Unlock()
+	slices.SortFunc(all, func(a, b ObjectReport) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return all
+}
