@@ -1,0 +1,75 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ca/token"
+)
+
+// nodeTypes are the proxies that may ask. Istio ambient wire contract, Node.id.
+var nodeTypes = map[string]bool{"sidecar": true, "router": true, "waypoint": true, "ztunnel": true, "agentgateway": true}
+
+// authorize decides on a stream's first request: the caller must be who its node says it is.
+func (s *Server) authorize(ctx context.Context, node *corev3.Node) error {
+	kind, rest, _ := strings.Cut(node.GetId(), "~")
+	if !nodeTypes[kind] || strings.Count(rest, "~") != 2 {
+		return status.Errorf(codes.InvalidArgument, "node id %q is not TYPE~IP~NAME.NAMESPACE~DOMAIN", node.GetId())
+	}
+	if s.cfg.Tokens == nil {
+		return nil
+	}
+	ns, sa, err := s.caller(ctx)
+	if err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	fields := node.GetMetadata().GetFields()
+	if got := fields["NAMESPACE"].GetStringValue(); got != ns {
+		return status.Errorf(codes.PermissionDenied, "node metadata NAMESPACE is %q, but the caller is in namespace %q", got, ns)
+	}
+	if got := fields["SERVICE_ACCOUNT"].GetStringValue(); got != "" && got != sa {
+		return status.Errorf(codes.PermissionDenied, "node metadata SERVICE_ACCOUNT is %q, but the caller is %q", got, sa)
+	}
+	return nil
+}
+
+// caller is who is at the other end: the bearer of a good token, else the owner of a client certificate that was verified.
+func (s *Server) caller(ctx context.Context) (namespace, account string, err error) {
+	raw, err := token.FromIncoming(ctx)
+	if err == nil {
+		c, err := s.cfg.Tokens.Verify(raw, time.Now())
+		if err != nil {
+			return "", "", err
+		}
+		return c.Namespace, c.ServiceAccount, nil
+	}
+	if !errors.Is(err, token.ErrNoToken) {
+		return "", "", err
+	}
+	p, _ := peer.FromContext(ctx)
+	if p == nil {
+		return "", "", err
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
+		return "", "", fmt.Errorf("%w, nor a client certificate", err)
+	}
+	id, err := identity.FromCertificate(info.State.PeerCertificates[0])
+	if err != nil {
+		return "", "", err
+	}
+	if s.cfg.TrustDomain != "" && id.TrustDomain != s.cfg.TrustDomain {
+		return "", "", fmt.Errorf("client certificate is of trust domain %q, this is %q", id.TrustDomain, s.cfg.TrustDomain)
+	}
+	return id.Namespace, id.ServiceAccount, nil
+}

@@ -1,0 +1,117 @@
+package serve
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// certificates is the serving certificate on disk. Handshakes use the last good content: a renewal is picked up within
+// a second without a restart, and a half-written or wrong file changes nothing.
+type certificates struct {
+	dir    string
+	logger *slog.Logger
+
+	current atomic.Pointer[tls.Config]
+
+	mu      sync.Mutex
+	checked time.Time // guarded by mu
+	raw     [3][]byte // certificate, key and roots in use; guarded by mu
+	bad     error     // guarded by mu
+}
+
+// recheck is how often handshakes look at the files.
+const recheck = time.Second
+
+// config is for the listener: each handshake gets the certificate of its time.
+func (c *certificates) config() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			c.refresh(time.Now())
+			return c.current.Load(), nil
+		},
+	}
+}
+
+// refresh reads the files again when it is time. One handshake does, others go on with what there is.
+func (c *certificates) refresh(now time.Time) {
+	if !c.mu.TryLock() {
+		return
+	}
+	defer c.mu.Unlock()
+	if now.Sub(c.checked) < recheck {
+		return
+	}
+	c.checked = now
+	err := c.read()
+	if err != nil && (c.bad == nil || c.bad.Error() != err.Error()) {
+		c.logger.Warn("the serving certificate on disk is not usable; the one before stays in use", "err", err)
+	}
+	c.bad = err
+}
+
+func (c *certificates) problem() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bad
+}
+
+// load reads the files for the first time.
+func (c *certificates) load() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.read()
+}
+
+// read takes the files in if they changed. Caller holds mu.
+func (c *certificates) read() error {
+	var raw [3][]byte
+	for i, name := range [...]string{"tls.crt", "tls.key", "root-cert.pem"} {
+		b, err := os.ReadFile(filepath.Join(c.dir, name))
+		if err != nil && !(i == 2 && errors.Is(err, fs.ErrNotExist)) {
+			return fmt.Errorf("read serving certificate: %w", err)
+		}
+		raw[i] = b
+	}
+	same := c.current.Load() != nil
+	for i := range raw {
+		same = same && bytes.Equal(raw[i], c.raw[i])
+	}
+	if same {
+		return nil
+	}
+	pair, err := tls.X509KeyPair(raw[0], raw[1])
+	if err != nil {
+		return fmt.Errorf("serving certificate in %s: %w", c.dir, err)
+	}
+	cfg := &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"h2"},
+		Certificates: []tls.Certificate{pair},
+		// Resumption would carry a client's identity past the rotation of the roots it was checked against.
+		SessionTicketsDisabled: true,
+	}
+	if len(raw[2]) > 0 {
+		cfg.ClientCAs = x509.NewCertPool()
+		if !cfg.ClientCAs.AppendCertsFromPEM(raw[2]) {
+			return fmt.Errorf("%s has no certificate in PEM", filepath.Join(c.dir, "root-cert.pem"))
+		}
+		cfg.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	if c.current.Swap(cfg) != nil {
+		c.logger.Info("took in the new serving certificate", "not_after", pair.Leaf.NotAfter)
+	}
+	c.raw = raw
+	return nil
+}
