@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -27,10 +28,9 @@ type ServerConfig struct {
 	Authorize func(ctx context.Context, node *corev3.Node) error
 	// OnNACK is told of every refusal a client reports. It is called on the stream's goroutine and must not block.
 	OnNACK func(NACK)
-	// MaxConnectionAge is how long a connection lives before the client is asked to connect anew, ±10 %. Zero means 30 minutes.
+	// MaxConnectionAge is how long a connection lives before the client is asked to connect anew, ±10 %. Clients of a
+	// control plane with several replicas spread over them that way, and tokens are checked again. Zero means 30 minutes.
 	MaxConnectionAge time.Duration
-	// MaxConnectionAgeGrace is how long streams may go on after that. Zero means 10 seconds.
-	MaxConnectionAgeGrace time.Duration
 }
 
 // NACK is a client's report that it could not use some resources.
@@ -49,6 +49,8 @@ type Server struct {
 	collections map[string]*Collection
 	slots       chan struct{} // see admit
 	receivers   sync.WaitGroup
+	draining    chan struct{}
+	drainOnce   sync.Once
 
 	mu      sync.Mutex
 	streams map[*stream]struct{} // guarded by mu
@@ -61,6 +63,7 @@ const (
 	maxPeerStreams  = 100
 	concurrentFirst = 16
 	patienceFirst   = time.Second
+	ageGrace        = 10 * time.Second
 )
 
 // NewServer returns a server of the given collections, one for each resource type.
@@ -69,12 +72,12 @@ func NewServer(cfg ServerConfig, cs ...*Collection) *Server {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.MaxConnectionAge = cmp.Or(cfg.MaxConnectionAge, 30*time.Minute)
-	cfg.MaxConnectionAgeGrace = cmp.Or(cfg.MaxConnectionAgeGrace, 10*time.Second)
 	s := &Server{
 		cfg:         cfg,
 		log:         cfg.Logger,
 		collections: make(map[string]*Collection, len(cs)),
 		slots:       make(chan struct{}, concurrentFirst),
+		draining:    make(chan struct{}),
 		streams:     make(map[*stream]struct{}),
 	}
 	for _, c := range cs {
@@ -93,8 +96,11 @@ func (s *Server) Options() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(maxPeerStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: 30 * time.Second, Timeout: 10 * time.Second,
-			MaxConnectionAge: s.cfg.MaxConnectionAge, MaxConnectionAgeGrace: s.cfg.MaxConnectionAgeGrace,
+			// Streams end by themselves after the GOAWAY, see lifetime. What gRPC does to the rest is to cut them, which their
+			// client notices only a second later.
+			MaxConnectionAge: s.cfg.MaxConnectionAge, MaxConnectionAgeGrace: s.cfg.MaxConnectionAge/2 + ageGrace,
 		}),
+		grpc.WaitForHandlers(true), // so that Wait after Stop waits for all there will ever be
 		// Node proxies send a PING every 30 s, with or without a stream.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		// Requests are small: what 200 connections would reserve for reading is better left unreserved.
@@ -109,6 +115,15 @@ func (s *Server) Options() []grpc.ServerOption {
 func (s *Server) Register(g grpc.ServiceRegistrar) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
 }
+
+// lifetime is how long a stream lives: until after its connection got the GOAWAY, which gRPC sends at the maximum age ±10 %.
+func (s *Server) lifetime() time.Duration {
+	age := s.cfg.MaxConnectionAge
+	return age + age/10 + rand.N(age/10+1)
+}
+
+// Drain ends every stream in order, and every new one as soon as it opens. A gRPC server's GracefulStop has nothing left to wait for then.
+func (s *Server) Drain() { s.drainOnce.Do(func() { close(s.draining) }) }
 
 // Wait returns when every goroutine of every stream has ended. Stop the gRPC server first.
 func (s *Server) Wait() { s.receivers.Wait() }

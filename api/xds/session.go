@@ -101,7 +101,7 @@ func (c *Client) session(ctx context.Context, node []byte) (served bool, err err
 			return served, err
 		case <-c.kick:
 			if err := c.sendDemands(rpc); err != nil {
-				return served, sendError(failed, err)
+				return served, sendError(responses, failed, err)
 			}
 		case r := <-responses:
 			if !served {
@@ -109,16 +109,22 @@ func (c *Client) session(ctx context.Context, node []byte) (served bool, err err
 			}
 			served = true
 			if err := c.apply(rpc, r); err != nil {
-				return served, sendError(failed, err)
+				return served, sendError(responses, failed, err)
 			}
 		}
 	}
 }
 
-// sendError prefers what the receiving side knows: gRPC tells a sender no more than EOF.
-func sendError(failed <-chan error, err error) error {
-	if errors.Is(err, io.EOF) {
-		return <-failed
+// sendError prefers what the receiving side knows: gRPC tells a sender no more than EOF. What still arrived before the end cannot be
+// acknowledged any more and is dropped; the next stream brings it again.
+func sendError(responses <-chan *received, failed <-chan error, err error) error {
+	for errors.Is(err, io.EOF) {
+		select {
+		case r := <-responses:
+			r.release()
+		case err = <-failed:
+			return err
+		}
 	}
 	return err
 }

@@ -41,9 +41,16 @@ func (st *stream) serve(ctx context.Context) error {
 	failed := make(chan error, 1)
 	st.srv.receivers.Go(func() { failed <- st.receive(ctx) })
 	defer st.leave()
+	// Ending in order makes the client come back at once, through a new connection and a new check of its token.
+	old := time.NewTimer(st.srv.lifetime())
+	defer old.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			return nil
+		case <-old.C:
+			return nil
+		case <-st.srv.draining:
 			return nil
 		case err := <-failed:
 			return err
