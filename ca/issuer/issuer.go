@@ -282,10 +282,11 @@ func (i *Issuer) accept(m *Material) {
 	if m == nil {
 		return
 	}
-	old := i.current.Swap(m)
+	old := i.current.Load()
 	if old.sum == m.sum && old.Bundle.Equal(m.Bundle) && len(old.Intermediates) == len(m.Intermediates) {
 		return
 	}
+	i.current.Store(m)
 	close(i.changed)
 	i.changed = make(chan struct{})
 	i.metrics.changes.Inc()
