@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/ca/identity"
 	"github.com/ambit-mesh/ambit/ztunnel/authz"
 	"github.com/ambit-mesh/ambit/ztunnel/hbone"
+	"github.com/ambit-mesh/ambit/ztunnel/hbone/headers"
 	"github.com/ambit-mesh/ambit/ztunnel/relay"
 	"github.com/ambit-mesh/ambit/ztunnel/route"
 	"github.com/ambit-mesh/ambit/ztunnel/state"
@@ -238,7 +239,7 @@ func (pd *pod) inboundInfo(s *state.Snapshot, src, dst netip.AddrPort) telemetry
 // identifySource finds the workload at the other end of a tunnel. The identity is proven, the address is not: an address
 // that moved on to another pod says nothing, and then what the peer says of itself in baggage is the better guess.
 func (pd *pod) identifySource(info *telemetry.ConnInfo, s *state.Snapshot, peer identity.ID, in *hbone.Incoming) {
-	from := in.Header("x-forwarded-network")
+	from := in.Header(headers.ForwardedNetwork)
 	if from == "" || from == pd.proxy.cfg.Network {
 		w := s.WorkloadAt(state.NetAddr{Network: pd.proxy.cfg.Network, Addr: info.Src.Addr()})
 		if w != nil && w.Identity() == peer {

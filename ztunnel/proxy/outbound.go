@@ -87,7 +87,7 @@ func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.
 			return nil, d, info, cmp.Or(lastErr, err)
 		}
 		pd.describe(&info, d)
-		up, err := pd.open(ctx, s, d, src, dst)
+		up, err := pd.open(ctx, s, req.Source, d, src)
 		if err == nil {
 			return up, d, info, nil
 		}
@@ -148,7 +148,7 @@ func (pd *pod) describe(info *telemetry.ConnInfo, d route.Decision) {
 }
 
 // open makes the way a decision describes.
-func (pd *pod) open(ctx context.Context, s *state.Snapshot, d route.Decision, src, dst netip.AddrPort) (*way, error) {
+func (pd *pod) open(ctx context.Context, s *state.Snapshot, self *state.Workload, d route.Decision, src netip.AddrPort) (*way, error) {
 	if d.Kind != route.HBONE {
 		c, err := pd.dial(ctx, d.Addr)
 		if err != nil {
@@ -164,7 +164,7 @@ func (pd *pod) open(ctx context.Context, s *state.Snapshot, d route.Decision, sr
 	open, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()
 	key := hbone.Key{Source: pd.id, Accept: joinAccept(d.Accept), Addr: d.Addr, SourceIP: src.Addr(), Dest: d.Workload.UID}
-	stream, err := pd.pool.Open(open, key, d.Authority, pd.requestHeaders(s, d, src, dst))
+	stream, err := pd.pool.Open(open, key, d.Authority, pd.requestHeaders(self, d, src))
 	if err != nil {
 		return nil, tunnelError(d, err)
 	}
