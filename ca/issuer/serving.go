@@ -46,9 +46,9 @@ func (i *Issuer) NewServing(id identity.ID, names []string, ttl time.Duration) (
 	}
 	s := &Serving{
 		material: material,
-		roots: []byte(chain[len(chain)-1]),
-		chain: []byte(strings.Join(chain[:len(chain)-1], "")),
-		key:   pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		roots:    []byte(chain[len(chain)-1]),
+		chain:    []byte(strings.Join(chain[:len(chain)-1], "")),
+		key:      pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
 	}
 	s.Certificate = tls.Certificate{PrivateKey: key, Leaf: leaf}
 	for rest := s.chain; ; {
@@ -60,9 +60,9 @@ func (i *Issuer) NewServing(id identity.ID, names []string, ttl time.Duration) (
 	}
 }
 
-// Server keeps one serving certificate fresh: in memory, and in a folder if one is given, as tls.crt, tls.key and
+// Renewal keeps one serving certificate fresh: in memory, and in a folder if one is given, as tls.crt, tls.key and
 // root-cert.pem that change together.
-type Server struct {
+type Renewal struct {
 	Issuer *Issuer
 	ID     identity.ID // zero for a certificate that is no workload's
 	Names  []string
@@ -74,7 +74,7 @@ type Server struct {
 }
 
 // Renew makes a new certificate now. It must succeed once before Certificate is used.
-func (s *Server) Renew() error {
+func (s *Renewal) Renew() error {
 	serving, err := s.Issuer.NewServing(s.ID, s.Names, s.TTL)
 	if err != nil {
 		return err
@@ -93,12 +93,12 @@ func (s *Server) Renew() error {
 }
 
 // Certificate is the current one.
-func (s *Server) Certificate() *tls.Certificate {
+func (s *Renewal) Certificate() *tls.Certificate {
 	return &s.current.Load().Certificate
 }
 
 // Run renews at half of the lifetime, and whenever the issuer changes, until ctx ends; it then returns nil.
-func (s *Server) Run(ctx context.Context) error {
+func (s *Renewal) Run(ctx context.Context) error {
 	const retry = 5 * time.Second
 	timer := time.NewTimer(s.next())
 	defer timer.Stop()
@@ -127,7 +127,7 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // next is half of what is left, ±10 %, and not less than a second.
-func (s *Server) next() time.Duration {
+func (s *Renewal) next() time.Duration {
 	left := time.Until(s.Certificate().Leaf.NotAfter)
 	return max(time.Second, time.Duration(float64(left)/2*(0.9+0.2*rand.Float64())))
 }
