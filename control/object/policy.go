@@ -53,6 +53,7 @@ type Source struct {
 	ServiceAccounts, NotServiceAccounts     []string
 	IPBlocks, NotIPBlocks                   []string
 	RemoteIPBlocks, NotRemoteIPBlocks       []string
+	TrustDomains, NotTrustDomains           []string
 }
 
 // Operation is about the request. All fields that are set must hold.
