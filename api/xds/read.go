@@ -2,11 +2,14 @@ package xds
 
 import (
 	"errors"
+	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // errBehind ends a stream that stood still while the removals it missed were forgotten. Its client connects again and
@@ -87,6 +90,35 @@ func (c *Collection) resume(known []knownResource) (*batch, uint64) {
 		return true
 	})
 	return b, cursor
+}
+
+// Snapshot lists the resources in order of name, for people who look. Bodies are shared with what is sent: read them only.
+func (c *Collection) Snapshot() []Resource {
+	c.mu.RLock()
+	items := make([]*item, 0, c.live)
+	for _, e := range c.entries {
+		if e.item != nil {
+			items = append(items, e.item)
+		}
+	}
+	c.mu.RUnlock()
+	slices.SortFunc(items, func(a, b *item) int { return strings.Compare(a.name, b.name) })
+	out := make([]Resource, len(items))
+	for i, it := range items {
+		out[i] = Resource{Name: it.name, Aliases: it.aliases, Version: it.version, Node: it.node, Services: it.services, Body: it.body()}
+	}
+	return out
+}
+
+// body finds the payload within the encoded resource.
+func (it *item) body() (body []byte) {
+	// Our own encoding: it cannot fail to decode.
+	_ = fields(it.encoded.ReadOnlyData(), func(_ protowire.Number, resource []byte) error {
+		raw, err := decodeResource(resource)
+		body = raw.Body
+		return err
+	})
+	return body
 }
 
 // image is everything at one moment, encoded in a few large pieces that all clients starting at about that time share.

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -260,5 +261,17 @@ func TestManyResources(t *testing.T) {
 	awaitSynced(t, c)
 	if got := len(r.get(addressType)); got != len(put) {
 		t.Fatalf("%d of %d resources in the first answer", got, len(put))
+	}
+}
+
+func TestSnapshotShowsWhatIsSent(t *testing.T) {
+	c := town()
+	got := c.Snapshot()
+	if len(got) != c.Len() || !slices.IsSortedFunc(got, func(a, b Resource) int { return cmp.Compare(a.Name, b.Name) }) {
+		t.Fatalf("snapshot %+v", got)
+	}
+	c.Apply([]*Resource{res("a", "body")}, nil)
+	if a := c.Snapshot()[0]; a.Name != "a" || a.Version != "v-body" || string(a.Body) != "body" {
+		t.Fatalf("snapshot starts with %+v", a)
 	}
 }
