@@ -44,6 +44,8 @@ type ztunnel struct {
 	proxy *proxy.Proxy
 	agent *inpod.Client
 	quit  context.CancelFunc
+
+	version string
 }
 
 // Run serves until ctx ends, drains, and returns when everything it started has ended.
@@ -95,7 +97,7 @@ func (z *ztunnel) drain(ctx context.Context) {
 }
 
 func build(cfg Config, logs *telemetry.Logs, version string, quit context.CancelFunc) *ztunnel {
-	z := &ztunnel{cfg: cfg, log: logs.Logger("daemon"), quit: quit, state: state.New()}
+	z := &ztunnel{cfg: cfg, log: logs.Logger("daemon"), quit: quit, version: version, state: state.New()}
 	z.rec = telemetry.New(telemetry.Options{Logs: logs, Version: version})
 	reg := z.rec.Registry()
 	var signer client.Signer = noAuthority{}
