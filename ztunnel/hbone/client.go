@@ -35,9 +35,12 @@ func (cc *ClientConn) Open(ctx context.Context, authority string, fields []Heade
 		return nil, context.Cause(ctx)
 	}
 	cc.c.mu.Lock()
-	status, err := s.status, s.err
+	status, err, lost := s.status, s.err, cc.c.dead != nil && s.err == cc.c.dead
 	cc.c.mu.Unlock()
 	switch {
+	case status == 0 && lost:
+		// No byte of the application was on its way: to try elsewhere is what TCP does with a lost SYN.
+		return nil, fmt.Errorf("open tunnel to %s: %w: %w", authority, ErrDraining, err)
 	case status == 0:
 		return nil, fmt.Errorf("open tunnel to %s: %w", authority, err)
 	case !successful(status):

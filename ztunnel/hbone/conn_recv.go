@@ -422,12 +422,16 @@ func (c *conn) onReset(f frameHeader, b []byte) error {
 		return violation(ProtocolError, "RST_STREAM on idle stream %d", f.id)
 	}
 	code := ErrCode(binary.BigEndian.Uint32(b))
-	if !c.client && !c.floods.spend(1) {
+	s := c.streams[f.id]
+	if s == nil {
+		return nil
+	}
+	// A tunnel that was in use may be reset as often as its applications like; one that is given up before our answer
+	// has cost us a handler for nothing.
+	if !c.client && !s.answered && !c.floods.spend(1) {
 		return violation(EnhanceYourCalm, "streams opened and reset too fast")
 	}
-	if s := c.streams[f.id]; s != nil {
-		s.peerResetLocked(code)
-	}
+	s.peerResetLocked(code)
 	return nil
 }
 
@@ -441,7 +445,7 @@ func (c *conn) onSettings(f frameHeader, b []byte) error {
 	if len(b)%6 != 0 {
 		return violation(FrameSizeError, "SETTINGS of %d bytes", len(b))
 	}
-	if !c.floods.spend(1 + float64(len(b))/600) {
+	if !c.floods.spend(10 + float64(len(b))/60) {
 		return violation(EnhanceYourCalm, "too many SETTINGS")
 	}
 	for ; len(b) > 0; b = b[6:] {

@@ -153,14 +153,17 @@ func (c *conn) controlLocked() error {
 // canSendLocked reports whether the connection, apart from any stream, admits DATA.
 func (c *conn) canSendLocked() bool { return c.sendWin > 0 && c.out.Size() < maxQueued }
 
-// unblockLocked wakes the stream that has waited longest; it passes the turn on when it leaves room.
+// unblockLocked gives the turn to the stream that has waited longest. Whoever has it must call this again, having used
+// it or not, or the others would wait for ever.
 func (c *conn) unblockLocked() {
 	for len(c.blocked) > 0 && c.canSendLocked() {
 		s := c.blocked[0]
 		c.blocked = c.blocked[1:]
 		s.queued = false
-		s.canWrite.Signal()
-		return
+		if s.err == nil && !s.localEnd {
+			s.canWrite.Signal()
+			return
+		}
 	}
 }
 
@@ -196,10 +199,13 @@ func (c *conn) resetLocked(id uint32, code ErrCode) {
 	if c.dead != nil {
 		return
 	}
-	b := buffer.Get(buffer.Tiny)
+	if c.out.Size() > 4*maxQueued {
+		// Our own DATA stops far below. This is a peer that provokes resets and does not read them.
+		c.endLocked(violation(EnhanceYourCalm, "peer does not read our resets"))
+		return
+	}
 	var frame [frameHeaderLen + 4]byte
-	b.Append(appendWords(frame[:0], frameRSTStream, 0, id, uint32(code)))
-	c.out.Push(b)
+	c.out.Write(appendWords(frame[:0], frameRSTStream, 0, id, uint32(code)))
 	c.forgotten.add(id)
 	c.wakeWriter()
 }

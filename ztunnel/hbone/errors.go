@@ -42,9 +42,9 @@ func (e ErrCode) String() string {
 
 // Sentinels a caller branches on.
 var (
-	// ErrDraining says that the connection takes no new streams, or that the peer never looked at this one. Nothing
-	// was sent on the stream; opening it on another connection is safe.
-	ErrDraining = errors.New("tunnel is draining")
+	// ErrDraining says that the connection takes no new streams, that it ended, or that the peer never looked at this
+	// one. Nothing of the application was sent; opening it on another connection is safe.
+	ErrDraining = errors.New("tunnel connection takes no more streams")
 	// ErrFull says that all streams the peer or we allow are in use; another connection may have room.
 	ErrFull = errors.New("all streams of the tunnel are in use")
 	// ErrClosed says that this side closed the connection or stream before.

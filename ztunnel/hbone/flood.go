@@ -11,8 +11,8 @@ type floodMeter struct {
 }
 
 const (
-	floodBurst = 1000
-	floodRate  = 100 // per second
+	floodBurst = 10_000
+	floodRate  = 1_000 // per second
 )
 
 // spend takes n tokens and reports whether there were enough.

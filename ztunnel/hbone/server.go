@@ -79,7 +79,7 @@ func (sc *ServerConn) Drain() {
 	c := sc.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining || c.dead != nil {
+	if c.drainPing || c.refuseFrom != maxStreamID || c.dead != nil {
 		return
 	}
 	c.draining, c.drainPing = true, true

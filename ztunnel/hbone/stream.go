@@ -166,10 +166,13 @@ func (s *Stream) waitSendLocked() (int, error) {
 	for {
 		switch {
 		case s.err != nil:
+			c.unblockLocked()
 			return 0, s.err
 		case s.localEnd:
+			c.unblockLocked()
 			return 0, ErrClosed
 		case s.sendWin <= 0:
+			c.unblockLocked()
 		case !c.canSendLocked():
 			if !s.queued {
 				s.queued = true
@@ -225,9 +228,9 @@ func (s *Stream) CloseWrite() error {
 		return s.err
 	}
 	s.localEnd = true
-	b := buffer.Get(0)
-	putFrameHeader(b.Prepend(frameHeaderLen), frameHeader{typ: frameData, flags: flagEndStream, id: s.id})
-	c.out.Push(b)
+	var frame [frameHeaderLen]byte
+	putFrameHeader(frame[:], frameHeader{typ: frameData, flags: flagEndStream, id: s.id})
+	c.out.Write(frame[:])
 	s.canWrite.Broadcast()
 	s.leaveIfDoneLocked()
 	c.flushLocked(inlineRounds)
