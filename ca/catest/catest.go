@@ -81,6 +81,13 @@ func (ca *CA) Rotate() {
 	ca.roots = append(ca.roots, root)
 }
 
+// Forget drops all roots but the newest from the bundle, as an operator who replaces a root without overlap.
+func (ca *CA) Forget() {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.roots = ca.roots[len(ca.roots)-1:]
+}
+
 // Roots is the trust bundle as PEM.
 func (ca *CA) Roots() []byte {
 	ca.mu.Lock()

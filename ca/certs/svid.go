@@ -104,6 +104,13 @@ func (s *SVID) Bundle() *Bundle {
 	return NewBundle(s.RootCerts)
 }
 
+// WithBundle is s with other trust roots: the same certificate, held by somebody who has learnt whom to trust anew.
+func (s *SVID) WithBundle(b *Bundle) *SVID {
+	out := *s
+	out.bundle, out.Roots, out.RootCerts = b, b.Pool(), b.Certificates()
+	return &out
+}
+
 // Chain is the leaf and its intermediates, parsed.
 func (s *SVID) Chain() []*x509.Certificate {
 	chain := []*x509.Certificate{s.TLS.Leaf}

@@ -79,6 +79,8 @@ type Manager struct {
 	// guarded by mu
 	entries map[identity.ID]*entry
 	seq     uint64
+	bundle  *certs.Bundle // the newest roots any answer brought
+	asked   time.Time     // when the request that brought them was made
 }
 
 // entry is one identity.

@@ -220,6 +220,46 @@ func TestRootRotationIsNoticed(t *testing.T) {
 	})
 }
 
+// New roots reach all identities with the first answer that brings them. Identities the new roots no longer cover are
+// renewed at once, the others at their own time.
+func TestRootsReachEveryIdentity(t *testing.T) {
+	for name, c := range map[string]struct {
+		forget bool
+		calls  int
+	}{"overlap": {false, 3}, "no overlap": {true, 5}} {
+		t.Run(name, func(t *testing.T) {
+			run(t, Options{}, func(t *testing.T, ca *catest.CA, m *Manager) {
+				for n := range 2 {
+					defer m.Hold(id(n))()
+					get(t, m, id(n), time.Second)
+				}
+				_, news := m.Watch(id(0))
+				ca.Rotate()
+				if c.forget {
+					ca.Forget()
+				}
+				time.Sleep(time.Second)
+				third := get(t, m, id(2), time.Second)
+				<-news
+				time.Sleep(time.Second)
+				synctest.Wait()
+				for n := range 2 {
+					svid := get(t, m, id(n), time.Nanosecond)
+					if svid.Bundle() != third.Bundle() {
+						t.Errorf("identity %d does not have the new roots", n)
+					}
+					if svid.Generation != 2 && !c.forget || svid.Generation != 3 && c.forget {
+						t.Errorf("identity %d is at generation %d", n, svid.Generation)
+					}
+				}
+				if n := len(ca.Calls()); n != c.calls {
+					t.Errorf("%d requests", n)
+				}
+			})
+		})
+	}
+}
+
 func TestWrongAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := catest.New()

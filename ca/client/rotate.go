@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -202,10 +203,49 @@ func (m *Manager) sign(ctx context.Context, e *entry) {
 	if err != nil {
 		m.failed(e, err)
 	} else {
-		m.succeeded(e, svid)
+		m.succeeded(e, m.learn(e, svid, start))
 	}
+	e.announce()
+}
+
+// announce wakes whoever waits for news of e. Callers hold Manager.mu.
+func (e *entry) announce() {
 	close(e.changed)
 	e.changed = make(chan struct{})
+}
+
+// learn compares the roots of an answer with those known. Newer roots apply to every identity at once rather than at its
+// own renewal, and an identity whose certificate they no longer cover is renewed right away; the roots of an answer that
+// was overtaken by another are replaced by the newer ones. Callers hold m.mu.
+func (m *Manager) learn(from *entry, svid *certs.SVID, asked time.Time) *certs.SVID {
+	if m.bundle != nil && asked.Before(m.asked) {
+		if m.bundle.Equal(svid.Bundle()) {
+			return svid
+		}
+		return svid.WithBundle(m.bundle)
+	}
+	old := m.bundle
+	m.bundle, m.asked = svid.Bundle(), asked
+	if old == nil || old.Equal(m.bundle) {
+		return svid
+	}
+	m.opts.Logger.Info("trust roots changed", "roots", len(m.bundle.Certificates()))
+	for _, e := range m.entries {
+		held := e.svid.Load()
+		if held == nil || e == from {
+			continue
+		}
+		e.generation++
+		fresh := held.WithBundle(m.bundle)
+		fresh.Generation = e.generation
+		e.svid.Store(fresh)
+		e.announce()
+		if e.job.state == planned && m.bundle.Verify(held.Chain(), x509.ExtKeyUsageAny, time.Now()) != nil {
+			e.job.due = time.Now().Add(time.Duration(rand.Int64N(int64(m.opts.MinBackoff))))
+		}
+	}
+	m.signal()
+	return svid
 }
 
 // failed keeps the last good certificate and plans the next attempt. Callers hold m.mu.

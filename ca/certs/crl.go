@@ -1,0 +1,94 @@
+package certs
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync/atomic"
+)
+
+// RevocationFile is a file of certificate revocation lists, PEM or DER, that is read again when told to. A content that
+// does not parse is refused and the last good one stays. Its Revoked method is what Policy.Revoked wants.
+type RevocationFile struct {
+	// Path of the file. A file that is not there revokes nothing.
+	Path string
+
+	lists atomic.Pointer[revoked]
+}
+
+type revoked struct {
+	sum     [32]byte
+	serials map[string]bool
+}
+
+// maxRevocationFile bounds the file; a list entry takes some 40 bytes.
+const maxRevocationFile = 16 << 20
+
+// Revoked reports whether c is listed by its issuer.
+func (f *RevocationFile) Revoked(c *x509.Certificate) bool {
+	lists := f.lists.Load()
+	return lists != nil && lists.serials[serialOf(c.RawIssuer, c.SerialNumber.Bytes())]
+}
+
+func serialOf(issuer, serial []byte) string { return string(issuer) + "\x00" + string(serial) }
+
+// Refresh reads the file and reports whether it says something else than before: open connections should then be looked
+// at again.
+func (f *RevocationFile) Refresh() (changed bool, err error) {
+	st, err := os.Stat(f.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f.lists.Swap(nil) != nil, nil
+	}
+	if err == nil && st.Size() > maxRevocationFile {
+		err = fmt.Errorf("%d bytes is too large", st.Size())
+	}
+	var data []byte
+	if err == nil {
+		data, err = os.ReadFile(f.Path)
+	}
+	if err != nil {
+		return false, fmt.Errorf("revocation list %s: %w", f.Path, err)
+	}
+	sum := sha256.Sum256(data)
+	if old := f.lists.Load(); old != nil && old.sum == sum {
+		return false, nil
+	}
+	serials, err := parseRevocations(data)
+	if err != nil {
+		return false, fmt.Errorf("revocation list %s refused, the last good one stays in use: %w", f.Path, err)
+	}
+	f.lists.Store(&revoked{sum, serials})
+	return true, nil
+}
+
+// parseRevocations reads all lists in data. RFC 5280 §5.
+func parseRevocations(data []byte) (map[string]bool, error) {
+	serials := map[string]bool{}
+	add := func(der []byte) error {
+		list, err := x509.ParseRevocationList(der)
+		if err != nil {
+			return err
+		}
+		for _, e := range list.RevokedCertificateEntries {
+			serials[serialOf(list.RawIssuer, e.SerialNumber.Bytes())] = true
+		}
+		return nil
+	}
+	if !bytes.Contains(data, []byte("-----BEGIN")) {
+		return serials, add(data)
+	}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "X509 CRL" {
+			return nil, fmt.Errorf("PEM block %q where an X509 CRL was expected", block.Type)
+		}
+		if err := add(block.Bytes); err != nil {
+			return nil, err
+		}
+	}
+	return serials, nil
+}
