@@ -20,6 +20,9 @@ func (m *Model) putPod(ns *namespace, name string, p *object.Pod) {
 		return
 	}
 	m.touch(s)
+	if m.hasReport(s) {
+		m.dirty.reports.add(s)
+	}
 	m.touchInstances(s)
 	m.moveSourceRefs(s, podRefs(old), podRefs(p))
 	m.movePodIPs(s, ownIPs(old), ownIPs(p))
@@ -101,13 +104,23 @@ func (m *Model) touchAddress(a netip.Addr) {
 	for s := range m.sliceIPs[a] {
 		m.touch(s)
 	}
-	for _, s := range m.podIPs[a] {
+	holders := m.podIPs[a]
+	for _, s := range holders {
 		m.touch(s)
-		m.dirty.reports.add(s)
+		if len(holders) > 1 || m.hasReport(s) {
+			m.dirty.reports.add(s)
+		}
 	}
 	for s := range m.vips[netip.PrefixFrom(a, a.BitLen())] {
 		m.touchReports(s)
 	}
+}
+
+// hasReport reports whether there is anything said about a source. Pods rarely have anything said about them, so they are
+// only looked at when there is a reason.
+func (m *Model) hasReport(s *source) bool {
+	_, ok := m.reports[s.key()]
+	return ok
 }
 
 // podAt returns the pod that an address belongs to, nil when there is none. When several claim it the oldest counts.

@@ -43,6 +43,10 @@ func (m *Model) settleWinner(c *slot) {
 		}
 		m.dirty.reports.add(s)
 	}
+	// Which of the namespaces' services stands for the name elsewhere may be another one now.
+	for o := range c.host.slots {
+		m.dirty.slots.add(o)
+	}
 	if winner == c.winner {
 		return
 	}
@@ -54,10 +58,6 @@ func (m *Model) settleWinner(c *slot) {
 	if winner != nil {
 		m.touchMembers(winner)
 		m.touchTargetsOf(winner.key())
-	}
-	// Which of the namespaces' services stands for the name elsewhere may be another one now.
-	for o := range c.host.slots {
-		m.dirty.slots.add(o)
 	}
 }
 

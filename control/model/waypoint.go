@@ -81,6 +81,7 @@ func (m *Model) waypoint(id gatewayName) *waypoint {
 	if w == nil {
 		w = &waypoint{id: id, services: set[*service]{}, sources: set[*source]{}, namespaces: set[*namespace]{}}
 		m.waypoints[id] = w
+		m.dirty.waypoints.add(w)
 	}
 	return w
 }
@@ -174,7 +175,9 @@ func (m *Model) settleWaypoints() {
 		}
 		for s := range w.sources {
 			m.touch(s)
-			m.dirty.reports.add(s)
+			if s.kind == object.KindWorkloadEntry {
+				m.dirty.reports.add(s)
+			}
 		}
 		for n := range w.namespaces {
 			m.touchServicesOf(n)

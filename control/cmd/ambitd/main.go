@@ -1,0 +1,96 @@
+// Command ambitd is the control plane: it reads what the mesh is to be and tells the node proxies.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/control/daemon"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "ambitd:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	cfg, envErr := daemon.Default().FromEnv(os.Getenv)
+	cmd := &cobra.Command{
+		Use:   "ambitd --config-dir DIR --tls-dir DIR --token-keys FILE",
+		Short: "the mesh's control plane",
+		Long: `ambitd reads a folder of ordinary Kubernetes YAML (pods, services, policies, gateways …), works out what every
+node proxy has to know, and serves it over delta xDS. The folder is watched; a change reaches the proxies at once.
+A document with a mistake is refused alone, and what was good before stays in force: see /debug/refusals.
+
+Clients prove who they are with a bearer token (a service account's JWT for audience istio-ca) or a client certificate.
+Certificate and key files are read again when they change.
+
+Every flag is also read from the environment (AMBIT_CONFIG_DIR, AMBIT_LISTEN, AMBIT_TLS_DIR, AMBIT_TOKEN_KEYS,
+AMBIT_ADMIN_SOCKET, AMBIT_ADMIN_ADDRESS, TRUST_DOMAIN, CLUSTER_ID, NETWORK, ROOT_NAMESPACE, CLUSTER_DOMAIN);
+flags win.`,
+		Example: `  # as a lab runs it
+  ambitd --config-dir mesh/ --tls-dir tls/ --token-keys keys.jwks --admin-socket /run/ambit/control.sock
+
+  # on one machine, for a look
+  ambitd --config-dir mesh/ --listen= --plaintext 127.0.0.1:15010
+  curl localhost:8080/debug/refusals`,
+		Version:       version,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if envErr != nil {
+				return envErr
+			}
+			opts := &slog.HandlerOptions{Level: cfg.LogLevel}
+			var h slog.Handler = slog.NewTextHandler(os.Stderr, opts)
+			if cfg.LogJSON {
+				h = slog.NewJSONHandler(os.Stderr, opts)
+			}
+			d, err := daemon.New(cfg, slog.New(h))
+			if err != nil {
+				return err
+			}
+			return d.Run(cmd.Context())
+		},
+	}
+	flags(cmd, &cfg)
+	return cmd
+}
+
+func flags(cmd *cobra.Command, cfg *daemon.Config) {
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&cfg.ConfigDir, "config-dir", cfg.ConfigDir, "folder of YAML that describes the mesh")
+	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "address for node proxies over TLS; empty for none")
+	f.StringVar(&cfg.TLSDir, "tls-dir", cfg.TLSDir, "folder with tls.crt, tls.key and, to accept client certificates, root-cert.pem")
+	f.StringVar(&cfg.TokenKeys, "token-keys", cfg.TokenKeys, "public keys of bearer tokens, JWKS or PEM; without it everyone is served")
+	f.StringVar(&cfg.Plaintext, "plaintext", cfg.Plaintext, "address without TLS: loopback HOST:PORT or unix:PATH")
+	f.BoolVar(&cfg.PlaintextAnywhere, "plaintext-anywhere", cfg.PlaintextAnywhere, "let --plaintext be reached from other machines")
+	f.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "unix socket for operators, readable by its owner only; keep it in a private folder")
+	f.StringVar(&cfg.AdminAddress, "admin-address", cfg.AdminAddress, "loopback address for operators; empty for none")
+	f.StringVar(&cfg.TrustDomain, "trust-domain", cfg.TrustDomain, "trust domain of the mesh's identities")
+	f.StringVar(&cfg.ClusterID, "cluster-id", cfg.ClusterID, "name of this cluster")
+	f.StringVar(&cfg.Network, "network", cfg.Network, "network of everything that does not say otherwise")
+	f.StringVar(&cfg.RootNamespace, "root-namespace", cfg.RootNamespace, "namespace of mesh-wide policies")
+	f.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "DNS domain of Services")
+	f.DurationVar(&cfg.Window, "window", cfg.Window, "how long changes after a push are collected, at most 50ms")
+	f.BoolVar(&cfg.DryRunPolicies, "dry-run-policies", cfg.DryRunPolicies, "accept policies annotated istio.io/dry-run")
+	f.BoolVar(&cfg.AllowWaypoints, "allow-waypoints", cfg.AllowWaypoints, "let waypoints through the ALLOW policies of what is behind them")
+	f.BoolVar(&cfg.AutoAllocate, "auto-allocate", cfg.AutoAllocate, "give ServiceEntries without addresses some")
+	f.TextVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
+	f.BoolVar(&cfg.LogJSON, "log-json", cfg.LogJSON, "log in JSON")
+}

@@ -1,0 +1,156 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/ambit-mesh/ambit/control/push"
+	"github.com/ambit-mesh/ambit/control/serve"
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// blockers are the reasons why the daemon is not ready.
+type blockers struct {
+	mu   sync.Mutex
+	open []string // guarded by mu
+}
+
+func (b *blockers) set(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Contains(b.open, name) {
+		b.open = append(b.open, name)
+	}
+}
+
+func (b *blockers) clear(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open = slices.DeleteFunc(b.open, func(o string) bool { return o == name })
+}
+
+func (b *blockers) list() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.open)
+}
+
+// runAdmin serves operators on the local socket and address until ctx ends.
+func (d *Daemon) runAdmin(ctx context.Context) error {
+	var listeners []net.Listener
+	defer func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}()
+	if d.cfg.AdminSocket != "" {
+		l, err := serve.ListenUnix(d.cfg.AdminSocket)
+		if err != nil {
+			return fmt.Errorf("listen on --admin-socket: %w", err)
+		}
+		listeners = append(listeners, l)
+	}
+	if d.cfg.AdminAddress != "" {
+		l, err := net.Listen("tcp", d.cfg.AdminAddress)
+		if err != nil {
+			return fmt.Errorf("listen on --admin-address: %w", err)
+		}
+		listeners = append(listeners, l)
+	}
+	s := &http.Server{Handler: d.admin(), ReadHeaderTimeout: 5 * time.Second}
+	var wg sync.WaitGroup
+	errs := make(chan error, len(listeners))
+	for _, l := range listeners {
+		wg.Go(func() { errs <- s.Serve(l) })
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-errs:
+	}
+	s.Close()
+	wg.Wait()
+	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// admin is what operators can ask.
+func (d *Daemon) admin() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", d.help)
+	mux.HandleFunc("GET /readyz", d.readyz)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("GET /metrics", promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/refusals", d.refusals)
+	mux.HandleFunc("GET /debug/clients", func(w http.ResponseWriter, _ *http.Request) { reply(w, d.server.Clients()) })
+	mux.HandleFunc("GET /config_dump", d.configDump)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func (d *Daemon) help(w http.ResponseWriter, _ *http.Request) {
+	fmt.Fprint(w, `/readyz           200 once served, else what is missing
+/metrics          Prometheus metrics
+/debug/refusals   what is refused or doubtful in the configuration, and why; conditions of objects
+/debug/clients    connected node proxies and what they acknowledged
+/config_dump      what is served; ?name=PART filters by resource name
+/debug/pprof/     profiles
+`)
+}
+
+func (d *Daemon) readyz(w http.ResponseWriter, _ *http.Request) {
+	open := d.blockers.list()
+	if len(open) == 0 {
+		fmt.Fprintln(w, "ready")
+		return
+	}
+	http.Error(w, "not ready: "+strings.Join(open, "; "), http.StatusServiceUnavailable)
+}
+
+// Refusals is the answer of /debug/refusals.
+type Refusals struct {
+	// Entries are refusals first, then warnings.
+	Entries []status.Entry `json:"entries"`
+	// Objects are the conditions and warnings of objects.
+	Objects []push.ObjectReport `json:"objects"`
+}
+
+func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
+	r := Refusals{Entries: d.status.List(), Objects: d.pusher.Reports()}
+	if err := d.server.Problem(); err != nil {
+		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Certificate", Name: d.cfg.TLSDir, Problem: err.Error(), Fix: "the one before stays in use; write a matching tls.crt and tls.key"})
+	}
+	if d.keys != nil && d.keys.Err() != nil {
+		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Keys", Name: d.cfg.TokenKeys, Problem: d.keys.Err().Error(), Fix: "the keys before stay in use; correct the file"})
+	}
+	reply(w, r)
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	// The only error is a reader that went away.
+	_ = e.Encode(v)
+}
+
+func (d *Daemon) configDump(w http.ResponseWriter, r *http.Request) {
+	reply(w, map[string]any{"addresses": d.addresses.Len(), "policies": d.policies.Len()})
+}

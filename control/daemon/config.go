@@ -1,0 +1,139 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/control/push"
+	"github.com/ambit-mesh/ambit/control/serve"
+)
+
+// Config of the control plane. Default gives the values an empty environment stands for.
+type Config struct {
+	// ConfigDir is the folder of Kubernetes YAML that describes the mesh.
+	ConfigDir string
+
+	// Listen is where node proxies connect over TLS, with the certificate in TLSDir (tls.crt, tls.key, and root-cert.pem
+	// to accept client certificates). Plaintext is a listener without TLS, for this machine only unless PlaintextAnywhere.
+	Listen            string
+	TLSDir            string
+	Plaintext         string
+	PlaintextAnywhere bool
+	// TokenKeys is a file of public keys (JWKS or PEM) that bearer tokens must be signed with. Empty lets everyone in.
+	TokenKeys string
+
+	// AdminSocket and AdminAddress are where operators look in. The address must be a loopback one.
+	AdminSocket  string
+	AdminAddress string
+
+	TrustDomain   string
+	ClusterID     string
+	ClusterDomain string
+	RootNamespace string
+	Network       string
+
+	// Window is how long changes after a push are collected before the next.
+	Window time.Duration
+	// DryRunPolicies accepts AuthorizationPolicies annotated istio.io/dry-run.
+	DryRunPolicies bool
+	// AllowWaypoints adds policies that let waypoints through to what is behind them.
+	AllowWaypoints bool
+	// AutoAllocate gives ServiceEntries without addresses some.
+	AutoAllocate bool
+
+	LogLevel slog.Level
+	LogJSON  bool
+}
+
+// Default is the configuration without flags and environment.
+func Default() Config {
+	return Config{
+		Listen:        ":" + strconv.Itoa(mesh.PortXDS),
+		AdminAddress:  "127.0.0.1:8080",
+		TrustDomain:   mesh.DefaultTrustDomain,
+		ClusterID:     mesh.DefaultClusterID,
+		ClusterDomain: mesh.DefaultClusterDomain,
+		RootNamespace: mesh.SystemNamespace,
+		Window:        push.MaxWindow,
+		AutoAllocate:  true,
+	}
+}
+
+// FromEnv takes the environment in, over what the Config has. Names are Istio's where Istio has them.
+func (c Config) FromEnv(lookup func(string) string) (Config, error) {
+	for name, v := range map[string]*string{
+		"AMBIT_CONFIG_DIR":    &c.ConfigDir,
+		"AMBIT_LISTEN":        &c.Listen,
+		"AMBIT_PLAINTEXT":     &c.Plaintext,
+		"AMBIT_TLS_DIR":       &c.TLSDir,
+		"AMBIT_TOKEN_KEYS":    &c.TokenKeys,
+		"AMBIT_ADMIN_SOCKET":  &c.AdminSocket,
+		"AMBIT_ADMIN_ADDRESS": &c.AdminAddress,
+		"TRUST_DOMAIN":        &c.TrustDomain,
+		"CLUSTER_ID":          &c.ClusterID,
+		"NETWORK":             &c.Network,
+		"ROOT_NAMESPACE":      &c.RootNamespace,
+		"CLUSTER_DOMAIN":      &c.ClusterDomain,
+	} {
+		if s := lookup(name); s != "" {
+			*v = s
+		}
+	}
+	var errs []error
+	for name, v := range map[string]*bool{
+		"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY": &c.DryRunPolicies,
+		"PILOT_AUTO_ALLOW_WAYPOINT_POLICY":            &c.AllowWaypoints,
+		"PILOT_ENABLE_IP_AUTOALLOCATE":                &c.AutoAllocate,
+	} {
+		if s := lookup(name); s != "" {
+			b, err := strconv.ParseBool(s)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s is %q, neither true nor false", name, s))
+				continue
+			}
+			*v = b
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+// Validate says everything that is wrong with the configuration, each with what to do.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.ConfigDir == "" {
+		bad("--config-dir is missing: name the folder of YAML that describes the mesh")
+	} else if st, err := os.Stat(c.ConfigDir); err != nil {
+		bad("--config-dir: %w", err)
+	} else if !st.IsDir() {
+		bad("--config-dir %s is not a folder", c.ConfigDir)
+	}
+	if c.Listen == "" && c.Plaintext == "" {
+		bad("nothing to serve on: give --listen or --plaintext")
+	}
+	if c.Listen != "" && c.TLSDir == "" {
+		bad("--listen %s needs --tls-dir; for trials on one machine use --listen= --plaintext 127.0.0.1:15010", c.Listen)
+	}
+	if c.Plaintext != "" && !c.PlaintextAnywhere && !serve.Local(c.Plaintext) {
+		bad("--plaintext %s could be reached from other machines: use a loopback address or unix:PATH, or say --plaintext-anywhere", c.Plaintext)
+	}
+	if c.AdminAddress != "" && !serve.Local(c.AdminAddress) {
+		bad("--admin-address %s must be a loopback address: whoever reaches it sees the whole mesh", c.AdminAddress)
+	}
+	for flag, v := range map[string]string{
+		"--trust-domain": c.TrustDomain, "--cluster-id": c.ClusterID, "--root-namespace": c.RootNamespace, "--cluster-domain": c.ClusterDomain,
+	} {
+		if v == "" {
+			bad("%s is empty", flag)
+		}
+	}
+	if c.Window < 0 || c.Window > push.MaxWindow {
+		bad("--window %s is not between 0 and %s", c.Window, push.MaxWindow)
+	}
+	return errors.Join(errs...)
+}

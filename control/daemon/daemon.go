@@ -1,0 +1,143 @@
+// Package daemon puts the control plane together: a folder of YAML feeds the model, the model feeds the collections,
+// node proxies read those over xDS, and operators look in over a local socket.
+//
+//	control/file ─► control/push (control/model) ─► api/xds collections ─► control/serve ─► node proxies
+//	     └──────────────► control/status ◄──┘                                   admin ─► operators
+//
+// It knows flags, environment and the order of things at start and stop. It decides nothing about the mesh. Run starts a
+// goroutine for each part and waits for all of them. Start reading at Run.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/xds"
+	"github.com/ambit-mesh/ambit/ca/token"
+	"github.com/ambit-mesh/ambit/control/file"
+	"github.com/ambit-mesh/ambit/control/model"
+	"github.com/ambit-mesh/ambit/control/push"
+	"github.com/ambit-mesh/ambit/control/serve"
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// Daemon is one control plane.
+type Daemon struct {
+	cfg      Config
+	logger   *slog.Logger
+	registry *prometheus.Registry
+
+	addresses, policies *xds.Collection
+	status              *status.Registry
+	pusher              *push.Pusher
+	source              runner
+	server              *serve.Server
+	keys                *token.File // nil without tokens
+	blockers            blockers
+}
+
+type runner interface{ Run(context.Context) error }
+
+// New puts a control plane together. It opens nothing yet.
+func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Daemon{
+		cfg:       cfg,
+		logger:    logger,
+		registry:  prometheus.NewRegistry(),
+		addresses: xds.NewCollection(mesh.TypeAddress),
+		policies:  xds.NewCollection(mesh.TypeAuthorization),
+		status:    status.New(),
+	}
+	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ambit_control_resources", Help: "Resources served, by type.", ConstLabels: prometheus.Labels{"type": "address"},
+	}, func() float64 { return float64(d.addresses.Len()) }))
+	d.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ambit_control_resources", Help: "Resources served, by type.", ConstLabels: prometheus.Labels{"type": "authorization"},
+	}, func() float64 { return float64(d.policies.Len()) }))
+	d.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ambit_control_refusals", Help: "Documents and objects that are refused.",
+	}, func() float64 { refused, _ := d.status.Counts(); return float64(refused) }))
+
+	m := model.New(model.Config{
+		TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, ClusterDomain: cfg.ClusterDomain,
+		RootNamespace: cfg.RootNamespace, Network: cfg.Network,
+		DryRun: cfg.DryRunPolicies, AllowWaypoints: cfg.AllowWaypoints, NoAutoAllocate: !cfg.AutoAllocate,
+	})
+	d.pusher = push.New(m, push.Config{
+		Window: cfg.Window, Addresses: d.addresses, Policies: d.policies,
+		Status: d.status, Logger: logger, Registerer: d.registry,
+	})
+	d.source = file.New(file.Config{Root: cfg.ConfigDir, Sink: d.pusher, Status: d.status, Logger: logger})
+
+	var verifier *token.Verifier
+	if cfg.TokenKeys != "" {
+		d.keys = &token.File{Path: cfg.TokenKeys}
+		if _, err := d.keys.Keys(); err != nil {
+			return nil, fmt.Errorf("--token-keys: %w", err)
+		}
+		verifier = &token.Verifier{Keys: d.keys.Keys}
+	}
+	var err error
+	d.server, err = serve.New(serve.Config{
+		Listen: cfg.Listen, Plaintext: cfg.Plaintext, PlaintextAnywhere: cfg.PlaintextAnywhere, TLSDir: cfg.TLSDir,
+		Tokens: verifier, TrustDomain: cfg.TrustDomain, Logger: logger, Registerer: d.registry,
+	}, d.addresses, d.policies)
+	return d, err
+}
+
+// Run serves until ctx ends or a part cannot go on.
+func (d *Daemon) Run(ctx context.Context) error {
+	if d.cfg.TokenKeys == "" {
+		d.logger.Warn("no --token-keys: every client that reaches the listener is served")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	start := func(part string, run func(context.Context) error) {
+		wg.Go(func() {
+			// One part that ends takes the others with it.
+			defer cancel()
+			if err := run(ctx); err != nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("%s: %w", part, err))
+				mu.Unlock()
+			}
+		})
+	}
+	d.blockers.set("configuration is being read")
+	d.blockers.set("xds listener is not open")
+	start("admin", d.runAdmin)
+	start("configuration", d.source.Run)
+	start("push", d.pusher.Run)
+	start("xds", d.runServer)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// runServer opens the listeners once there is a complete mesh to serve. A client that came earlier would take an
+// unfinished answer for the whole, and forget what it still has from before a restart.
+func (d *Daemon) runServer(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.pusher.Ready():
+	}
+	d.blockers.clear("configuration is being read")
+	d.logger.Info("configuration read", "addresses", d.addresses.Len(), "policies", d.policies.Len())
+	return d.server.Run(ctx, func() { d.blockers.clear("xds listener is not open") })
+}
