@@ -59,6 +59,35 @@ func (n *Netns) ID() ID { return n.id }
 // File is the descriptor, to be handed to another process or to a netlink library. It belongs to the Netns.
 func (n *Netns) File() *os.File { return n.file }
 
+// Dup returns a second handle on the namespace, with a life of its own.
+func (n *Netns) Dup() (*Netns, error) {
+	f, err := dup(n.file)
+	if err != nil {
+		return nil, err
+	}
+	home, err := dup(n.home)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Netns{id: n.id, file: f, home: home, same: n.same}, nil
+}
+
+func dup(f *os.File) (*os.File, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	fd, derr := -1, error(nil)
+	if err := raw.Control(func(old uintptr) { fd, derr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	if derr != nil {
+		return nil, fmt.Errorf("duplicate network namespace descriptor: %w", derr)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
 // Make makes a namespace that nobody else is in and whose interfaces are down.
 func Make() (*Netns, error) {
 	type result struct {

@@ -50,7 +50,8 @@ func newPacketConn(nc *net.UnixConn) packetConn {
 	return packetConn{nc: nc, buf: make([]byte, MaxMessage+1), oob: make([]byte, syscall.CmsgSpace(4*maxFDs))}
 }
 
-// write sends m, with f beside it unless f is nil. The caller keeps f.
+// write sends m, with f beside it unless f is nil. The caller keeps f. After os.ErrClosed f was closed already and
+// nothing was sent.
 func (p *packetConn) write(m proto.Message, f *os.File, timeout time.Duration) error {
 	b, err := proto.Marshal(m)
 	if err != nil {
@@ -79,7 +80,8 @@ func (p *packetConn) write(m proto.Message, f *os.File, timeout time.Duration) e
 	if err := raw.Control(func(fd uintptr) {
 		_, _, werr = p.nc.WriteMsgUnix(b, syscall.UnixRights(int(fd)), nil)
 	}); err != nil {
-		return fmt.Errorf("descriptor to send: %w", err)
+		// Nothing was sent. Package os does not say that this is why.
+		return fmt.Errorf("descriptor to send: %w: %w", os.ErrClosed, err)
 	}
 	return werr
 }
