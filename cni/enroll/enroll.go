@@ -26,6 +26,8 @@ type Pod struct {
 	HostNetwork    bool
 	Phase          string
 	IPs            []netip.Addr
+	// Netns is the path of the pod's network namespace, if the pod's object tells it.
+	Netns string
 }
 
 // Key names a pod.

@@ -92,6 +92,13 @@ func (n *Node) Verify() error {
 	return nil
 }
 
+// Read learns what the sets hold without changing anything.
+func (n *Node) Read() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ns.Do(n.read)
+}
+
 // read fills have from the kernel. The caller holds mu and is inside the namespace.
 func (n *Node) read() error {
 	c, err := nftables.New()

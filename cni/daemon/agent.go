@@ -1,0 +1,317 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/cni/enroll"
+	"github.com/ambit-mesh/ambit/cni/file"
+	"github.com/ambit-mesh/ambit/cni/handoff"
+	"github.com/ambit-mesh/ambit/cni/redirect"
+)
+
+// workers is how many pods are worked on at a time.
+const workers = 4
+
+// Source is where pods and namespaces come from, and where the annotation goes.
+type Source interface {
+	// Run tells sink what there is and what changes, until ctx ends.
+	Run(ctx context.Context, sink file.Sink) error
+	// Annotate sets the pod's redirection annotation; empty removes it.
+	Annotate(ctx context.Context, p enroll.Pod, value string) error
+}
+
+// Agent is one node's agent.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	source  Source
+	backend redirect.Backend
+	host    *netns.Netns
+	node    *redirect.Node
+	proxies *handoff.Server
+	queue   *queue[enroll.Key]
+	locks   *locks[enroll.Key]
+	synced  chan struct{}
+	ready   atomic.Bool
+
+	mu sync.Mutex
+	// Guarded by mu:
+	pods       map[enroll.Key]enroll.Pod
+	namespaces map[string]map[string]string
+	records    map[enroll.Key]*record // what was done, replaced as a whole
+}
+
+// record is what was done for a pod. It is immutable; the next step stores another.
+type record struct {
+	pod     enroll.Pod
+	ns      *netns.Netns
+	options redirect.Options
+	// cni is the addresses the plugin told, which are known before those of the pod's object.
+	cni []netip.Addr
+}
+
+// New prepares an agent for cfg; Run does the work. The registry also serves /metrics.
+func New(cfg Config, source Source, log *slog.Logger, registry *prometheus.Registry) (*Agent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, log: log, source: source, metrics: newMetrics(registry),
+		queue: newQueue[enroll.Key](), locks: newLocks[enroll.Key](), synced: make(chan struct{}),
+		pods: map[enroll.Key]enroll.Pod{}, namespaces: map[string]map[string]string{}, records: map[enroll.Key]*record{},
+	}
+	a.proxies = handoff.New(handoff.Config{Socket: cfg.ProxySocket, Logger: log, Registerer: registry, Acked: a.acked})
+	return a, nil
+}
+
+// Run works until ctx ends. What was done to pods stays.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.prepare(); err != nil {
+		return err
+	}
+	defer a.host.Close()
+	defer a.dropRecords()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.source.Run(ctx, sink{a}) })
+	for _, serve := range a.monitors() {
+		g.Go(func() error { return serve(ctx) })
+	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.synced:
+		}
+		return a.operate(ctx)
+	})
+	err := g.Wait()
+	if a.cfg.RemoveOnShutdown {
+		err = errors.Join(err, a.node.Remove())
+	}
+	return err
+}
+
+// prepare opens the node's namespace and puts the node's rules in place.
+func (a *Agent) prepare() error {
+	path := a.cfg.HostNetns
+	if path == "" {
+		path = "/proc/self/ns/net"
+	}
+	host, err := netns.Open(path)
+	if err != nil {
+		return fmt.Errorf("node's network namespace: %w", err)
+	}
+	a.host = host
+	if a.backend, err = redirect.Detect(a.cfg.Backend, a.log); err != nil {
+		return errors.Join(err, host.Close())
+	}
+	a.node = redirect.NewNode(host, redirect.NodeOptions{ProbeIPv4: a.cfg.ProbeIPv4, ProbeIPv6: a.cfg.ProbeIPv6, ProbeUser: a.cfg.ProbeUser})
+	if err := a.node.Apply(); err != nil {
+		if a.backend.Name() == "nftables" {
+			return errors.Join(err, host.Close())
+		}
+		// Where the kernel has no nf_tables, probes of pods under strict policy are the price.
+		a.log.Warn("probes of the node reach pods like anybody's connections", "err", err)
+	}
+	for _, dir := range []string{a.cfg.RunDir, filepath.Dir(a.cfg.ProxySocket)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return errors.Join(fmt.Errorf("make folder of a socket: %w", err), host.Close())
+		}
+	}
+	a.log.Info("redirecting", "backend", a.backend.Name(), "node", a.cfg.Node, "netns", host.ID())
+	return nil
+}
+
+// operate begins when the source has told everything: recover what an earlier agent did, so that the first snapshot a
+// proxy gets is complete, and only then open the sockets.
+func (a *Agent) operate(ctx context.Context) error {
+	a.recoverPods(ctx)
+	plugin, err := a.listenPlugin()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.proxies.Run(ctx) })
+	g.Go(func() error { return serveHTTP(ctx, plugin, a.pluginHandler()) })
+	for range workers {
+		g.Go(func() error { a.queue.Work(ctx, a.reconcile); return nil })
+	}
+	g.Go(func() error { a.resync(ctx); return nil })
+	a.enqueueAll()
+	a.ready.Store(true)
+	defer a.ready.Store(false)
+	return g.Wait()
+}
+
+// resync reads rules back now and then, and repairs them.
+func (a *Agent) resync(ctx context.Context) {
+	if a.cfg.Resync <= 0 {
+		return
+	}
+	ticker := time.NewTicker(a.cfg.Resync)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := a.node.Verify(); errors.Is(err, redirect.ErrDrift) {
+			a.log.Warn("repairing the node's probe rules", "err", err)
+			if err := a.node.Apply(); err != nil {
+				a.log.Error("the node's probe rules cannot be repaired", "err", err)
+			}
+		}
+		for _, k := range a.enrolled() {
+			if err := a.repair(ctx, k); err != nil && ctx.Err() == nil {
+				a.log.Error("pod cannot be repaired", "pod", k, "err", err)
+			}
+			a.queue.Add(k)
+		}
+	}
+}
+
+// repair puts one pod's rules right.
+func (a *Agent) repair(ctx context.Context, k enroll.Key) error {
+	unlock, err := a.locks.Lock(ctx, k)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec := a.record(k)
+	if rec == nil {
+		return nil
+	}
+	err = a.backend.Verify(rec.ns, rec.options)
+	if !errors.Is(err, redirect.ErrDrift) {
+		return err
+	}
+	a.log.Warn("repairing a pod's rules", "pod", k, "err", err)
+	a.metrics.events.WithLabelValues("repair").Inc()
+	return a.backend.Apply(rec.ns, rec.options)
+}
+
+// acked is called by the hand-off when a proxy has answered for a pod: the annotation may have to change.
+func (a *Agent) acked(uid string, _ error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k, rec := range a.records {
+		if rec.pod.UID == uid {
+			a.queue.Add(k)
+			return
+		}
+	}
+}
+
+func (a *Agent) record(k enroll.Key) *record {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.records[k]
+}
+
+func (a *Agent) setRecord(k enroll.Key, rec *record) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if rec == nil {
+		delete(a.records, k)
+		return
+	}
+	a.records[k] = rec
+}
+
+func (a *Agent) enrolled() []enroll.Key {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Keys(a.records))
+}
+
+func (a *Agent) dropRecords() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k, rec := range a.records {
+		rec.ns.Close()
+		delete(a.records, k)
+	}
+}
+
+// lookup returns the pod and its namespace's labels as the source has them.
+func (a *Agent) lookup(k enroll.Key) (p enroll.Pod, namespaceLabels map[string]string, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p, ok = a.pods[k]
+	return p, a.namespaces[k.Namespace], ok
+}
+
+func (a *Agent) enqueueAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k := range a.pods {
+		a.queue.Add(k)
+	}
+}
+
+// sink is the agent as its source sees it.
+type sink struct{ a *Agent }
+
+func (s sink) SetPod(p enroll.Pod) {
+	s.a.mu.Lock()
+	s.a.pods[p.Key()] = p
+	s.a.mu.Unlock()
+	s.a.metrics.events.WithLabelValues("pod").Inc()
+	s.a.queue.Add(p.Key())
+}
+
+func (s sink) DeletePod(k enroll.Key) {
+	s.a.mu.Lock()
+	delete(s.a.pods, k)
+	s.a.mu.Unlock()
+	s.a.metrics.events.WithLabelValues("delete").Inc()
+	s.a.queue.Add(k)
+}
+
+func (s sink) SetNamespace(name string, labels map[string]string) {
+	s.a.mu.Lock()
+	same := maps.Equal(s.a.namespaces[name], labels)
+	s.a.namespaces[name] = labels
+	s.a.mu.Unlock()
+	if !same {
+		s.touch(name)
+	}
+}
+
+func (s sink) DeleteNamespace(name string) {
+	s.a.mu.Lock()
+	delete(s.a.namespaces, name)
+	s.a.mu.Unlock()
+	s.touch(name)
+}
+
+// touch looks again at every pod of a namespace.
+func (s sink) touch(name string) {
+	s.a.metrics.events.WithLabelValues("namespace").Inc()
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	for k := range s.a.pods {
+		if k.Namespace == name {
+			s.a.queue.Add(k)
+		}
+	}
+}
+
+func (s sink) Synced() { close(s.a.synced) }

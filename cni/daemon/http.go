@@ -1,0 +1,227 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/ambit-mesh/ambit/cni/enroll"
+	"github.com/ambit-mesh/ambit/cni/plugin"
+)
+
+// listenPlugin opens the plugin's socket in place of whatever is there.
+func (a *Agent) listenPlugin() (net.Listener, error) { return listenUnix(a.cfg.PluginSocket()) }
+
+// listenUnix makes the socket under another name and moves it into place; closing it leaves the path to a successor.
+func listenUnix(path string) (net.Listener, error) {
+	tmp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".s%d-%d", os.Getpid(), len(path)))
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove stale socket: %w", err)
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen at %s (the directory must exist and the path be shorter than 108 bytes): %w", path, err)
+	}
+	ln.SetUnlinkOnClose(false)
+	if err = os.Chmod(tmp, 0o600); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("put a socket at %s: %w", path, err), ln.Close(), os.Remove(tmp))
+	}
+	return ln, nil
+}
+
+// serveHTTP serves until ctx ends, then gives requests under way a moment.
+func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ln) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(end); err != nil {
+		srv.Close()
+	}
+	<-done
+	return nil
+}
+
+// monitors are the servers for people and probes.
+func (a *Agent) monitors() []func(context.Context) error {
+	var out []func(context.Context) error
+	add := func(listen func() (net.Listener, error), h http.Handler) {
+		out = append(out, func(ctx context.Context) error {
+			ln, err := listen()
+			if err != nil {
+				return err
+			}
+			return serveHTTP(ctx, ln, h)
+		})
+	}
+	ready, all := http.NewServeMux(), http.NewServeMux()
+	for _, mux := range []*http.ServeMux{ready, all} {
+		mux.HandleFunc("/readyz", a.readyz)
+		mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	}
+	scrape := promhttp.HandlerFor(a.metrics.gatherer, promhttp.HandlerOpts{})
+	all.Handle("/metrics", scrape)
+	all.HandleFunc("/pods", a.dump)
+	metrics := http.NewServeMux()
+	metrics.Handle("/metrics", scrape)
+	tcp := func(addr string) func() (net.Listener, error) {
+		return func() (net.Listener, error) { return net.Listen("tcp", addr) }
+	}
+	if a.cfg.ReadyAddr != "" {
+		add(tcp(a.cfg.ReadyAddr), ready)
+	}
+	if a.cfg.MonitoringAddr != "" {
+		add(tcp(a.cfg.MonitoringAddr), metrics)
+	}
+	if a.cfg.AdminSocket != "" {
+		add(func() (net.Listener, error) { return listenUnix(a.cfg.AdminSocket) }, all)
+	}
+	return out
+}
+
+func (a *Agent) readyz(w http.ResponseWriter, _ *http.Request) {
+	if !a.ready.Load() {
+		http.Error(w, "not ready: the first look at all pods of the node is not over", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// dump lists the pods of the node and what the agent did for them.
+func (a *Agent) dump(w http.ResponseWriter, _ *http.Request) {
+	type row struct {
+		Pod, UID, Netns, Reason string
+		Enrolled, Captured      bool
+		TakenByProxy            bool
+	}
+	var rows []row
+	a.mu.Lock()
+	for k, p := range a.pods {
+		d := a.cfg.Policy.Decide(p, a.namespaces[k.Namespace])
+		r := row{Pod: k.String(), UID: p.UID, Reason: d.Reason, Enrolled: d.Enrolled}
+		if rec := a.records[k]; rec != nil {
+			r.Captured, r.Netns = true, rec.ns.ID().String()
+			r.TakenByProxy = a.proxies.Acked(p.UID, rec.ns.ID())
+		}
+		rows = append(rows, r)
+	}
+	a.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(rows)
+}
+
+// maxRequest bounds what the plugin may send.
+const maxRequest = 1 << 20
+
+// pluginHandler answers the CNI plugin.
+func (a *Agent) pluginHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+plugin.AddPath, a.answer(a.cmdAdd))
+	mux.HandleFunc("POST "+plugin.CheckPath, a.answer(a.check))
+	return mux
+}
+
+// answer decodes the request and turns an error into a code: 400 for what cannot be read, 500 for all else.
+// istio/istio cni/pkg/nodeagent/cni-watcher.go.
+func (a *Agent) answer(fn func(context.Context, plugin.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		code := http.StatusOK
+		defer func() { a.metrics.requests.WithLabelValues(strconv.Itoa(code)).Inc() }()
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+		var req plugin.Request
+		if err == nil {
+			err = json.Unmarshal(body, &req)
+		}
+		if err != nil || req.PodName == "" || req.PodNamespace == "" {
+			code = http.StatusBadRequest
+			http.Error(w, fmt.Sprintf("want JSON with PodName, PodNamespace, Netns and IPs: %v", err), code)
+			return
+		}
+		reply, err := fn(r.Context(), req)
+		if err != nil {
+			code = http.StatusInternalServerError
+			a.log.Warn("plugin's request failed", "path", r.URL.Path, "pod", req.PodNamespace+"/"+req.PodName, "err", err)
+			http.Error(w, err.Error(), code)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(reply)
+	}
+}
+
+// cmdAdd enrols a pod that is being made: nothing runs in it yet.
+func (a *Agent) cmdAdd(ctx context.Context, req plugin.Request) (any, error) {
+	pod, labels, err := a.await(ctx, enroll.Key{Namespace: req.PodNamespace, Name: req.PodName})
+	if err != nil {
+		return nil, err
+	}
+	if d := a.cfg.Policy.Decide(pod, labels); !d.Enrolled {
+		return nil, fmt.Errorf("pod %s is not for the mesh: %s", pod.Key(), d.Reason)
+	}
+	if req.Netns == "" {
+		return nil, fmt.Errorf("pod %s: the request names no network namespace", pod.Key())
+	}
+	unlock, err := a.locks.Lock(ctx, pod.Key())
+	if err != nil {
+		return nil, fmt.Errorf("pod %s: %w", pod.Key(), err)
+	}
+	defer unlock()
+	if rec := a.record(pod.Key()); rec != nil && rec.pod.UID != pod.UID {
+		a.forget(ctx, pod.Key(), rec)
+	}
+	var addrs []netip.Addr
+	for _, ip := range req.IPs {
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	if err := a.enrol(ctx, pod, req.Netns, addrs, true); err != nil {
+		return nil, err
+	}
+	return struct{}{}, nil
+}
+
+// check tells a plugin that cannot ask the API server whether a pod is to be announced.
+func (a *Agent) check(ctx context.Context, req plugin.Request) (any, error) {
+	pod, labels, err := a.await(ctx, enroll.Key{Namespace: req.PodNamespace, Name: req.PodName})
+	if err != nil {
+		return nil, err
+	}
+	d := a.cfg.Policy.Decide(pod, labels)
+	return plugin.Eligibility{Eligible: d.Enrolled, Reason: d.Reason}, nil
+}
+
+// await looks the pod up; the plugin is often quicker than the source. istio/istio cni/pkg/nodeagent/cni-watcher.go.
+func (a *Agent) await(ctx context.Context, k enroll.Key) (enroll.Pod, map[string]string, error) {
+	for range 10 {
+		if pod, labels, ok := a.lookup(k); ok {
+			return pod, labels, nil
+		}
+		if !waitFor(ctx, nil, 10*time.Millisecond) {
+			break
+		}
+	}
+	return enroll.Pod{}, nil, fmt.Errorf("pod %s is not known on node %s", k, a.cfg.Node)
+}

@@ -1,0 +1,247 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/cni/enroll"
+	"github.com/ambit-mesh/ambit/cni/handoff"
+	"github.com/ambit-mesh/ambit/cni/redirect"
+)
+
+// reconcile brings one pod where it should be.
+//
+//	nothing ──rules──► captured ──proxy took it──► enabled
+//	   ▲                  │ no proxy: annotated "pending"
+//	   └──────────────────┴── label gone: addresses, rules, proxy, annotation
+//	                          pod gone:   addresses, proxy
+func (a *Agent) reconcile(ctx context.Context, k enroll.Key) error {
+	unlock, err := a.locks.Lock(ctx, k)
+	if err != nil {
+		return nil // shutting down
+	}
+	defer unlock()
+	err = a.reconcileLocked(ctx, k)
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("pod is not yet where it should be", "pod", k, "err", err)
+	}
+	return err
+}
+
+func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
+	pod, labels, ok := a.lookup(k)
+	rec := a.record(k)
+	if rec != nil && (!ok || pod.UID != rec.pod.UID || pod.Terminal()) {
+		a.forget(ctx, k, rec)
+		rec = nil
+	}
+	if !ok || pod.Terminal() {
+		return nil
+	}
+	decision := a.cfg.Policy.Decide(pod, labels)
+	if !decision.Enrolled {
+		return a.unenrol(ctx, pod, rec, decision.Reason)
+	}
+	if rec == nil && pod.Netns == "" {
+		// The plugin will announce the pod, or its namespace becomes known later.
+		return nil
+	}
+	wait := a.proxies.Proxies() > 0
+	err := a.enrol(ctx, pod, pod.Netns, nil, wait)
+	if !wait && errors.Is(err, handoff.ErrNoProxy) {
+		// The pod is in the next snapshot, whose answer brings us back here.
+		return nil
+	}
+	return err
+}
+
+// enrol captures the pod's traffic. path is where its namespace is, empty for the one already known; cni are addresses
+// the plugin told; wait says whether to wait for a proxy. The caller holds the pod's lock and comes back until all of it
+// has worked once.
+func (a *Agent) enrol(ctx context.Context, pod enroll.Pod, path string, cni []netip.Addr, wait bool) error {
+	rec, err := a.capture(pod, path, cni)
+	if err != nil {
+		return err
+	}
+	if !a.proxies.Acked(pod.UID, rec.ns.ID()) {
+		if err := a.handOver(ctx, rec, wait); err != nil {
+			return errors.Join(err, a.annotate(ctx, pod, mesh.RedirectionPending))
+		}
+	}
+	if err := a.node.Set(pod.UID, rec.addrs()); err != nil {
+		return err
+	}
+	return a.annotate(ctx, pod, mesh.RedirectionEnabled)
+}
+
+// capture puts the rules in place and records it.
+func (a *Agent) capture(pod enroll.Pod, path string, cni []netip.Addr) (*record, error) {
+	k := pod.Key()
+	old := a.record(k)
+	next := &record{pod: pod, options: a.options(pod)}
+	if old != nil {
+		next.ns, next.cni = old.ns, old.cni
+	}
+	if cni != nil {
+		next.cni = cni
+	}
+	fresh := old == nil
+	if path != "" {
+		ns, err := a.open(path)
+		switch {
+		case err != nil && (old == nil || path != pod.Netns):
+			return nil, fmt.Errorf("pod %s: %w", k, err)
+		case err != nil:
+			// The path is gone, the namespace we hold is not.
+		case old != nil && old.ns.ID() == ns.ID():
+			ns.Close()
+		default:
+			// A restarted sandbox: same pod, other namespace. The old one ends with its last process.
+			next.ns, fresh = ns, true
+		}
+	}
+	if fresh || !sameOptions(old.options, next.options) {
+		if err := a.backend.Apply(next.ns, next.options); err != nil {
+			if fresh {
+				next.ns.Close()
+			}
+			return nil, fmt.Errorf("pod %s: %w", k, err)
+		}
+	}
+	a.setRecord(k, next)
+	if old != nil && fresh {
+		old.ns.Close()
+	}
+	if fresh {
+		a.log.Info("pod's traffic is captured", "pod", k, "uid", pod.UID, "netns", next.ns.ID())
+		a.metrics.events.WithLabelValues("enrol").Inc()
+	}
+	return next, nil
+}
+
+// open opens a pod's namespace, and refuses the node's: rules there would capture the whole node.
+func (a *Agent) open(path string) (*netns.Netns, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if ns.ID() == a.host.ID() {
+		ns.Close()
+		return nil, fmt.Errorf("%s is the node's own network namespace", path)
+	}
+	return ns, nil
+}
+
+func (a *Agent) handOver(ctx context.Context, rec *record, wait bool) error {
+	ns, err := rec.ns.Dup()
+	if err != nil {
+		return err
+	}
+	if !wait {
+		a.proxies.Enter(handed(rec.pod, ns))
+		return handoff.ErrNoProxy
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.AddTimeout)
+	defer cancel()
+	return a.proxies.Add(ctx, handed(rec.pod, ns))
+}
+
+func handed(p enroll.Pod, ns *netns.Netns) handoff.Pod {
+	return handoff.Pod{UID: p.UID, Name: p.Name, Namespace: p.Namespace, ServiceAccount: p.ServiceAccount, Netns: ns}
+}
+
+// unenrol undoes what was done for a pod that lives on without the mesh.
+func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason string) error {
+	if rec == nil {
+		if pod.Annotations[mesh.AnnotationRedirection] == "" {
+			return nil
+		}
+		return a.disown(ctx, pod)
+	}
+	if err := a.node.Set(pod.UID, nil); err != nil {
+		return err
+	}
+	if err := a.backend.Remove(rec.ns); err != nil {
+		return fmt.Errorf("pod %s: %w", pod.Key(), err)
+	}
+	a.drop(ctx, pod.Key(), rec)
+	a.log.Info("pod left the mesh", "pod", pod.Key(), "reason", reason)
+	a.metrics.events.WithLabelValues("unenrol").Inc()
+	return a.annotate(ctx, pod, "")
+}
+
+// disown cleans a pod that says it is captured although we know nothing of it.
+func (a *Agent) disown(ctx context.Context, pod enroll.Pod) error {
+	if pod.Netns != "" && !pod.HostNetwork {
+		if ns, err := a.open(pod.Netns); err == nil {
+			err = a.backend.Remove(ns)
+			ns.Close()
+			if err != nil {
+				return fmt.Errorf("pod %s: %w", pod.Key(), err)
+			}
+		}
+	}
+	if err := a.node.Set(pod.UID, nil); err != nil {
+		return err
+	}
+	a.tellGone(ctx, pod.UID)
+	return a.annotate(ctx, pod, "")
+}
+
+// forget is for a pod that is gone, and its namespace with it.
+func (a *Agent) forget(ctx context.Context, k enroll.Key, rec *record) {
+	if err := a.node.Set(rec.pod.UID, nil); err != nil {
+		a.log.Warn("address of a pod that is gone stays in the probe set until the next start", "pod", k, "err", err)
+	}
+	a.drop(ctx, k, rec)
+	a.log.Info("pod is gone", "pod", k, "uid", rec.pod.UID)
+}
+
+// drop tells the proxies and lets go of the namespace.
+func (a *Agent) drop(ctx context.Context, k enroll.Key, rec *record) {
+	a.tellGone(ctx, rec.pod.UID)
+	a.setRecord(k, nil)
+	rec.ns.Close()
+}
+
+// tellGone waits a little for the proxies; they are told in any case.
+func (a *Agent) tellGone(ctx context.Context, uid string) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.AddTimeout)
+	defer cancel()
+	a.proxies.Del(ctx, uid)
+}
+
+// annotate writes unless the source already says so.
+func (a *Agent) annotate(ctx context.Context, pod enroll.Pod, value string) error {
+	if now, _, ok := a.lookup(pod.Key()); ok && now.UID == pod.UID && now.Annotations[mesh.AnnotationRedirection] == value {
+		return nil
+	}
+	return a.source.Annotate(ctx, pod, value)
+}
+
+func (a *Agent) options(p enroll.Pod) redirect.Options {
+	r := enroll.RedirectionOf(p, a.cfg.DNS)
+	return redirect.Options{
+		IPv6: a.cfg.IPv6, DNS: r.DNS, BypassInbound: r.BypassInbound, VirtualInterfaces: r.VirtualInterfaces,
+		ProbeIPv4: a.cfg.ProbeIPv4, ProbeIPv6: a.cfg.ProbeIPv6,
+	}
+}
+
+func sameOptions(a, b redirect.Options) bool {
+	interfaces := slices.Equal(a.VirtualInterfaces, b.VirtualInterfaces)
+	a.VirtualInterfaces, b.VirtualInterfaces = nil, nil
+	return interfaces && a.IPv6 == b.IPv6 && a.DNS == b.DNS && a.BypassInbound == b.BypassInbound && a.ProbeIPv4 == b.ProbeIPv4 && a.ProbeIPv6 == b.ProbeIPv6
+}
+
+// addrs are the pod's addresses as best known.
+func (r *record) addrs() []netip.Addr {
+	if len(r.pod.IPs) > 0 {
+		return r.pod.IPs
+	}
+	return r.cni
+}

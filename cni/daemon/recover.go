@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/cni/enroll"
+	"github.com/ambit-mesh/ambit/cni/redirect"
+)
+
+// recoverPods rebuilds what an earlier agent knew, from the pods' annotations and namespaces. It runs before any socket
+// is open, so that a proxy's first snapshot lacks no pod. What should not be in the mesh any more is entered as well: it
+// leaves by the ordinary way afterwards.
+func (a *Agent) recoverPods(ctx context.Context) {
+	a.mu.Lock()
+	pods := maps.Clone(a.pods)
+	a.mu.Unlock()
+	known := map[string]bool{}
+	complete := true
+	for _, k := range slices.SortedFunc(maps.Keys(pods), compareKeys) {
+		p := pods[k]
+		if ctx.Err() != nil {
+			return
+		}
+		if p.Terminal() || p.HostNetwork {
+			continue
+		}
+		if p.Annotations[mesh.AnnotationRedirection] == "" {
+			a.clean(p)
+			continue
+		}
+		known[p.UID] = true
+		if len(p.IPs) == 0 {
+			complete = false
+		}
+		a.recoverPod(p)
+	}
+	if !complete {
+		// istio/istio cni/pkg/nodeagent/net.go: an enrolled pod without an address yet may be one of those in the set.
+		return
+	}
+	if err := a.node.Prune(known); err != nil {
+		a.log.Warn("addresses of pods that are gone stay in the probe set", "err", err)
+	}
+}
+
+func compareKeys(a, b enroll.Key) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+}
+
+func (a *Agent) recoverPod(p enroll.Pod) {
+	log := a.log.With("pod", p.Key(), "uid", p.UID)
+	ns, err := a.open(p.Netns)
+	if err != nil {
+		log.Warn("namespace of an enrolled pod cannot be opened; a running proxy is told to keep it", "err", err)
+		a.proxies.Enter(handed(p, nil))
+		return
+	}
+	rec := &record{pod: p, ns: ns, options: a.options(p)}
+	if a.cfg.ReconcileOnStartup {
+		err := a.backend.Verify(ns, rec.options)
+		if errors.Is(err, redirect.ErrDrift) {
+			log.Info("refreshing rules", "why", err)
+			err = a.backend.Apply(ns, rec.options)
+		}
+		if err != nil {
+			log.Error("rules cannot be refreshed", "err", err)
+		}
+	}
+	second, err := ns.Dup()
+	if err != nil {
+		log.Error("pod cannot be handed over", "err", err)
+	}
+	a.proxies.Enter(handed(p, second))
+	if err := a.node.Set(p.UID, p.IPs); err != nil {
+		log.Warn("probes of the pod may be refused", "err", err)
+	}
+	a.setRecord(p.Key(), rec)
+}
+
+// clean removes rules from a pod that is not annotated and should not be in the mesh: an agent that ended between rules
+// and annotation leaves such.
+func (a *Agent) clean(p enroll.Pod) {
+	if p.Netns == "" {
+		return
+	}
+	_, labels, _ := a.lookup(p.Key())
+	if a.cfg.Policy.Decide(p, labels).Enrolled {
+		return
+	}
+	ns, err := a.open(p.Netns)
+	if err != nil {
+		return
+	}
+	defer ns.Close()
+	if err := a.backend.Remove(ns); err != nil {
+		a.log.Warn("rules may be left in a pod outside of the mesh", "pod", p.Key(), "err", err)
+	}
+}
