@@ -78,7 +78,7 @@ func (n *namespace) annotations() object.Labels {
 
 func (n *namespace) empty() bool {
 	return n.obj == nil && len(n.pods)+len(n.entries)+len(n.external)+len(n.slices)+len(n.services)+len(n.serviceEntries)+
-		len(n.slots)+len(n.policies)+len(n.peers)+len(n.targetedBy) == 0
+		len(n.slots)+len(n.policies)+len(n.peers)+len(n.targetedBy)+len(n.selectors.byPair)+len(n.selectors.all) == 0
 }
 
 // dropEmptyNamespaces forgets namespaces that nothing is left of.

@@ -42,6 +42,7 @@ type selector struct {
 	kinds kinds
 	// owner is the *service, *policy, *peer or *waypoint that selects.
 	owner  any
+	ns     *namespace
 	home   *selectors
 	anchor pair
 	groups set[*group]
@@ -115,7 +116,7 @@ func unlink(s *selector, g *group) {
 // choose adds a selector over a namespace, or over all of them when ns is the root namespace and everywhere is set.
 // Everything it selects is marked.
 func (m *Model) choose(ns *namespace, everywhere bool, labels object.Labels, ks kinds, owner any) *selector {
-	s := &selector{labels: labels, kinds: ks, owner: owner, groups: set[*group]{}}
+	s := &selector{labels: labels, kinds: ks, owner: owner, ns: ns, groups: set[*group]{}}
 	first := true
 	for k, v := range labels.All() {
 		// The rarest label of the namespace makes the shortest list to search.
@@ -158,6 +159,7 @@ func (m *Model) discard(s *selector) {
 	}
 	m.touchSelected(s)
 	s.home.remove(s)
+	m.dirty.emptied.add(s.ns)
 	for g := range s.groups {
 		unlink(s, g)
 	}

@@ -71,6 +71,7 @@ func (m *Model) untarget(s *source, e *object.EndpointSlice) {
 	m.eachTarget(e, func(ns *namespace, pod string, a netip.Addr) {
 		if pod != "" {
 			dropFrom(ns.targetedBy, pod, s)
+			m.dirty.emptied.add(ns)
 		} else {
 			dropFrom(m.sliceIPs, a, s)
 		}
