@@ -1,17 +1,55 @@
 module github.com/ambit-mesh/ambit/e2e
 
-go 1.26
+go 1.26.0
 
 require github.com/ambit-mesh/ambit/api v0.0.0
-require github.com/ambit-mesh/ambit/ca v0.0.0
-require github.com/ambit-mesh/ambit/control v0.0.0
+
+require github.com/ambit-mesh/ambit/ca v0.0.0 // indirect
+
 require github.com/ambit-mesh/ambit/ztunnel v0.0.0
-require github.com/ambit-mesh/ambit/cni v0.0.0
-require github.com/ambit-mesh/ambit/install v0.0.0
+
+require (
+	google.golang.org/grpc v1.85.0
+	google.golang.org/protobuf v1.36.12
+)
+
+require (
+	github.com/fsnotify/fsnotify v1.10.1 // indirect
+	github.com/mattn/go-colorable v0.1.14 // indirect
+	github.com/mattn/go-isatty v0.0.20 // indirect
+	go.yaml.in/yaml/v3 v3.0.6 // indirect
+	golang.org/x/text v0.43.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
+)
+
+require (
+	github.com/fatih/color v1.19.0 // indirect
+	github.com/google/go-cmp v0.7.0
+	github.com/google/nftables v0.3.0
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42 // indirect
+	github.com/mdlayher/socket v0.5.0 // indirect
+	github.com/miekg/dns v1.1.73
+	github.com/spf13/cobra v1.10.2
+	github.com/spf13/pflag v1.0.9 // indirect
+	github.com/summerwind/h2spec v2.2.1+incompatible
+	github.com/vishvananda/netlink v1.3.1
+	github.com/vishvananda/netns v0.0.5
+	go.yaml.in/yaml/v2 v2.4.4 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	golang.org/x/sys v0.49.0
+	sigs.k8s.io/yaml v1.6.0
+)
 
 replace github.com/ambit-mesh/ambit/api => ../api
+
 replace github.com/ambit-mesh/ambit/ca => ../ca
+
 replace github.com/ambit-mesh/ambit/control => ../control
+
 replace github.com/ambit-mesh/ambit/ztunnel => ../ztunnel
+
 replace github.com/ambit-mesh/ambit/cni => ../cni
+
 replace github.com/ambit-mesh/ambit/install => ../install

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ambit-mesh/ambit/e2e/lab"
+	"github.com/ambit-mesh/ambit/e2e/lab/resource"
+	"github.com/ambit-mesh/ambit/e2e/lab/wire"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) apply() *cobra.Command {
+	var files []string
+	var wait bool
+	c := &cobra.Command{
+		Use: "apply -f FILE", Short: "Apply Kubernetes YAML from files, folders or standard input (-)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := a.open()
+			if err != nil {
+				return err
+			}
+			return a.applyFiles(cmd.Context(), l, files, a.namespace, wait)
+		},
+	}
+	c.Flags().StringSliceVarP(&files, "file", "f", nil, "file, folder, or - for standard input")
+	c.Flags().BoolVar(&wait, "wait", false, "wait until all pods are ready")
+	_ = c.MarkFlagRequired("file")
+	return a.namespaced(c)
+}
+
+func (a *app) applyFiles(ctx context.Context, l *lab.Lab, paths []string, namespace string, wait bool) error {
+	err := eachFile(paths, func(name string, data []byte) error {
+		results, err := l.Apply(ctx, data, namespace)
+		printResults(results)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	})
+	if err != nil || !wait {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return l.Settled(ctx, "", "", "", newProgress().waiting)
+}
+
+func printResults(results []wire.Result) {
+	for _, r := range results {
+		if r.Error == "" {
+			k := resource.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
+			fmt.Printf("%s %s\n", k, r.Action)
+		}
+	}
+}
+
+// eachFile reads YAML files in the order of their names. Later files are read even if an earlier one is refused.
+func eachFile(paths []string, fn func(name string, data []byte) error) error {
+	var errs []error
+	for _, path := range paths {
+		if path == "-" {
+			data, err := io.ReadAll(os.Stdin)
+			if err != nil {
+				return fmt.Errorf("read standard input: %w", err)
+			}
+			errs = append(errs, fn("standard input", data))
+			continue
+		}
+		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			ext := filepath.Ext(name)
+			if d.IsDir() || name != path && !slices.Contains([]string{".yaml", ".yml", ".json"}, ext) {
+				return nil
+			}
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			errs = append(errs, fn(name, data))
+			return nil
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read YAML: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) remove() *cobra.Command {
+	var files []string
+	grace := -1
+	c := &cobra.Command{
+		Use: "delete (-f FILE | KIND NAME)", Short: "Delete objects; pods end gracefully", Args: cobra.MaximumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.open()
+			if err != nil {
+				return err
+			}
+			if len(files) > 0 {
+				return eachFile(files, func(name string, data []byte) error {
+					results, err := l.Delete(cmd.Context(), data, a.namespace)
+					printResults(results)
+					if err != nil {
+						return fmt.Errorf("%s: %w", name, err)
+					}
+					return nil
+				})
+			}
+			if len(args) != 2 {
+				return errors.New("say what to delete: -f FILE, or a kind and a name")
+			}
+			if err := l.DeleteObject(cmd.Context(), args[0], a.namespace, args[1], grace); err != nil {
+				return err
+			}
+			fmt.Printf("%s %s deleted\n", args[0], args[1])
+			return nil
+		},
+	}
+	c.Flags().StringSliceVarP(&files, "file", "f", nil, "file, folder, or - for standard input")
+	c.Flags().IntVar(&grace, "grace-period", -1, "seconds a pod has to end; -1 means its own number")
+	return a.namespaced(c)
+}
+
+func (a *app) label() *cobra.Command {
+	c := &cobra.Command{
+		Use: "label KIND NAME KEY=VALUE… KEY-…", Short: "Set labels, and remove those with a dash at the end", Args: cobra.MinimumNArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.open()
+			if err != nil {
+				return err
+			}
+			set := map[string]string{}
+			var remove []string
+			for _, arg := range args[2:] {
+				if k, v, ok := strings.Cut(arg, "="); ok {
+					set[k] = v
+				} else if k, ok := strings.CutSuffix(arg, "-"); ok {
+					remove = append(remove, k)
+				} else {
+					return fmt.Errorf("%q: KEY=VALUE sets a label, KEY- removes it", arg)
+				}
+			}
+			o, err := a.one(cmd.Context(), l, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			if err := l.Label(cmd.Context(), o.Kind(), o.Namespace(), o.Name(), set, remove...); err != nil {
+				return err
+			}
+			fmt.Printf("%s labelled\n", o.Key())
+			return nil
+		},
+	}
+	return a.namespaced(c)
+}
+
+// one finds the one object that a kind and a name mean.
+func (a *app) one(ctx context.Context, l *lab.Lab, kind, name string) (resource.Object, error) {
+	if k, n, ok := strings.Cut(name, "/"); ok && kind == "" {
+		kind, name = k, n
+	}
+	list, err := l.Get(ctx, kind, a.namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("there is no %s %q in namespace %q", kind, name, a.namespace)
+	}
+	return list[0], nil
+}
+
+func (a *app) scale() *cobra.Command {
+	c := &cobra.Command{
+		Use: "scale KIND NAME REPLICAS", Short: "Change the number of replicas", Args: cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.open()
+			if err != nil {
+				return err
+			}
+			n, err := strconv.Atoi(args[2])
+			if err != nil {
+				return fmt.Errorf("replicas: %q is not a number", args[2])
+			}
+			o, err := a.one(cmd.Context(), l, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			if err := l.Scale(cmd.Context(), o.Kind(), o.Namespace(), o.Name(), n); err != nil {
+				return err
+			}
+			fmt.Printf("%s scaled to %d\n", o.Key(), n)
+			return nil
+		},
+	}
+	return a.namespaced(c)
+}
+
+func (a *app) rollout() *cobra.Command {
+	c := &cobra.Command{Use: "rollout", Short: "Replace pods, or wait until that is done"}
+	sub := func(use, short string, fn func(context.Context, *lab.Lab, resource.Object) error) *cobra.Command {
+		return a.namespaced(&cobra.Command{Use: use + " KIND NAME", Short: short, Args: cobra.ExactArgs(2),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				l, err := a.open()
+				if err != nil {
+					return err
+				}
+				o, err := a.one(cmd.Context(), l, args[0], args[1])
+				if err != nil {
+					return err
+				}
+				return fn(cmd.Context(), l, o)
+			}})
+	}
+	status := func(ctx context.Context, l *lab.Lab, o resource.Object) error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		defer cancel()
+		if err := l.Settled(ctx, o.Kind(), o.Namespace(), o.Name(), newProgress().waiting); err != nil {
+			return err
+		}
+		fmt.Printf("%s is complete\n", o.Key())
+		return nil
+	}
+	c.AddCommand(
+		sub("restart", "Replace all pods, one safe step at a time", func(ctx context.Context, l *lab.Lab, o resource.Object) error {
+			if err := l.Restart(ctx, o.Kind(), o.Namespace(), o.Name()); err != nil {
+				return err
+			}
+			return status(ctx, l, o)
+		}),
+		sub("status", "Wait until all pods are of the current template and ready", status),
+	)
+	return c
+}
+
+func (a *app) wait() *cobra.Command {
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use: "wait", Short: "Wait until all pods and daemons are ready", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := a.open()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			p := newProgress()
+			if err := l.DaemonsReady(ctx, p.waiting); err != nil {
+				return err
+			}
+			return l.Settled(ctx, "", "", "", p.waiting)
+		},
+	}
+	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
+	return c
+}
