@@ -80,7 +80,7 @@ func (o Options) withDefaults() Options {
 
 // Change says what a file is now.
 type Change struct {
-	// Path is relative to the root, with forward slashes. Empty when Err is about the folder.
+	// Path is relative to the root, with forward slashes. Empty when Err is about the folder, or Removed takes that back.
 	Path string
 	// Data is the file's content; nil when Removed or Err is set.
 	Data []byte

@@ -131,7 +131,10 @@ func (t *tree) scan() error {
 			t.forgetDir(d)
 		}
 	}
-	t.full = t.full && len(t.files) >= t.opts.MaxFiles
+	if t.full && len(t.files) < t.opts.MaxFiles {
+		t.full = false
+		return t.emit(Change{Removed: true})
+	}
 	return nil
 }
 

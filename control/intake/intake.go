@@ -8,6 +8,7 @@
 package intake
 
 import (
+	"bytes"
 	"fmt"
 	"hash/maphash"
 	"sync"
@@ -104,7 +105,8 @@ func (d *Decoder) File(name string, data []byte, known func(Sum) bool) []Documen
 			docs = append(docs, d.broken(name, part.Line, fmt.Sprintf("the file has more than %d documents, this one and the following are not read", d.limits.Documents), "split it into several files"))
 			break
 		}
-		sum := Sum(maphash.Bytes(d.seed, part.Data))
+		// Blank lines around a document come and go as others are put before and behind it.
+		sum := Sum(maphash.Bytes(d.seed, bytes.Trim(part.Data, "\r\n")))
 		if known != nil && known(sum) {
 			docs = append(docs, Document{Line: part.Line, Sum: sum, Unchanged: true})
 			count++

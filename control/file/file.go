@@ -1,0 +1,178 @@
+// Package file makes a folder of ordinary Kubernetes YAML a source of configuration: it watches the folder, reads what
+// changes and tells a sink, as a cluster's API server would.
+//
+// What is refused never reaches the sink, so the last good version of an object stays in force; so do objects that seem
+// to be missing from a file that cannot be read to its end. It does not know what objects mean. Run works on its
+// caller's goroutine and, while it reads many files, on a few more that it waits for. Start reading at Source.Run.
+package file
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/api/folder"
+	"github.com/ambit-mesh/ambit/control/intake"
+	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// Config of a Source. Root, Sink and Status are required.
+type Config struct {
+	Root   string
+	Sink   object.Sink
+	Status *status.Registry
+	Limits intake.Limits
+	// Folder tunes the watch; its Chunk and Synced are the source's own.
+	Folder folder.Options
+	// Logger hears about refusals, once each; nil means silence.
+	Logger *slog.Logger
+}
+
+// Source reads one folder.
+type Source struct {
+	cfg Config
+	log *slog.Logger
+	dec *intake.Decoder
+
+	// owned by Run
+	ledger *ledger
+
+	mu    sync.Mutex
+	stats Stats // guarded by mu
+}
+
+// New returns a source; it does nothing until Run.
+func New(cfg Config) *Source {
+	s := &Source{cfg: cfg, log: cfg.Logger, dec: intake.NewDecoder(cfg.Limits), ledger: newLedger()}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s
+}
+
+// chunkBytes bounds how much of the folder is in memory at once while it is first read.
+const chunkBytes = 8 << 20
+
+// Run watches the folder until the context ends, which returns nil. The sink gets the complete initial state, in several
+// batches if it is large, then Synced, then changes.
+func (s *Source) Run(ctx context.Context) error {
+	opts := s.cfg.Folder
+	opts.Chunk = chunkBytes
+	if opts.MaxSize == 0 && s.cfg.Limits.Bytes > 0 {
+		opts.MaxSize = int64(s.cfg.Limits.Bytes)
+	}
+	if opts.Logger == nil {
+		opts.Logger = s.log
+	}
+	start := time.Now()
+	opts.Synced = func() error {
+		refused, warnings := s.cfg.Status.Counts()
+		st := s.Stats()
+		s.log.Info("the folder is read", "path", s.cfg.Root, "files", st.Files, "objects", st.Objects, "refused", refused, "warnings", warnings, "dur", time.Since(start))
+		s.cfg.Sink.Synced()
+		return nil
+	}
+	err := folder.Watch(ctx, s.cfg.Root, opts, func(changes []folder.Change) error {
+		s.apply(changes)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("watch the configuration: %w", err)
+	}
+	return nil
+}
+
+// Stats says what a source holds.
+type Stats struct {
+	Files   int `json:"files"`
+	Objects int `json:"objects"`
+	// Ignored counts documents of kinds the mesh does not read, by kind.
+	Ignored map[string]int `json:"ignored"`
+}
+
+// Stats may be called at any time, from any goroutine.
+func (s *Source) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
+
+// apply takes one batch of changes to the sink.
+func (s *Source) apply(changes []folder.Change) {
+	out := s.ledger.apply(s.read(changes))
+	for _, f := range out.files {
+		s.tell(f.before, f.now)
+		s.cfg.Status.Set("file/"+f.path, f.now...)
+	}
+	s.mu.Lock()
+	s.stats = Stats{Files: len(s.ledger.files), Objects: len(s.ledger.claims), Ignored: maps.Clone(s.ledger.ignored)}
+	s.mu.Unlock()
+	if len(out.events) > 0 {
+		s.cfg.Sink.Apply(out.events)
+	}
+}
+
+// tell logs what is new about a file.
+func (s *Source) tell(before, now []status.Entry) {
+	said := make(map[status.Entry]bool, len(before))
+	for _, e := range before {
+		e.Line = 0
+		said[e] = true
+	}
+	for _, e := range now {
+		text := e.String()
+		if e.Line = 0; said[e] {
+			continue
+		}
+		level := slog.LevelWarn
+		if e.Severity == status.Refused {
+			level = slog.LevelError
+		}
+		s.log.Log(context.Background(), level, text)
+	}
+}
+
+// reading is one changed file and what was read from it.
+type reading struct {
+	path    string
+	removed bool
+	err     error
+	size    int
+	newline bool // the last line is complete
+	docs    []intake.Document
+}
+
+// read decodes files, several at a time when there are many: at the start reading is all there is to do.
+func (s *Source) read(changes []folder.Change) []reading {
+	out := make([]reading, len(changes))
+	one := func(i int) {
+		c := changes[i]
+		out[i] = reading{path: c.Path, removed: c.Removed, err: c.Err, size: len(c.Data), newline: bytes.HasSuffix(c.Data, []byte("\n"))}
+		if !c.Removed && c.Err == nil {
+			out[i].docs = s.dec.File(c.Path, c.Data, s.ledger.known(c.Path))
+		}
+	}
+	workers := min(runtime.GOMAXPROCS(0), len(changes)/16)
+	if workers < 2 {
+		for i := range changes {
+			one(i)
+		}
+		return out
+	}
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < len(changes); i += workers {
+				one(i)
+			}
+		})
+	}
+	wg.Wait()
+	return out
+}
