@@ -142,13 +142,18 @@ func (a *Agent) prepare() error {
 // proxy gets is complete, and only then open the sockets.
 func (a *Agent) operate(ctx context.Context) error {
 	a.recoverPods(ctx)
-	plugin, err := a.listenPlugin()
+	plugin, err := listenUnix(a.cfg.PluginSocket())
 	if err != nil {
 		return err
+	}
+	logs, err := listenUnix(a.cfg.LogSocket())
+	if err != nil {
+		return errors.Join(err, plugin.Close())
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.proxies.Run(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, plugin, a.pluginHandler()) })
+	g.Go(func() error { return serveHTTP(ctx, logs, a.logHandler()) })
 	for range workers {
 		g.Go(func() error { a.queue.Work(ctx, a.reconcile); return nil })
 	}

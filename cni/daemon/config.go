@@ -125,6 +125,9 @@ func (c Config) Validate() error {
 // PluginSocket is where the plugin announces pods.
 func (c Config) PluginSocket() string { return filepath.Join(c.RunDir, "pluginevent.sock") }
 
+// LogSocket is where the plugin's log goes.
+func (c Config) LogSocket() string { return filepath.Join(c.RunDir, "log.sock") }
+
 // env reads variables and collects what is wrong with them.
 type env struct {
 	lookup   func(string) string

@@ -5,23 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/ambit-mesh/ambit/cni/enroll"
-	"github.com/ambit-mesh/ambit/cni/plugin"
 )
-
-// listenPlugin opens the plugin's socket in place of whatever is there.
-func (a *Agent) listenPlugin() (net.Listener, error) { return listenUnix(a.cfg.PluginSocket()) }
 
 // listenUnix makes the socket under another name and moves it into place; closing it leaves the path to a successor.
 func listenUnix(path string) (net.Listener, error) {
@@ -130,98 +121,4 @@ func (a *Agent) dump(w http.ResponseWriter, _ *http.Request) {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	_ = e.Encode(rows)
-}
-
-// maxRequest bounds what the plugin may send.
-const maxRequest = 1 << 20
-
-// pluginHandler answers the CNI plugin.
-func (a *Agent) pluginHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+plugin.AddPath, a.answer(a.cmdAdd))
-	mux.HandleFunc("POST "+plugin.CheckPath, a.answer(a.check))
-	return mux
-}
-
-// answer decodes the request and turns an error into a code: 400 for what cannot be read, 500 for all else.
-// istio/istio cni/pkg/nodeagent/cni-watcher.go.
-func (a *Agent) answer(fn func(context.Context, plugin.Request) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		code := http.StatusOK
-		defer func() { a.metrics.requests.WithLabelValues(strconv.Itoa(code)).Inc() }()
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
-		var req plugin.Request
-		if err == nil {
-			err = json.Unmarshal(body, &req)
-		}
-		if err != nil || req.PodName == "" || req.PodNamespace == "" {
-			code = http.StatusBadRequest
-			http.Error(w, fmt.Sprintf("want JSON with PodName, PodNamespace, Netns and IPs: %v", err), code)
-			return
-		}
-		reply, err := fn(r.Context(), req)
-		if err != nil {
-			code = http.StatusInternalServerError
-			a.log.Warn("plugin's request failed", "path", r.URL.Path, "pod", req.PodNamespace+"/"+req.PodName, "err", err)
-			http.Error(w, err.Error(), code)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(reply)
-	}
-}
-
-// cmdAdd enrols a pod that is being made: nothing runs in it yet.
-func (a *Agent) cmdAdd(ctx context.Context, req plugin.Request) (any, error) {
-	pod, labels, err := a.await(ctx, enroll.Key{Namespace: req.PodNamespace, Name: req.PodName})
-	if err != nil {
-		return nil, err
-	}
-	if d := a.cfg.Policy.Decide(pod, labels); !d.Enrolled {
-		return nil, fmt.Errorf("pod %s is not for the mesh: %s", pod.Key(), d.Reason)
-	}
-	if req.Netns == "" {
-		return nil, fmt.Errorf("pod %s: the request names no network namespace", pod.Key())
-	}
-	unlock, err := a.locks.Lock(ctx, pod.Key())
-	if err != nil {
-		return nil, fmt.Errorf("pod %s: %w", pod.Key(), err)
-	}
-	defer unlock()
-	if rec := a.record(pod.Key()); rec != nil && rec.pod.UID != pod.UID {
-		a.forget(ctx, pod.Key(), rec)
-	}
-	var addrs []netip.Addr
-	for _, ip := range req.IPs {
-		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			addrs = append(addrs, addr.Unmap())
-		}
-	}
-	if err := a.enrol(ctx, pod, req.Netns, addrs, true); err != nil {
-		return nil, err
-	}
-	return struct{}{}, nil
-}
-
-// check tells a plugin that cannot ask the API server whether a pod is to be announced.
-func (a *Agent) check(ctx context.Context, req plugin.Request) (any, error) {
-	pod, labels, err := a.await(ctx, enroll.Key{Namespace: req.PodNamespace, Name: req.PodName})
-	if err != nil {
-		return nil, err
-	}
-	d := a.cfg.Policy.Decide(pod, labels)
-	return plugin.Eligibility{Eligible: d.Enrolled, Reason: d.Reason}, nil
-}
-
-// await looks the pod up; the plugin is often quicker than the source. istio/istio cni/pkg/nodeagent/cni-watcher.go.
-func (a *Agent) await(ctx context.Context, k enroll.Key) (enroll.Pod, map[string]string, error) {
-	for range 10 {
-		if pod, labels, ok := a.lookup(k); ok {
-			return pod, labels, nil
-		}
-		if !waitFor(ctx, nil, 10*time.Millisecond) {
-			break
-		}
-	}
-	return enroll.Pod{}, nil, fmt.Errorf("pod %s is not known on node %s", k, a.cfg.Node)
 }

@@ -74,20 +74,12 @@ func (a Agent) post(ctx context.Context, path string, r Request) ([]byte, error)
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	socket := filepath.Join(a.RunDir, "pluginevent.sock")
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := client.Do(req)
+	resp, err := unixClient(filepath.Join(a.RunDir, "pluginevent.sock")).Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask the CNI agent (is it running on this node?): %w", err)
 	}
@@ -100,4 +92,15 @@ func (a Agent) post(ctx context.Context, path string, r Request) ([]byte, error)
 		return nil, fmt.Errorf("CNI agent: %s: %s", resp.Status, strings.TrimSpace(string(answer)))
 	}
 	return answer, nil
+}
+
+// unixClient speaks HTTP over a unix socket, one request a connection.
+func unixClient(socket string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
 }

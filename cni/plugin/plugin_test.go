@@ -1,0 +1,193 @@
+package plugin
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// agent answers on pluginevent.sock and remembers what it was asked.
+type agent struct {
+	dir   string
+	asked []string
+	code  int
+}
+
+func newAgent(t *testing.T) *agent {
+	t.Helper()
+	a := &agent{dir: t.TempDir(), code: http.StatusOK}
+	ln, err := net.Listen("unix", filepath.Join(a.dir, "pluginevent.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		a.asked = append(a.asked, r.Method+" "+r.URL.Path+" "+string(body))
+		switch {
+		case r.URL.Path == CheckPath:
+			fmt.Fprintf(w, `{"Eligible":%v}`, strings.Contains(string(body), `"in"`))
+		case a.code != http.StatusOK:
+			http.Error(w, "no ztunnel here", a.code)
+		}
+	}))
+	srv.Listener.Close()
+	srv.Listener = ln
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return a
+}
+
+// call runs the plugin as a runtime does.
+func call(t *testing.T, command, conf, args string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	c := Call{In: strings.NewReader(conf), Out: &out, Log: &Log{}, Env: func(name string) string {
+		return map[string]string{"CNI_COMMAND": command, "CNI_ARGS": args, "CNI_NETNS": "/var/run/netns/x"}[name]
+	}}
+	err := c.Run(t.Context())
+	return strings.TrimSpace(out.String()), err
+}
+
+const result = `{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.5/24","gateway":"10.0.0.1","interface":0},{"address":"fd00::5/64"}],"dns":{}}`
+
+func podArgs(namespace, name string) string {
+	return "IgnoreUnknown=1;K8S_POD_NAMESPACE=" + namespace + ";K8S_POD_NAME=" + name + ";K8S_POD_INFRA_CONTAINER_ID=c"
+}
+
+func TestAdd(t *testing.T) {
+	a := newAgent(t)
+	conf := func(extra string) string {
+		return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"x","type":"istio-cni","cni_agent_run_dir":%q,"exclude_namespaces":["kube-system"],"pod_namespace":"ambit-system","prevResult":%s%s}`, a.dir, result, extra)
+	}
+	const add = `POST /cmdadd {"Netns":"/var/run/netns/x","PodName":"in","PodNamespace":"shop","IPs":[` +
+		`{"Interface":0,"Address":{"IP":"10.0.0.5","Mask":"////AA=="},"Gateway":"10.0.0.1"},` +
+		`{"Interface":null,"Address":{"IP":"fd00::5","Mask":"//////////8AAAAAAAAAAA=="},"Gateway":""}]}`
+	for _, c := range []struct {
+		name, conf, args string
+		asked            int
+	}{
+		{"a pod of the mesh", conf(""), podArgs("shop", "in"), 2},
+		{"a pod outside", conf(""), podArgs("shop", "out"), 1},
+		{"an excluded namespace", conf(""), podArgs("kube-system", "in"), 0},
+		{"the agent itself", conf(""), podArgs("ambit-system", "istio-cni-node-x7"), 0},
+		{"not from Kubernetes", conf(""), "", 0},
+		{"ambient switched off", conf(`,"ambient_enabled":false`), podArgs("shop", "in"), 0},
+	} {
+		a.asked = nil
+		out, err := call(t, "ADD", c.conf, c.args)
+		if err != nil || out != result {
+			t.Errorf("%s: %v, printed %s", c.name, err, out)
+		}
+		if len(a.asked) != c.asked || (c.asked == 2 && a.asked[1] != add) {
+			t.Errorf("%s: asked %q", c.name, a.asked)
+		}
+	}
+	a.code = http.StatusInternalServerError
+	out, err := call(t, "ADD", conf(""), podArgs("shop", "in"))
+	if err == nil || !strings.Contains(out, "no ztunnel here") || !json.Valid([]byte(out)) {
+		t.Errorf("agent refuses: %v, printed %s", err, out)
+	}
+	if _, err := call(t, "ADD", strings.ReplaceAll(conf(""), a.dir, "/nowhere"), podArgs("shop", "in")); err == nil || !strings.Contains(err.Error(), "is it running") {
+		t.Errorf("agent away: %v", err)
+	}
+}
+
+func TestOtherCommands(t *testing.T) {
+	conf := `{"cniVersion":"0.3.1","prevResult":null}`
+	for _, command := range []string{"DEL", "CHECK", "STATUS", "GC"} {
+		if out, err := call(t, command, conf, podArgs("shop", "in")); err != nil || out != "" {
+			t.Errorf("%s: %v %s", command, err, out)
+		}
+	}
+	if out, err := call(t, "VERSION", "", ""); err != nil || !strings.Contains(out, `"1.1.0"`) {
+		t.Errorf("VERSION: %v %s", err, out)
+	}
+	if out, err := call(t, "ADD", conf, ""); err != nil || out != `{"cniVersion":"0.3.1"}` {
+		t.Errorf("first plugin of a chain: %v %s", err, out)
+	}
+	for want, c := range map[string][2]string{
+		`"code":4`: {"MOVE", conf}, `"code":6`: {"ADD", "{"}, `"code":1`: {"ADD", `{"cniVersion":"9"}`},
+	} {
+		if out, err := call(t, c[0], c[1], ""); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v %s, want %s", c, err, out, want)
+		}
+	}
+}
+
+// With an API server to ask, pods outside of the mesh start although there is no agent.
+func TestAsksTheAPIServer(t *testing.T) {
+	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer secret" {
+			http.Error(w, "who?", http.StatusUnauthorized)
+			return
+		}
+		switch r.URL.Path {
+		case "/api/v1/namespaces/shop":
+			fmt.Fprint(w, `{"metadata":{"labels":{"istio.io/dataplane-mode":"ambient"}}}`)
+		case "/api/v1/namespaces/shop/pods/in":
+			fmt.Fprint(w, `{"metadata":{"uid":"u"},"spec":{}}`)
+		case "/api/v1/namespaces/shop/pods/out":
+			fmt.Fprint(w, `{"metadata":{"labels":{"istio.io/dataplane-mode":"none"}}}`)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer api.Close()
+	a := newAgent(t)
+	ca := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw}))
+	config := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters:\n- name: local\n  cluster: {server: %q, certificate-authority-data: %q}\nusers:\n- name: cni\n  user: {token: secret}\n", api.URL, ca)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","cni_agent_run_dir":%q,"kubernetes":{"kubeconfig":%q}}`, a.dir, config)
+	if _, err := call(t, "ADD", conf, podArgs("shop", "out")); err != nil || len(a.asked) != 0 {
+		t.Errorf("outside: %v, agent asked %q", err, a.asked)
+	}
+	if _, err := call(t, "ADD", conf, podArgs("shop", "in")); err != nil || len(a.asked) != 1 {
+		t.Errorf("inside: %v, agent asked %q", err, a.asked)
+	}
+	if _, err := call(t, "ADD", conf, podArgs("shop", "who")); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("unknown: %v", err)
+	}
+}
+
+func TestLog(t *testing.T) {
+	dir := t.TempDir()
+	var l Log
+	l.SetLevel("debug")
+	l.Logger().Debug("hello", "pod", "shop/in")
+	for range 2 {
+		_ = l.Deliver(t.Context(), dir) // nobody listens at log.sock
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "istio-cni.log"))
+	if err != nil || strings.Count(string(b), `"pod":"shop/in"`) != 2 {
+		t.Errorf("%v %s", err, b)
+	}
+}
+
+func FuzzResult(f *testing.F) {
+	f.Add([]byte(result))
+	f.Add([]byte(`{"ips":[{"address":"10.0.0.5"}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ips, err := addresses(b)
+		if err != nil {
+			return
+		}
+		for _, ip := range ips {
+			if len(ip.Address.IP) != len(ip.Address.Mask) {
+				t.Fatalf("address %v has a mask of another length", ip.Address)
+			}
+		}
+	})
+}
