@@ -213,6 +213,9 @@ func (p *parser) beginData() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.dead != nil {
+		return c.dead
+	}
 	c.heard = true
 	if int64(f.length) > c.recvWin {
 		return violation(FlowControlError, "DATA beyond the connection window")
@@ -310,6 +313,9 @@ func (p *parser) finish() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.dead != nil {
+		return c.dead
+	}
 	c.heard = true
 	switch f.typ {
 	case frameRSTStream:
@@ -376,6 +382,10 @@ func (p *parser) endBlock() error {
 	}
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
+	if p.c.dead != nil {
+		// A stream begun now would never hear of the end.
+		return p.c.dead
+	}
 	p.c.heard = true
 	if p.c.client {
 		return p.c.onResponse(p.blockID, &hb, p.blockEnd)
