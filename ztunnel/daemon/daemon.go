@@ -115,7 +115,7 @@ func build(cfg Config, logs *telemetry.Logs, version string, quit context.Cancel
 	}
 	z.proxy = proxy.New(z.proxyConfig(), proxy.Deps{
 		State: z.state, Certificates: z.certs, Recorder: z.rec, Synced: synced,
-		Resolver: resolver{}, Logger: logs.Logger("proxy"),
+		Resolver: resolver{}, Upstream: upstream(z.log), Logger: logs.Logger("proxy"), DNSLogger: logs.Logger("dns"),
 	})
 	z.agent = inpod.NewClient(inpod.Config{Socket: cfg.InpodUDS, Logger: logs.Logger("inpod")}, z.proxy)
 	return z

@@ -1,9 +1,84 @@
 package proxy
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
 
-type dnsSocket struct{}
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/ztunnel/dns"
+	"github.com/ambit-mesh/ambit/ztunnel/state"
+)
 
-func (dnsSocket) close()                        {}
-func (dnsSocket) serve(context.Context)         {}
-func (pd *pod) listenDNS(context.Context) error { return nil }
+// dnsSockets are where the pod's questions arrive: UDP and TCP, on the loopback addresses, because that is where the rules
+// in the pod redirect them to.
+type dnsSockets struct {
+	packets []net.PacketConn
+	streams []net.Listener
+}
+
+func (d *dnsSockets) close() {
+	for _, c := range d.packets {
+		c.Close()
+	}
+	for _, l := range d.streams {
+		l.Close()
+	}
+}
+
+func (pd *pod) listenDNS(ctx context.Context, opts control) error {
+	addrs := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	if pd.v6 {
+		addrs = append(addrs, netip.IPv6Loopback())
+	}
+	for _, a := range addrs {
+		at := netip.AddrPortFrom(a, mesh.PortDNS)
+		pc, err := pd.netns.ListenPacket(ctx, "udp", at, opts)
+		if err != nil {
+			return fmt.Errorf("listen on %s for DNS: %w", at, err)
+		}
+		pd.dns.packets = append(pd.dns.packets, pc)
+		l, err := pd.netns.Listen(ctx, "tcp", at, opts)
+		if err != nil {
+			return fmt.Errorf("listen on %s for DNS: %w", at, err)
+		}
+		pd.dns.streams = append(pd.dns.streams, l)
+	}
+	return nil
+}
+
+// resolver answers the pod's questions as the pod: names as its namespace sees them, and what it does not know it asks for
+// from inside the pod, so that a NetworkPolicy judges the question as the pod's own.
+func (pd *pod) resolver() *dns.Server {
+	cfg := pd.proxy.cfg
+	return dns.New(dns.Config{
+		Zone:  dns.Zone{Domain: cfg.ClusterDomain, Network: cfg.Network, PreferredNamespace: cfg.PreferredNamespace, Search: pd.proxy.Upstream.Search},
+		State: pd.proxy.State.Current,
+		Client: func(s *state.Snapshot) *state.Workload {
+			return pd.self(s, netip.Addr{})
+		},
+		Upstream: pd.proxy.Upstream,
+		Dial: func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
+			return pd.netns.Dial(ctx, network, netip.AddrPort{}, server, sockopts(marked(cfg.Mark)))
+		},
+		Metrics: pd.proxy.Recorder.DNS,
+		Logger:  pd.proxy.DNSLogger,
+	})
+}
+
+func (pd *pod) serveDNS(wg *sync.WaitGroup) {
+	server := pd.resolver()
+	ended := func(err error) {
+		if err != nil {
+			pd.log.Error("DNS for the pod ended", "error", err)
+		}
+	}
+	for _, pc := range pd.dns.packets {
+		wg.Go(func() { ended(server.ServePacket(pd.ctx, pc)) })
+	}
+	for _, l := range pd.dns.streams {
+		wg.Go(func() { ended(server.ServeStream(pd.ctx, l)) })
+	}
+}

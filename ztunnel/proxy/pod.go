@@ -35,7 +35,7 @@ type pod struct {
 
 	// written by listen, before anything runs
 	outboundL, plaintextL, hboneL net.Listener
-	dns                           []dnsSocket
+	dns                           dnsSockets
 	v6                            bool
 
 	closing  sync.Once
@@ -83,7 +83,7 @@ func (pd *pod) listen(ctx context.Context) error {
 	if !cfg.DNS {
 		return nil
 	}
-	return pd.listenDNS(ctx)
+	return pd.listenDNS(ctx, sockopts(opts...))
 }
 
 func (pd *pod) closeListeners() {
@@ -93,9 +93,7 @@ func (pd *pod) closeListeners() {
 				l.Close()
 			}
 		}
-		for _, s := range pd.dns {
-			s.close()
-		}
+		pd.dns.close()
 	})
 }
 
@@ -114,9 +112,7 @@ func (pd *pod) run() {
 	wg.Go(func() { pd.accept(pd.outboundL, &wg, pd.outbound) })
 	wg.Go(func() { pd.accept(pd.plaintextL, &wg, pd.plaintext) })
 	wg.Go(func() { pd.accept(pd.hboneL, &wg, pd.hbone) })
-	for _, s := range pd.dns {
-		wg.Go(func() { s.serve(pd.ctx) })
-	}
+	pd.serveDNS(&wg)
 	<-pd.ctx.Done()
 	pd.closeListeners()
 	wg.Wait()

@@ -20,6 +20,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/ca/certs"
 	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/dns"
 	"github.com/ambit-mesh/ambit/ztunnel/hbone"
 	"github.com/ambit-mesh/ambit/ztunnel/inpod"
 	"github.com/ambit-mesh/ambit/ztunnel/state"
@@ -78,7 +79,10 @@ type Deps struct {
 	Synced <-chan struct{}
 	// Resolver looks up workloads that are known by hostname only.
 	Resolver Resolver
-	Logger   *slog.Logger
+	// Upstream answers the pods' questions about names outside the mesh.
+	Upstream  dns.Upstream
+	Logger    *slog.Logger
+	DNSLogger *slog.Logger
 }
 
 // Resolver looks up hostnames outside the mesh.
