@@ -4,7 +4,7 @@ go 1.26.0
 
 require github.com/ambit-mesh/ambit/api v0.0.0
 
-require github.com/ambit-mesh/ambit/ca v0.0.0 // indirect
+require github.com/ambit-mesh/ambit/ca v0.0.0
 
 require github.com/ambit-mesh/ambit/ztunnel v0.0.0
 
@@ -15,6 +15,7 @@ require (
 
 require (
 	github.com/fsnotify/fsnotify v1.10.1 // indirect
+	github.com/go-jose/go-jose/v4 v4.1.8 // indirect
 	github.com/mattn/go-colorable v0.1.14 // indirect
 	github.com/mattn/go-isatty v0.0.20 // indirect
 	go.yaml.in/yaml/v3 v3.0.6 // indirect
