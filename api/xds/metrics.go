@@ -33,6 +33,20 @@ func newServerMetrics(reg prometheus.Registerer, s *Server) serverMetrics {
 	return m
 }
 
+// typeMetrics are the server's metrics for one type, looked up once a stream rather than once a message.
+type typeMetrics struct {
+	pushes, bytes, rejects prometheus.Counter
+}
+
+// of counts types that are not served as one: their names are whatever a client says.
+func (m *serverMetrics) of(c *Collection) typeMetrics {
+	typeURL := "other"
+	if c != nil {
+		typeURL = c.typeURL
+	}
+	return typeMetrics{m.pushes.WithLabelValues(typeURL), m.bytes.WithLabelValues(typeURL), m.rejects.WithLabelValues(typeURL)}
+}
+
 // clientMetrics are those of Istio's node proxy.
 type clientMetrics struct {
 	terminations *prometheus.CounterVec // ended connections, by reason

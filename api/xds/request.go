@@ -73,6 +73,11 @@ func (r *request) decode(b []byte) error {
 	})
 }
 
+// acknowledgement reports whether the request does nothing but answer a response.
+func (r *request) acknowledgement() bool {
+	return r.nonce != "" && len(r.subscribe) == 0 && len(r.unsubscribe) == 0 && r.known == nil
+}
+
 func decodeKnown(b []byte) (k knownResource, err error) {
 	err = fields(b, func(num protowire.Number, val []byte) error {
 		switch num {

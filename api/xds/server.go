@@ -49,11 +49,10 @@ type Server struct {
 	collections map[string]*Collection
 	slots       chan struct{} // see admit
 	receivers   sync.WaitGroup
-	draining    chan struct{}
-	drainOnce   sync.Once
 
-	mu      sync.Mutex
-	streams map[*stream]struct{} // guarded by mu
+	mu       sync.Mutex
+	streams  map[*stream]struct{} // guarded by mu
+	draining bool                 // guarded by mu
 }
 
 // Limits towards clients. Istio's proxies accept messages up to 200 MiB; what a resuming client sends grows with what it has.
@@ -77,7 +76,6 @@ func NewServer(cfg ServerConfig, cs ...*Collection) *Server {
 		log:         cfg.Logger,
 		collections: make(map[string]*Collection, len(cs)),
 		slots:       make(chan struct{}, concurrentFirst),
-		draining:    make(chan struct{}),
 		streams:     make(map[*stream]struct{}),
 	}
 	for _, c := range cs {
@@ -123,7 +121,14 @@ func (s *Server) lifetime() time.Duration {
 }
 
 // Drain ends every stream in order, and every new one as soon as it opens. A gRPC server's GracefulStop has nothing left to wait for then.
-func (s *Server) Drain() { s.drainOnce.Do(func() { close(s.draining) }) }
+func (s *Server) Drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	for st := range s.streams {
+		st.end()
+	}
+}
 
 // Wait returns when every goroutine of every stream has ended. Stop the gRPC server first.
 func (s *Server) Wait() { s.receivers.Wait() }
@@ -145,6 +150,9 @@ func (s *Server) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoverySer
 	}
 	s.mu.Lock()
 	s.streams[st] = struct{}{}
+	if s.draining {
+		st.end()
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()

@@ -31,6 +31,7 @@ const (
 	tcpIdle        = 300 * time.Second
 	tcpInterval    = 75 * time.Second
 	tcpProbes      = 9
+	window         = 1 << 20
 )
 
 // Why a connection ended, as the metric's label says it. istio/ztunnel src/xds/metrics.rs ConnectionTerminationReason.
@@ -168,6 +169,9 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 		grpc.WithDisableRetry(),
 		grpc.WithIdleTimeout(0),
 		grpc.WithSharedWriteBuffer(true),
+		// Fixed windows: guessing them costs a PING with every response, at both ends.
+		grpc.WithStaticStreamWindowSize(window),
+		grpc.WithStaticConnWindowSize(window),
 	)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -17,6 +18,7 @@ import (
 // stream serves one client. The goroutine gRPC gave it decides and sends; a second one only receives:
 //
 //	receive ──requests──► serve ──answers and pushes──► client
+//	   └─acknowledgements─► status      ▲
 //	            Collection.Apply ──wake──┘
 //
 // A client that does not read blocks its own serve in send, by gRPC's write quota. Meanwhile wake stays set and the log keeps the changes.
@@ -25,11 +27,12 @@ type stream struct {
 	rpc      grpc.ServerStream
 	requests chan *request
 	wake     chan struct{}
-	watches  []*watch // in order of subscription, which is also the order of pushes
-	node     string   // the client's node, from its metadata
+	node     string // the client's node, from its metadata; owned by serve
+	ended    atomic.Bool
 
-	mu        sync.Mutex
-	nodeID    string // guarded by mu, like the status fields of the watches
+	mu        sync.Mutex // also guards the status fields of the watches
+	watches   []*watch   // in order of subscription, which is also the order of pushes; written by serve under mu
+	nodeID    string     // guarded by mu
 	peer      string
 	connected time.Time
 }
@@ -42,16 +45,10 @@ func (st *stream) serve(ctx context.Context) error {
 	st.srv.receivers.Go(func() { failed <- st.receive(ctx) })
 	defer st.leave()
 	// Ending in order makes the client come back at once, through a new connection and a new check of its token.
-	old := time.NewTimer(st.srv.lifetime())
+	old := time.AfterFunc(st.srv.lifetime(), st.end)
 	defer old.Stop()
-	for {
+	for { // three cases, not more: with many clients this select is what a push costs
 		select {
-		case <-ctx.Done():
-			return nil
-		case <-old.C:
-			return nil
-		case <-st.srv.draining:
-			return nil
 		case err := <-failed:
 			return err
 		case req := <-st.requests:
@@ -59,6 +56,9 @@ func (st *stream) serve(ctx context.Context) error {
 				return err
 			}
 		case <-st.wake:
+			if st.ended.Load() {
+				return nil
+			}
 			if err := st.pushAll(); err != nil {
 				return err
 			}
@@ -66,8 +66,18 @@ func (st *stream) serve(ctx context.Context) error {
 	}
 }
 
+// end makes serve return in order.
+func (st *stream) end() {
+	st.ended.Store(true)
+	select {
+	case st.wake <- struct{}{}:
+	default:
+	}
+}
+
 // receive passes requests on one at a time, which makes gRPC's flow control hold back a client that asks faster than
-// it can be answered.
+// it can be answered. Mere acknowledgements it files itself: they are half of all traffic and owed nothing. It returns when the
+// client hangs up and when the stream ends, whatever the reason.
 func (st *stream) receive(ctx context.Context) error {
 	done := st.srv.admit(ctx)
 	defer func() { done() }()
@@ -79,14 +89,17 @@ func (st *stream) receive(ctx context.Context) error {
 			}
 			return err
 		}
+		if req.known == nil { // the large requests are over
+			done()
+			done = func() {}
+		}
+		if req.acknowledgement() && st.file(req) {
+			continue
+		}
 		select {
 		case st.requests <- req:
 		case <-ctx.Done():
 			return nil
-		}
-		if req.known == nil {
-			done()
-			done = func() {}
 		}
 	}
 }
@@ -105,7 +118,7 @@ func (st *stream) handle(ctx context.Context, req *request) error {
 		return st.open(req)
 	}
 	if req.nonce != "" {
-		st.acknowledge(w, req)
+		st.file(req)
 	}
 	b, owed := w.update(req, st.node)
 	if err := st.bounded(w); err != nil {
@@ -160,6 +173,7 @@ func (st *stream) open(req *request) error {
 		return status.Errorf(codes.ResourceExhausted, "more than %d resource types on one stream", maxTypes)
 	}
 	w := &watch{typeURL: req.typeURL, collection: st.srv.collections[req.typeURL]}
+	w.metrics = st.srv.metrics.of(w.collection)
 	w.reader.wake = st.wake
 	if w.collection != nil {
 		w.collection.join(&w.reader)
@@ -177,19 +191,25 @@ func (st *stream) open(req *request) error {
 	return st.push(w) // what happened while the answer was put together
 }
 
-func (st *stream) acknowledge(w *watch, req *request) {
+// file records an acknowledgement or refusal. It reports false when the type is not subscribed yet.
+func (st *stream) file(req *request) bool {
 	st.mu.Lock()
+	w := st.watch(req.typeURL)
+	if w == nil {
+		st.mu.Unlock()
+		return false
+	}
 	current := w.acknowledge(req)
 	id := st.nodeID
 	st.mu.Unlock()
-	if !req.refused {
-		return
+	if req.refused {
+		w.metrics.rejects.Inc()
+		st.srv.log.Warn("xds client refuses resources", "peer", st.peer, "node", id, "type", w.typeURL, "current", current, "err", req.refusal)
+		if st.srv.cfg.OnNACK != nil {
+			st.srv.cfg.OnNACK(NACK{NodeID: id, TypeURL: w.typeURL, Message: req.refusal})
+		}
 	}
-	st.srv.metrics.rejects.WithLabelValues(w.typeURL).Inc()
-	st.srv.log.Warn("xds client refuses resources", "peer", st.peer, "node", id, "type", w.typeURL, "current", current, "err", req.refusal)
-	if st.srv.cfg.OnNACK != nil {
-		st.srv.cfg.OnNACK(NACK{NodeID: id, TypeURL: w.typeURL, Message: req.refusal})
-	}
+	return true
 }
 
 func (st *stream) pushAll() error {
@@ -229,8 +249,8 @@ func (st *stream) send(w *watch, b *batch) error {
 		if err := st.rpc.SendMsg(part.response(w.typeURL, sent.nonce, sent.version)); err != nil {
 			return fmt.Errorf("send %s: %w", w.typeURL, err)
 		}
-		st.srv.metrics.pushes.WithLabelValues(w.typeURL).Inc()
-		st.srv.metrics.bytes.WithLabelValues(w.typeURL).Add(float64(part.bytes))
+		w.metrics.pushes.Inc()
+		w.metrics.bytes.Add(float64(part.bytes))
 		if rest == nil {
 			return nil
 		}

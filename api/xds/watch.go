@@ -13,6 +13,7 @@ type watch struct {
 	reader     reader
 	demand     *demand // nil: subscribed to everything
 	responses  uint64
+	metrics    typeMetrics
 
 	// What people see of it; guarded by stream.mu.
 	status TypeStatus
