@@ -150,7 +150,3 @@ func reply(w http.ResponseWriter, v any) {
 	// The only error is a reader that went away.
 	_ = e.Encode(v)
 }
-
-func (d *Daemon) configDump(w http.ResponseWriter, r *http.Request) {
-	reply(w, map[string]any{"addresses": d.addresses.Len(), "policies": d.policies.Len()})
-}

@@ -13,9 +13,7 @@ func (m *Model) putWorkloadEntry(ns *namespace, name string, e *object.WorkloadE
 	s := m.ensure(ns, object.KindWorkloadEntry, name)
 	old, _ := s.obj.(*object.WorkloadEntry)
 	if old == nil && e == nil {
-		if s.sum == 0 {
-			delete(ns.entries, name)
-		}
+		m.unknown(s)
 		return
 	}
 	m.touch(s)

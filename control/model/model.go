@@ -100,6 +100,9 @@ type dirty struct {
 	// allow are waypoints whose implied ALLOW policy may have changed.
 	allow   set[*waypoint]
 	reports set[reporter]
+	// gone are services and idle waypoints that may not be needed any more.
+	gone set[*service]
+	idle set[*waypoint]
 	// emptied are namespaces that may have nothing left in them.
 	emptied set[*namespace]
 	// strict is set when the static policy that refuses plaintext may have come or gone.
@@ -151,6 +154,8 @@ func New(cfg Config) *Model {
 		peers:     set[*peer]{},
 		allow:     set[*waypoint]{},
 		reports:   set[reporter]{},
+		gone:      set[*service]{},
+		idle:      set[*waypoint]{},
 		emptied:   set[*namespace]{},
 	}
 	return m
@@ -213,7 +218,7 @@ func (m *Model) Flush(out Output) {
 	m.flushSources(out)
 	m.flushPolicies(out)
 	m.flushReports(out)
-	m.dropEmptyNamespaces()
+	m.forget()
 }
 
 // Pending reports whether Flush has anything to look at.

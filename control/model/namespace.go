@@ -55,7 +55,9 @@ func (m *Model) in(name string) *namespace {
 			slicesOf: map[string]set[*source]{}, targetedBy: map[string]set[*source]{},
 		}
 		m.namespaces[name] = n
-		m.dirty.modes.add(n)
+		if root := m.namespaces[m.cfg.RootNamespace]; root != nil {
+			n.strict = root.mode == object.Strict
+		}
 		m.dirty.emptied.add(n)
 	}
 	return n
@@ -81,10 +83,28 @@ func (n *namespace) empty() bool {
 		len(n.slots)+len(n.policies)+len(n.peers)+len(n.targetedBy)+len(n.selectors.byPair)+len(n.selectors.all) == 0
 }
 
-// dropEmptyNamespaces forgets namespaces that nothing is left of.
-func (m *Model) dropEmptyNamespaces() {
+// forget drops what nothing is left of.
+func (m *Model) forget() {
+	for s := range m.dirty.gone {
+		if s.obj != nil {
+			continue
+		}
+		if s.kind == object.KindService {
+			delete(s.ns.services, s.name)
+		} else {
+			delete(s.ns.serviceEntries, s.name)
+		}
+		m.dirty.emptied.add(s.ns)
+	}
+	clear(m.dirty.gone)
+	for w := range m.dirty.idle {
+		if w.obj == nil && w.allow == 0 && len(w.services)+len(w.sources)+len(w.namespaces) == 0 {
+			delete(m.waypoints, w.id)
+		}
+	}
+	clear(m.dirty.idle)
 	for n := range m.dirty.emptied {
-		if n.empty() && m.namespaces[n.name] == n {
+		if n.empty() {
 			delete(m.namespaces, n.name)
 		}
 	}

@@ -14,9 +14,7 @@ func (m *Model) putPod(ns *namespace, name string, p *object.Pod) {
 	s := m.ensure(ns, object.KindPod, name)
 	old, _ := s.obj.(*object.Pod)
 	if old == nil && p == nil {
-		if s.sum == 0 {
-			delete(ns.pods, name)
-		}
+		m.unknown(s)
 		return
 	}
 	m.touch(s)

@@ -129,7 +129,7 @@ func (m *Model) flushPolicies(out Output) {
 	}
 	for w := range m.dirty.allow {
 		put(m.allowPolicy(w), w.id.ns+"/"+w.allowName(), &w.allow)
-		m.dropWaypoint(w)
+		m.dirty.idle.add(w)
 	}
 	clear(m.dirty.allow)
 }
@@ -254,11 +254,13 @@ func (m *Model) ancestor(k object.Key, t object.TargetRef) (bound, reason, text 
 				s = n.serviceEntries[k.Name]
 			}
 		}
-		if s == nil {
+		if s == nil || s.obj == nil {
 			return "", "TargetNotFound", fmt.Sprintf("there is no %s", k)
 		}
-		if b := m.bindService(s); b.to != nil {
-			return b.to.id.String(), "", ""
+		for _, c := range s.won() {
+			if c.bound.to != nil {
+				return c.bound.to.id.String(), "", ""
+			}
 		}
 		return "", "AncestorNotBound", fmt.Sprintf("%s has no waypoint", k)
 	}

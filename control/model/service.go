@@ -14,7 +14,9 @@ type service struct {
 	ns   *namespace
 	kind object.Kind
 	name string
-	obj  object.Object // *object.Service or *object.ServiceEntry, nil once gone
+	// obj is a *object.Service or *object.ServiceEntry, nil once gone. What is gone stays until the end of Flush: an object
+	// that comes back before is the same one.
+	obj object.Object
 
 	slots []*slot // one for each name it claims
 	sel   *selector
@@ -110,8 +112,7 @@ func (m *Model) putService(ns *namespace, name string, o *object.Service) {
 	m.putAny(s, now, hosts, sel, of(object.KindPod, object.KindWorkloadEntry), ports, refs)
 	m.retarget(ns, name)
 	if o == nil {
-		delete(ns.services, name)
-		m.dirty.emptied.add(ns)
+		m.dirty.gone.add(s)
 	}
 }
 
@@ -160,8 +161,7 @@ func (m *Model) putServiceEntry(ns *namespace, name string, o *object.ServiceEnt
 	m.putAny(s, now, hosts, sel, of(object.KindPod, object.KindWorkloadEntry), ports, refs)
 	m.putEndpoints(ns, name, o)
 	if o == nil {
-		delete(ns.serviceEntries, name)
-		m.dirty.emptied.add(ns)
+		m.dirty.gone.add(s)
 	}
 }
 

@@ -17,9 +17,7 @@ func (m *Model) putSlice(ns *namespace, name string, e *object.EndpointSlice) {
 	s := m.ensure(ns, object.KindEndpointSlice, name)
 	old, _ := s.obj.(*object.EndpointSlice)
 	if old == nil && e == nil {
-		if len(s.sums) == 0 {
-			delete(ns.slices, name)
-		}
+		m.unknown(s)
 		return
 	}
 	m.touch(s)

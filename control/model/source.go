@@ -62,6 +62,15 @@ func (m *Model) ensure(ns *namespace, kind object.Kind, name string) *source {
 	return s
 }
 
+// unknown is told of the deletion of an object that is not there: the source ensure made for it is of no use, unless it
+// still has something to take back.
+func (m *Model) unknown(s *source) {
+	if !m.dirty.sources.has(s) {
+		delete(s.home(), s.name)
+		m.dirty.emptied.add(s.ns)
+	}
+}
+
 // flushSources computes the workloads of everything marked.
 func (m *Model) flushSources(out Output) {
 	for s := range m.dirty.sources {

@@ -82,14 +82,9 @@ func (m *Model) waypoint(id gatewayName) *waypoint {
 		w = &waypoint{id: id, services: set[*service]{}, sources: set[*source]{}, namespaces: set[*namespace]{}}
 		m.waypoints[id] = w
 		m.dirty.waypoints.add(w)
+		m.dirty.idle.add(w)
 	}
 	return w
-}
-
-func (m *Model) dropWaypoint(w *waypoint) {
-	if w.obj == nil && w.allow == 0 && len(w.services)+len(w.sources)+len(w.namespaces) == 0 {
-		delete(m.waypoints, w.id)
-	}
 }
 
 // moveRefs takes one who refers out of the waypoints from and into the waypoints to.
@@ -99,7 +94,7 @@ func moveRefs[T comparable](m *Model, who T, from, to []gatewayName, users func(
 			if w := m.waypoints[id]; w != nil {
 				delete(users(w), who)
 				m.dirty.reports.add(w)
-				m.dropWaypoint(w)
+				m.dirty.idle.add(w)
 			}
 		}
 	}
@@ -132,6 +127,7 @@ func (m *Model) putGateway(ns, name string, o *object.Gateway) {
 	case o == nil:
 		m.discard(w.sel)
 		w.sel = nil
+		m.dirty.idle.add(w)
 	case w.sel == nil:
 		w.sel = m.choose(m.in(ns), false, object.LabelsOf(mesh.LabelGatewayName, name), of(object.KindPod, object.KindWorkloadEntry), w)
 	}

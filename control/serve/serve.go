@@ -16,6 +16,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -24,6 +25,9 @@ import (
 	"github.com/ambit-mesh/ambit/api/xds"
 	"github.com/ambit-mesh/ambit/ca/token"
 )
+
+// drainTime bounds how long a stop waits for clients that do not read.
+const drainTime = 2 * time.Second
 
 // Config of a Server.
 type Config struct {
@@ -56,7 +60,7 @@ func New(cfg Config, cs ...*xds.Collection) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Plaintext != "" && !cfg.PlaintextAnywhere && !local(cfg.Plaintext) {
+	if cfg.Plaintext != "" && !cfg.PlaintextAnywhere && !Local(cfg.Plaintext) {
 		return nil, fmt.Errorf("plaintext listener %s could be reached from other machines: use a loopback address, unix:PATH, or TLS", cfg.Plaintext)
 	}
 	if cfg.Listen != "" && cfg.TLSDir == "" {
@@ -137,8 +141,12 @@ func (s *Server) Run(ctx context.Context, listening func()) error {
 	case <-ctx.Done():
 	case err = <-errs:
 	}
+	// Streams end in order, so that clients know at once and do not wait for a timeout.
+	s.xds.Drain()
 	for _, o := range all {
-		o.server.Stop()
+		end := time.AfterFunc(drainTime, o.server.Stop)
+		o.server.GracefulStop()
+		end.Stop()
 	}
 	wg.Wait()
 	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
@@ -179,8 +187,8 @@ func ListenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// local reports whether only this machine can reach an address.
-func local(addr string) bool {
+// Local reports whether only this machine can reach an address: a loopback one, or unix:PATH.
+func Local(addr string) bool {
 	if strings.HasPrefix(addr, "unix:") {
 		return true
 	}
@@ -191,6 +199,3 @@ func local(addr string) bool {
 	a, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && a.IsLoopback()
 }
-
-// Local reports whether only this machine can reach an address: a loopback one, or unix:PATH.
-func Local(addr string) bool { return local(addr) }
