@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // document reads one document, which may be a list of objects.
@@ -149,7 +151,7 @@ func (d *Decoder) list(doc *Document, r *reader, root *yaml.Node, budget *int, r
 			doc.Items = append(doc.Items, over.Items...)
 			return
 		}
-		if k := scalar(follow(n), "kind"); k == "List" {
+		if m := follow(n); d.isList(scalar(m, "apiVersion"), scalar(m, "kind")) {
 			over := d.broken(r.file, n.Line, fmt.Sprintf("items[%d] is a list in a list", i), "put its items into the outer list")
 			doc.Broken = true
 			doc.Items = append(doc.Items, over.Items...)
@@ -195,6 +197,9 @@ func (d *Decoder) finish(doc *Document, r *reader, it *Item) {
 		e := &r.entries[i]
 		e.Namespace, e.Name = r.namespace, r.name
 	}
+	slices.SortStableFunc(r.entries, func(a, b status.Entry) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Field, b.Field))
+	})
 	if more := r.refused - d.limits.Problems; more > 0 {
 		r.entries[len(r.entries)-1].Problem += fmt.Sprintf(" (and %s more)", count(more, "problem"))
 	}

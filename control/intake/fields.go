@@ -148,7 +148,11 @@ func truth(s string) bool {
 }
 
 func (r *reader) outOfRange(n *yaml.Node) {
-	r.refuseLine(n.Line, r.here(), "the number "+clip(n.Value)+" is out of range", "write a smaller number")
+	fix := "write a smaller number"
+	if strings.HasPrefix(n.Value, "-") {
+		fix = "write a number that is not negative"
+	}
+	r.refuseLine(n.Line, r.here(), "the number "+clip(n.Value)+" is out of range", fix)
 }
 
 func (r *reader) integer(n *yaml.Node, k kind) (int64, bool) {

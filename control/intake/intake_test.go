@@ -186,3 +186,24 @@ func BenchmarkPod(b *testing.B) {
 		}
 	}
 }
+
+// seeds are the files of testdata.
+func seeds(tb testing.TB) [][]byte {
+	tb.Helper()
+	files, _ := filepath.Glob("testdata/*.*")
+	var out [][]byte
+	for _, f := range files {
+		if strings.HasSuffix(f, ".golden") {
+			continue
+		}
+		data, err := os.ReadFile(f)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		out = append(out, data)
+		for part := range strings.SplitSeq(string(data), "\n---\n") {
+			out = append(out, []byte(part))
+		}
+	}
+	return out
+}

@@ -2,6 +2,8 @@ package intake
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,7 +78,15 @@ func lower(s string) string {
 
 // labels checks keys and values of labels or of a selector.
 func (r *reader) labels(m map[string]string, path []any) {
+	good := true
 	for k, v := range m {
+		good = good && isQualifiedName(k) && (v == "" || isQualifiedPart(v))
+	}
+	if good {
+		return
+	}
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		v := m[k]
 		if !isQualifiedName(k) {
 			r.refuse(sub(path, k), fmt.Sprintf("%q is not a valid label name", clip(k)), "use letters, digits, dashes, underscores and dots, optionally after a domain and a slash")
 		}

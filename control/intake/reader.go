@@ -249,12 +249,18 @@ func (r *reader) home(name string, sh *shape) string {
 			return fmt.Sprintf("it is a field of %s: check the indentation", where)
 		}
 	}
-	for _, n := range sh.names {
-		if c := sh.child(n); c != nil && c.has(name) {
-			return fmt.Sprintf("it is a field of %s: check the indentation", n)
+	around := []*shape{sh}
+	if n := len(r.shapes); n > 1 && r.shapes[n-2] != nil {
+		around = append(around, r.shapes[n-2])
+	}
+	for _, s := range around {
+		for _, n := range s.names {
+			if c := s.child(n); c != nil && c.has(name) {
+				return fmt.Sprintf("it is a field of %s: check the indentation", n)
+			}
 		}
 	}
-	return "remove it"
+	return ""
 }
 
 // shape is what is known of a mapping's fields.

@@ -6,10 +6,11 @@ import "strings"
 // deployment tool's annotations can be as large as the object itself.
 var meshDomains = [...]string{"istio.io", "ambit.io"}
 
-// KeepAnnotation reports whether the mesh may read the annotation: its domain is istio.io, ambit.io or one below them.
+// KeepAnnotation reports whether the model may read the annotation: its domain is istio.io, ambit.io or one below them.
+// The lab's own are left out: each pod has a different one, and only the node agents read them.
 func KeepAnnotation(key string) bool {
 	domain, _, ok := strings.Cut(key, "/")
-	if !ok {
+	if !ok || domain == "lab.ambit.io" {
 		return false
 	}
 	for _, d := range meshDomains {
