@@ -55,6 +55,7 @@ type Agent struct {
 	pods       map[enroll.Key]enroll.Pod
 	namespaces map[string]map[string]string
 	records    map[enroll.Key]*record // what was done, replaced as a whole
+	complaints map[enroll.Key]string  // what was logged about pods that could not be brought where they should be
 }
 
 // record is what was done for a pod. It is immutable; the next step stores another.
@@ -75,6 +76,7 @@ func New(cfg Config, source Source, log *slog.Logger, registry *prometheus.Regis
 		cfg: cfg, log: log, source: source, metrics: newMetrics(registry),
 		queue: newQueue[enroll.Key](), locks: newLocks[enroll.Key](), synced: make(chan struct{}),
 		pods: map[enroll.Key]enroll.Pod{}, namespaces: map[string]map[string]string{}, records: map[enroll.Key]*record{},
+		complaints: map[enroll.Key]string{},
 	}
 	a.proxies = handoff.New(handoff.Config{Socket: cfg.ProxySocket, Logger: log, Registerer: registry, Acked: a.acked})
 	return a, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/api/mesh"
@@ -97,21 +98,19 @@ status: {phase: Running, podIP: 10.1.0.9}
 
 // annotation reads what the agent wrote.
 func (w *world) annotation(name string) string {
-	changes, err := folder.Scan(w.dir, folder.Options{})
+	data, err := os.ReadFile(filepath.Join(w.dir, podFile(name)))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	for _, c := range changes {
-		if c.Path != podFile(name) {
-			continue
-		}
-		for line := range strings.Lines(string(c.Data)) {
-			if v, ok := strings.CutPrefix(strings.TrimSpace(line), mesh.AnnotationRedirection+": "); ok {
-				return strings.Trim(v, `"`)
-			}
-		}
+	var doc struct {
+		Metadata struct {
+			Annotations map[string]string `json:"annotations"`
+		} `json:"metadata"`
 	}
-	return ""
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		w.t.Fatal(err)
+	}
+	return doc.Metadata.Annotations[mesh.AnnotationRedirection]
 }
 
 func (w *world) eventually(what string, fn func() bool) {

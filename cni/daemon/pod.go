@@ -27,10 +27,25 @@ func (a *Agent) reconcile(ctx context.Context, k enroll.Key) error {
 	}
 	defer unlock()
 	err = a.reconcileLocked(ctx, k)
-	if err != nil && ctx.Err() == nil {
-		a.log.Warn("pod is not yet where it should be", "pod", k, "err", err)
+	if ctx.Err() == nil {
+		a.complain(k, err)
 	}
 	return err
+}
+
+// complain logs what stands in a pod's way once, not at every try.
+func (a *Agent) complain(k enroll.Key, err error) {
+	a.mu.Lock()
+	before := a.complaints[k]
+	if err == nil {
+		delete(a.complaints, k)
+	} else {
+		a.complaints[k] = err.Error()
+	}
+	a.mu.Unlock()
+	if err != nil && err.Error() != before {
+		a.log.Warn("pod is not yet where it should be; trying again", "pod", k, "err", err)
+	}
 }
 
 func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {

@@ -141,7 +141,8 @@ func (s *Source) Annotate(_ context.Context, p enroll.Pod, value string) error {
 		if doc["kind"] != "Pod" || meta == nil || meta["name"] != p.Name {
 			return nil, errUnchanged
 		}
-		if uid, _ := meta["uid"].(string); uid != "" && uid != p.UID {
+		// A number where YAML sees one: the reading side takes it as text, too.
+		if uid, ok := meta["uid"]; ok && fmt.Sprint(uid) != p.UID {
 			return nil, errUnchanged
 		}
 		annotations, _ := meta["annotations"].(map[string]any)

@@ -11,7 +11,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/zds"
 )
 
-// idle is how long a connection may be silent before the agent looks whether the proxy is still there.
+// idle is Istio's: istio/istio cni/pkg/nodeagent/ztunnelserver.go.
 const idle = 5 * time.Second
 
 // order is something to tell one proxy. What an add says is looked up when it is sent, so a queue never holds an
@@ -112,7 +112,7 @@ func (s *Server) talk(ctx context.Context, zc *zds.AgentConn, c *conn, snapshot 
 	if err := zc.SnapshotSent(); err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
-	ticker := time.NewTicker(idle)
+	ticker := time.NewTicker(s.idle)
 	defer ticker.Stop()
 	for {
 		select {
@@ -130,7 +130,7 @@ func (s *Server) talk(ctx context.Context, zc *zds.AgentConn, c *conn, snapshot 
 				}
 				o.finish()
 			}
-			ticker.Reset(idle)
+			ticker.Reset(s.idle)
 		}
 	}
 }

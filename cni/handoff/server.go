@@ -48,6 +48,7 @@ type Server struct {
 	cfg       Config
 	log       *slog.Logger
 	connected prometheus.Gauge
+	idle      time.Duration // how long a connection may be silent before the agent looks whether the proxy is there
 
 	mu sync.Mutex
 	// Guarded by mu:
@@ -70,7 +71,7 @@ func New(cfg Config) *Server {
 		cfg.Logger = slog.Default()
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Logger.With("area", "handoff"), pods: map[string]*entry{},
+		cfg: cfg, log: cfg.Logger.With("area", "handoff"), idle: idle, pods: map[string]*entry{},
 		// istio/istio cni/pkg/nodeagent/metrics.go.
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{Name: "ztunnel_connected", Help: "number of connections to ztunnel"}),
 	}
