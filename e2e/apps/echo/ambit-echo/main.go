@@ -1,0 +1,171 @@
+// Command ambit-echo is a server and a client for trying out networks.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ambit-mesh/ambit/e2e/apps/echo"
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{Use: "ambit-echo", Short: "A server and a client for trying out networks", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(serve(), get(), loop(), hold(), bulk(), greeting(), idle())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "ambit-echo:", err)
+		os.Exit(1) //nolint:gocritic // the process ends here, and stop with it
+	}
+}
+
+func serve() *cobra.Command {
+	var s echo.Server
+	c := &cobra.Command{Use: "serve", Short: "Serve until told to end", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return s.Run(cmd.Context()) }}
+	c.Flags().StringVar(&s.HTTP, "http", ":8080", "HTTP: any path says who served and who asked; /download?bytes=N, /upload, /hold, /delay?d=1s, /status/N")
+	c.Flags().StringVar(&s.TCP, "tcp", ":9000", "TCP that sends back what it gets")
+	c.Flags().StringVar(&s.First, "first", ":9001", "TCP that greets first")
+	c.Flags().StringVar(&s.Sink, "sink", ":9002", "TCP that takes everything and says how much it was")
+	c.Flags().StringVar(&s.Source, "source", ":9003", "TCP that sends until the client goes")
+	c.Flags().StringVar(&s.Text, "text", os.Getenv("ECHO_TEXT"), "part of every answer (ECHO_TEXT)")
+	return c
+}
+
+func get() *cobra.Command {
+	var headers []string
+	var timeout time.Duration
+	c := &cobra.Command{Use: "get URL", Short: "Fetch a URL once", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h := http.Header{}
+			for _, line := range headers {
+				k, v, ok := strings.Cut(line, ":")
+				if !ok {
+					return fmt.Errorf("header %q: NAME: VALUE", line)
+				}
+				h.Add(k, strings.TrimSpace(v))
+			}
+			return echo.Get(cmd.Context(), args[0], h, timeout, os.Stdout)
+		}}
+	c.Flags().StringArrayVarP(&headers, "header", "H", nil, "header, as NAME: VALUE")
+	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "give up after this long")
+	return c
+}
+
+func loop() *cobra.Command {
+	var l echo.Load
+	var duration time.Duration
+	var output string
+	var quiet bool
+	allow := 0
+	c := &cobra.Command{Use: "loop URL", Short: "Fetch a URL again and again, and report errors and latencies", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), duration)
+			defer cancel()
+			l.URL = args[0]
+			if !quiet {
+				l.Progress = os.Stderr
+			}
+			r := l.Run(ctx)
+			if output == "json" {
+				fmt.Println(r.JSON())
+			} else {
+				fmt.Print(r)
+			}
+			if r.Errors > allow || r.Requests == 0 {
+				return fmt.Errorf("%d of %d requests failed", r.Errors, r.Requests)
+			}
+			return nil
+		}}
+	f := c.Flags()
+	f.Float64Var(&l.Rate, "rate", 0, "requests a second in all; 0: as many as fit")
+	f.IntVar(&l.Workers, "workers", 1, "requests at the same time")
+	f.IntVar(&l.Requests, "requests", 0, "end after so many; 0: when the time is up")
+	f.DurationVar(&duration, "duration", 10*time.Second, "how long")
+	f.DurationVar(&l.Timeout, "timeout", 5*time.Second, "for each request")
+	f.BoolVar(&l.Reuse, "reuse", false, "keep connections open between requests")
+	f.IntVar(&allow, "allow-errors", 0, "exit with status 0 up to so many errors")
+	f.StringVarP(&output, "output", "o", "text", "text or json")
+	f.BoolVarP(&quiet, "quiet", "q", false, "no progress")
+	return c
+}
+
+func hold() *cobra.Command {
+	var duration, interval time.Duration
+	c := &cobra.Command{Use: "hold HOST:PORT", Short: "Keep a TCP connection open, and say if and when it is cut", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), duration)
+			defer cancel()
+			h, err := echo.Hold(ctx, args[0], interval, func(local, remote net.Addr) { fmt.Printf("open from %s to %s\n", local, remote) })
+			if err != nil {
+				return err
+			}
+			fmt.Printf("still open after %v and %d echoes; slowest echo %v\n", h.Lasted.Round(time.Millisecond), h.Echoes, h.Longest.Round(time.Microsecond))
+			return nil
+		}}
+	c.Flags().DurationVar(&duration, "duration", 10*time.Second, "how long")
+	c.Flags().DurationVar(&interval, "interval", 100*time.Millisecond, "between two lines")
+	return c
+}
+
+func bulk() *cobra.Command {
+	var megabytes int64
+	var streams int
+	var receive bool
+	var timeout time.Duration
+	c := &cobra.Command{Use: "bulk HOST:PORT", Short: "Push data to a sink, or pull it from a source", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if megabytes < 1 || streams < 1 {
+				return errors.New("--megabytes and --streams: at least 1")
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			run := echo.Send
+			if receive {
+				run = echo.Receive
+			}
+			b, err := run(ctx, args[0], megabytes<<20, streams)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%d MiB over %d streams in %v: %.2f Gbit/s\n", b.Bytes>>20, b.Streams, b.Took.Round(time.Millisecond), b.Gbps())
+			return nil
+		}}
+	c.Flags().Int64Var(&megabytes, "megabytes", 100, "how much")
+	c.Flags().IntVar(&streams, "streams", 1, "connections at the same time")
+	c.Flags().BoolVar(&receive, "receive", false, "pull from a source")
+	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
+	return c
+}
+
+func greeting() *cobra.Command {
+	return &cobra.Command{Use: "greeting HOST:PORT", Short: "Show what a server that speaks first says", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
+			defer cancel()
+			line, err := echo.Greeting(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Println(line)
+			return nil
+		}}
+}
+
+// idle is for pods that commands are run in.
+func idle() *cobra.Command {
+	return &cobra.Command{Use: "idle", Short: "Do nothing until told to end", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			<-cmd.Context().Done()
+			return nil
+		}}
+}
