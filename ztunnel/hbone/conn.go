@@ -22,6 +22,7 @@ import (
 type conn struct {
 	// immutable after newConn
 	nc     net.Conn
+	wire   *Wire // below nc, if TLS runs over one
 	cfg    Config
 	client bool
 	// onRequest starts the handler of a new request; set on servers. Called with mu held.
@@ -79,7 +80,7 @@ type conn struct {
 
 func newConn(nc net.Conn, cfg Config, client bool) *conn {
 	c := &conn{
-		nc: nc, cfg: cfg.withDefaults(client), client: client,
+		nc: nc, wire: wireOf(nc), cfg: cfg.withDefaults(client), client: client,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		streams: make(map[uint32]*Stream), nextID: 1,
 		sendWin: initialWindow, peerInitWin: initialWindow,

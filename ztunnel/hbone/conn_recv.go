@@ -58,26 +58,35 @@ func (c *conn) readLoop() error {
 	size := buffer.Tiny
 	for {
 		buf := buffer.Get(size)
-		n, err := c.nc.Read(buf.Room())
-		if n > 0 {
-			full := n == len(buf.Room())
-			buf.Fill(n)
+		err := c.fill(buf)
+		got := buf.Len()
+		if got > 0 {
 			if perr := p.feed(buf.Bytes()); perr != nil {
 				buf.Free()
 				return perr
 			}
-			switch {
-			case full:
-				size = buffer.Medium
-			case n < buffer.Tiny:
-				size = buffer.Tiny
-			}
 		}
 		buf.Free()
-		if err == io.EOF {
+		switch {
+		case err == io.EOF:
 			return c.peerClosed()
+		case err != nil:
+			return err
+		case got < buffer.Tiny:
+			size = buffer.Tiny
+		case got == size || got > buffer.Small:
+			size = buffer.Large
 		}
-		if err != nil {
+	}
+}
+
+// fill waits for bytes and takes what is here already on top, in whole records: they make larger pieces for the
+// application.
+func (c *conn) fill(b *buffer.Buffer) error {
+	for {
+		n, err := c.nc.Read(b.Room())
+		b.Fill(n)
+		if err != nil || c.wire == nil || !c.wire.ready() || len(b.Room()) < maxRecord {
 			return err
 		}
 	}

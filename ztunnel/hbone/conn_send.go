@@ -1,8 +1,6 @@
 package hbone
 
 import (
-	"io"
-
 	"github.com/ambit-mesh/ambit/ztunnel/hbone/buffer"
 	"golang.org/x/net/http2/hpack"
 )
@@ -58,7 +56,7 @@ func (c *conn) flushLocked(rounds int) {
 		ctl, out := c.ctl, c.out
 		c.ctl, c.out = c.ctlSpare[:0], buffer.Queue{}
 		c.mu.Unlock()
-		err := writeOut(c.nc, ctl, &out)
+		err := c.writeOut(ctl, &out)
 		c.mu.Lock()
 		c.ctlSpare = ctl[:0]
 		if cap(ctl) > 16<<10 {
@@ -79,7 +77,16 @@ func (c *conn) flushLocked(rounds int) {
 }
 
 // writeOut puts control frames and DATA on the wire in as few writes as the sizes allow, and frees the buffers.
-func writeOut(w io.Writer, ctl []byte, out *buffer.Queue) error {
+func (c *conn) writeOut(ctl []byte, out *buffer.Queue) (err error) {
+	w := c.nc
+	if c.wire != nil {
+		c.wire.cork()
+		defer func() {
+			if uerr := c.wire.uncork(); err == nil {
+				err = uerr
+			}
+		}()
+	}
 	if out.Empty() {
 		_, err := w.Write(ctl)
 		return err

@@ -42,7 +42,7 @@ func connect(t testing.TB, secure bool) (client, server net.Conn) {
 		return client, server
 	}
 	cfg := tlsConfig(t)
-	ts, tc := tls.Server(server, cfg), tls.Client(client, cfg)
+	ts, tc := tls.Server(NewWire(server.(*net.TCPConn)), cfg), tls.Client(NewWire(client.(*net.TCPConn)), cfg)
 	errs := make(chan error, 1)
 	go func() { errs <- ts.Handshake() }()
 	if err := tc.Handshake(); err != nil {

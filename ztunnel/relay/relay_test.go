@@ -85,9 +85,14 @@ func direct(t testing.TB) path {
 
 // tunnelPath is two proxies with a pooled tunnel between them.
 func tunnelPath(t testing.TB, cfg hbone.Config) path {
+	plain := func(c net.Conn) net.Conn { return c }
+	return tunnelOver(t, cfg, plain, plain)
+}
+
+func tunnelOver(t testing.TB, cfg hbone.Config, client, server func(net.Conn) net.Conn) path {
 	p := path{app: listen(t), errs: make(chan error, 16)}
 	inbound := proxied(t, make(chan error), func(ctx context.Context, c *net.TCPConn) error {
-		return hbone.Serve(ctx, c, cfg, func(ctx context.Context, in *hbone.Incoming) {
+		return hbone.Serve(ctx, server(c), cfg, func(ctx context.Context, in *hbone.Incoming) {
 			up := dial(t, p.app.Addr())
 			s, err := in.Accept(200)
 			if err != nil {
@@ -103,7 +108,11 @@ func tunnelPath(t testing.TB, cfg hbone.Config) path {
 	})
 	pool := hbone.NewPool(hbone.PoolConfig{Config: cfg, Dial: func(ctx context.Context, key hbone.Key) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "tcp", key.Addr.String())
+		c, err := d.DialContext(ctx, "tcp", key.Addr.String())
+		if err != nil {
+			return nil, err
+		}
+		return client(c), nil
 	}})
 	key := hbone.Key{Addr: netip.MustParseAddrPort(inbound.Addr().String())}
 	outbound := proxied(t, p.errs, func(ctx context.Context, c *net.TCPConn) error {
