@@ -132,6 +132,9 @@ func (c *converter) rule(r *object.Rule) *security.Rule {
 			c.drop("notRemoteIpBlocks", s.NotRemoteIPBlocks)
 			c.drop("requestPrincipals", s.RequestPrincipals)
 			c.drop("notRequestPrincipals", s.NotRequestPrincipals)
+			// The wire format has no field for these; leaving them out of an ALLOW would let other domains in.
+			c.drop("trustDomains", s.TrustDomains)
+			c.drop("notTrustDomains", s.NotTrustDomains)
 			from.Matches = append(from.Matches, &security.Match{
 				SourceIps:          c.blocks(s.IPBlocks),
 				NotSourceIps:       c.blocks(s.NotIPBlocks),
