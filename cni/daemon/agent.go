@@ -130,6 +130,7 @@ func (a *Agent) prepare() error {
 		}
 		// Where the kernel has no nf_tables, probes of pods under strict policy are the price.
 		a.log.Warn("probes of the node reach pods like anybody's connections", "err", err)
+		a.node.Disable()
 	}
 	for _, dir := range []string{a.cfg.RunDir, filepath.Dir(a.cfg.ProxySocket)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -24,6 +24,32 @@ type Backend interface {
 // ErrDrift says that the rules in a namespace are not those that were applied.
 var ErrDrift = errors.New("rules differ from what was applied")
 
+// Supersede applies with b and removes what any other back end left in the namespace, so that an agent started with
+// another setting takes its pods over.
+func Supersede(b Backend, ns *netns.Netns, o Options) error {
+	if err := b.Apply(ns, o); err != nil {
+		return err
+	}
+	removed := false
+	for _, other := range []Backend{NFTables{}, IPTables{Variant: "nft"}, IPTables{Variant: "legacy"}} {
+		if other.Name() == b.Name() {
+			continue
+		}
+		if ipt, ok := other.(IPTables); ok && !ipt.installed() {
+			continue
+		}
+		if err := other.Remove(ns); err != nil {
+			return fmt.Errorf("remove what %s left: %w", other.Name(), err)
+		}
+		removed = true
+	}
+	if !removed {
+		return nil
+	}
+	// The routes are common to all back ends and went with the others.
+	return b.Apply(ns, o)
+}
+
 // Detect finds a back end the kernel and the installed binaries can carry, by trying in a namespace of its own. want is
 // "auto" (or empty), "nftables" or "iptables".
 func Detect(want string, log *slog.Logger) (Backend, error) {

@@ -23,9 +23,16 @@ const iptLimit = 10 * time.Second
 // Name is "iptables-nft" or "iptables-legacy".
 func (b IPTables) Name() string { return "iptables-" + b.Variant }
 
+// installed reports whether the binaries are there.
+func (b IPTables) installed() bool {
+	_, err := exec.LookPath(b.binary(IPv4) + "-restore")
+	return err == nil
+}
+
 // Apply implements Backend.
 func (b IPTables) Apply(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, lo int) error {
+		tune("1")
 		for _, r := range routesOf(o.IPv6) {
 			if err := r.apply(lo); err != nil {
 				return err
@@ -103,6 +110,7 @@ func (b IPTables) Remove(ns *netns.Netns) error {
 				return err
 			}
 		}
+		tune("0")
 		return nil
 	})
 	if err != nil {

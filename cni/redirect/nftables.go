@@ -22,6 +22,7 @@ func (NFTables) Name() string { return "nftables" }
 // Apply implements Backend.
 func (NFTables) Apply(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, lo int) error {
+		tune("1")
 		// Routes first: a marked packet without its route would leave the pod.
 		for _, r := range routesOf(o.IPv6) {
 			if err := r.apply(lo); err != nil {
@@ -63,6 +64,7 @@ func (NFTables) Remove(ns *netns.Netns) error {
 				return err
 			}
 		}
+		tune("0")
 		return nil
 	})
 	if err != nil {

@@ -54,8 +54,9 @@ type Node struct {
 	o  NodeOptions
 
 	mu sync.Mutex
-	// have is what the sets hold, guarded by mu: each address with the UID of its pod.
+	// Guarded by mu: what the sets hold, each address with the UID of its pod, and whether nothing is to be done.
 	have map[netip.Addr]string
+	off  bool
 }
 
 // NewNode prepares the node's side; Apply makes it real. ns stays the caller's.
@@ -63,10 +64,20 @@ func NewNode(ns *netns.Netns, o NodeOptions) *Node {
 	return &Node{ns: ns, o: o, have: map[netip.Addr]string{}}
 }
 
+// Disable makes all methods do nothing, for a kernel that cannot do it: probes then reach pods like anybody's connections.
+func (n *Node) Disable() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.off = true
+}
+
 // Apply puts the rules in place, keeping what the sets hold, and learns what that is.
 func (n *Node) Apply() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.off {
+		return nil
+	}
 	o := n.o
 	// A rule of a family the node does not have would do no harm, but the kernel may refuse it.
 	o.IPv6 = n.ns.HasIPv6()
@@ -84,6 +95,11 @@ func (n *Node) Apply() error {
 
 // Verify is nil if the rules are in place, and ErrDrift otherwise.
 func (n *Node) Verify() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.off {
+		return nil
+	}
 	o := n.o
 	o.IPv6 = n.ns.HasIPv6()
 	if err := n.ns.Do(func() error { return verify(NodeRules(o)) }); err != nil {
@@ -156,7 +172,7 @@ func (n *Node) Addrs() []netip.Addr {
 
 // change brings the kernel from have to next in one transaction. The caller holds mu.
 func (n *Node) change(next map[netip.Addr]string) error {
-	if maps.Equal(n.have, next) {
+	if n.off || maps.Equal(n.have, next) {
 		return nil
 	}
 	err := n.ns.Do(func() error {
@@ -209,6 +225,9 @@ func clipComment(s string) string { return s[:min(len(s), 120)] }
 func (n *Node) Remove() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.off {
+		return nil
+	}
 	if err := n.ns.Do(func() error { return unload(NAT) }); err != nil {
 		return fmt.Errorf("remove the node's probe rules: %w", err)
 	}

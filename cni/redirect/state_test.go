@@ -153,6 +153,55 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	}
 }
 
+func TestAcceptQueueMoves(t *testing.T) {
+	if _, err := os.Stat(migrateSysctl); err != nil {
+		t.Skip("needs Linux 5.14:", err)
+	}
+	eachBackend(t, func(t *testing.T, b Backend) {
+		ns := makeNetns(t)
+		value := func() (v string) {
+			_ = ns.Do(func() error {
+				data, err := os.ReadFile(migrateSysctl)
+				v = strings.TrimSpace(string(data))
+				return err
+			})
+			return v
+		}
+		if err := b.Apply(ns, Options{}); err != nil || value() != "1" {
+			t.Errorf("after Apply: %q %v", value(), err)
+		}
+		if err := b.Remove(ns); err != nil || value() != "0" {
+			t.Errorf("after Remove: %q %v", value(), err)
+		}
+	})
+}
+
+func TestSupersede(t *testing.T) {
+	all := backends(t)
+	o := Options{IPv6: true, DNS: true}
+	for _, before := range all {
+		for _, after := range all {
+			ns := makeNetns(t)
+			if err := before.Apply(ns, o); err != nil {
+				t.Fatal(err)
+			}
+			if err := Supersede(after, ns, o); err != nil {
+				t.Errorf("%s after %s: %v", after.Name(), before.Name(), err)
+			}
+			if err := after.Verify(ns, o); err != nil {
+				t.Errorf("%s after %s: %v", after.Name(), before.Name(), err)
+			}
+			if err := after.Remove(ns); err != nil {
+				t.Error(err)
+			}
+			assertEmpty(t, ns)
+			if out := inside(t, ns, "iptables-legacy-save"); strings.Contains(out, "ISTIO") {
+				t.Errorf("%s after %s leaves:\n%s", after.Name(), before.Name(), out)
+			}
+		}
+	}
+}
+
 func TestWithoutIPv6(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b Backend) {
 		ns := makeNetns(t)
@@ -182,6 +231,25 @@ func TestNodeProbes(t *testing.T) {
 	w := newWire(t)
 	w.servers()
 	if err := (NFTables{}).Apply(w.pod, Options{IPv6: true}); err != nil {
+		t.Fatal(err)
+	}
+	// The probe address is nobody's: answers are addressed to it and find back by connection tracking.
+	if err := w.node.Do(func() error {
+		link, err := netlink.LinkByName("pod")
+		if err != nil {
+			return err
+		}
+		for _, a := range []string{mesh.ProbeSourceIPv4 + "/32", mesh.ProbeSourceIPv6 + "/128"} {
+			addr, err := netlink.ParseAddr(a)
+			if err == nil {
+				err = netlink.AddrDel(link, addr)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	n := NewNode(w.node, NodeOptions{})
@@ -232,6 +300,16 @@ func TestNodeProbes(t *testing.T) {
 	if err := n.Verify(); !errors.Is(err, ErrDrift) {
 		t.Errorf("verify after removal: %v", err)
 	}
+}
+
+func TestNodeSwitchedOff(t *testing.T) {
+	ns := makeNetns(t)
+	n := NewNode(ns, NodeOptions{})
+	n.Disable()
+	if err := errors.Join(n.Apply(), n.Verify(), n.Set("a", []netip.Addr{pod4}), n.Prune(nil), n.Remove()); err != nil {
+		t.Error(err)
+	}
+	assertEmpty(t, ns)
 }
 
 func texts(addrs []netip.Addr) []string {

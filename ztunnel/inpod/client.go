@@ -39,10 +39,11 @@ type Pods interface {
 // The proxy should drain and end: its successor starts from a fresh snapshot.
 var ErrProtocol = errors.New("CNI agent broke the protocol")
 
-// Retry delays. istio/ztunnel src/inpod.rs and statemanager.rs.
+// Retry delays. istio/ztunnel src/inpod.rs and statemanager.rs, except that Istio's waits for the agent grow to 15 s: an
+// agent that is back would miss its proxy for so long, and pods being made would fail meanwhile.
 const (
 	firstReconnect = 10 * time.Millisecond
-	lastReconnect  = 15 * time.Second
+	lastReconnect  = time.Second
 	retryPending   = 5 * time.Second
 	startLimit     = 5 * time.Second
 )
