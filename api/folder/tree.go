@@ -344,5 +344,5 @@ func readFile(r *os.Root, rel string, limit int64) ([]byte, error) {
 }
 
 func tooLarge(size, limit int64) error {
-	return fmt.Errorf("%w: %d bytes, the limit is %d; split it into several files", ErrTooLarge, size, limit)
+	return fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, size, limit)
 }
