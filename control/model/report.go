@@ -129,7 +129,7 @@ func (m *Model) reportAddresses(r *Report, c *slot) {
 func (m *Model) sharer(c *slot, p netip.Prefix) *service {
 	var first *service
 	for o := range m.vips[p] {
-		if o != c && o.winner != c.winner && m.holder(o, p) == nil && (first == nil || better(o.winner, first)) {
+		if o.hostname != c.hostname && o.winner != c.winner && m.holder(o, p) == nil && (first == nil || better(o.winner, first)) {
 			first = o.winner
 		}
 	}

@@ -164,6 +164,7 @@ func (m *Model) sliceWorkloads(s *source, yield func(*workload.Workload)) {
 		}
 		// Nothing is known of what stands behind the address; it may well be shared.
 		w.NetworkMode = workload.NetworkMode_HOST_NETWORK
+		w.WorkloadType = workload.WorkloadType_DEPLOYMENT
 		w.Services[svc.slots[0].name] = ports
 		yield(w)
 	}
