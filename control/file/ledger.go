@@ -1,12 +1,10 @@
 package file
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/control/intake"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
@@ -18,18 +16,6 @@ type ledger struct {
 	files   map[string]*record
 	claims  map[object.Key]claim
 	ignored map[string]int // documents of kinds that are not read
-}
-
-// record is what is remembered of a file.
-type record struct {
-	path    string
-	size    int
-	newline bool
-	held    []holding      // what this file has in force
-	ignored map[string]int // nil for most
-	// refused and warned are about the file's documents, duplicates about objects another file has in force.
-	entries    []status.Entry
-	duplicates []status.Entry
 }
 
 // holding is an object in force.
@@ -174,22 +160,6 @@ func (b *batch) take(r reading) step {
 	return b.compare(rec, r)
 }
 
-// unusable is the refusal of a whole file.
-func unusable(r reading, kept bool) status.Entry {
-	e := status.Entry{Severity: status.Refused, File: r.path, Problem: r.err.Error(), Fix: "check the file's permissions", Kept: kept}
-	switch {
-	case errors.Is(r.err, folder.ErrTooLarge):
-		e.Fix = "split it into several files"
-	case errors.Is(r.err, folder.ErrTooMany):
-		e.Fix = "put several objects into one file, or remove files"
-	case errors.Is(r.err, folder.ErrOutside):
-		e.Fix = "copy the file into the folder"
-	case errors.Is(r.err, folder.ErrNotFound), errors.Is(r.err, folder.ErrNotRegular):
-		e.Fix = "replace it by a file, or remove it"
-	}
-	return e
-}
-
 // compare goes through the documents of a file that can be read.
 func (b *batch) compare(rec *record, r reading) step {
 	old := make(map[object.Key]holding, len(rec.held))
@@ -271,14 +241,6 @@ func (b *batch) cut(rec *record, r reading) bool {
 	return rec.newline && !r.newline && r.size < rec.size && n > 0 && !r.docs[n-1].Unchanged
 }
 
-func cutOff(path string, it intake.Item) status.Entry {
-	return status.Entry{
-		Severity: status.Refused, File: path, Line: it.Line, Kind: it.Key.Kind.String(), Namespace: it.Key.Namespace, Name: it.Key.Name,
-		Problem: "the file seems to be cut off: it is shorter than before and its last line has no end",
-		Fix:     "write the file again; if it is complete, end its last line",
-	}
-}
-
 // missing handles what the file had and does not name any more: it is released, or kept when the file could not be
 // understood to its end.
 func (b *batch) missing(s *step, old map[object.Key]holding, named map[object.Key]int, broken bool) {
@@ -355,22 +317,6 @@ func (b *batch) place(s step) {
 	s.rec.trim()
 }
 
-// duplicate is the refusal of an object another file has in force.
-func duplicate(rec *record, f finding, owner *record) status.Entry {
-	line := int32(0)
-	for _, h := range owner.held {
-		if h.key == f.key {
-			line = h.line
-		}
-	}
-	return status.Entry{
-		Severity: status.Refused, File: rec.path, Line: int(f.line),
-		Kind: f.key.Kind.String(), Namespace: f.key.Namespace, Name: f.key.Name,
-		Problem: fmt.Sprintf("the object is also in %s:%d, and that version is in force", owner.path, line),
-		Fix:     "remove it from one of the two files",
-	}
-}
-
 // settle decides about objects that were let go: somebody else's version takes over, or they are gone.
 func (b *batch) settle() {
 	for _, key := range b.freed {
@@ -399,34 +345,10 @@ func (b *batch) settle() {
 	}
 }
 
-// forget drops what is said about an object another file has in force.
-func (rec *record) forget(key object.Key) {
-	rec.duplicates = slices.DeleteFunc(slices.Clone(rec.duplicates), func(e status.Entry) bool {
-		return e.Kind == key.Kind.String() && e.Namespace == key.Namespace && e.Name == key.Name
-	})
-}
-
 func (b *batch) count(ignored map[string]int, sign int) {
 	for k, n := range ignored {
 		if b.ignored[k] += sign * n; b.ignored[k] == 0 {
 			delete(b.ignored, k)
 		}
 	}
-}
-
-// trim drops spare room: most files hold one object for a long time.
-func (rec *record) trim() { rec.held = slices.Clip(slices.Clone(rec.held)) }
-
-// maxEntries bounds what is said about one file.
-const maxEntries = 200
-
-// all is everything that is to be said about a file.
-func (rec *record) all() []status.Entry {
-	es := slices.Concat(rec.entries, rec.duplicates)
-	if more := len(es) - maxEntries; more > 0 {
-		es = append(es[:maxEntries:maxEntries], status.Entry{
-			Severity: status.Refused, File: rec.path, Problem: fmt.Sprintf("there is more to say about this file, %d times", more), Fix: "mend the first ones",
-		})
-	}
-	return es
 }
