@@ -1,0 +1,85 @@
+package stories
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ambit-mesh/ambit/e2e/mesh"
+)
+
+// TestDaemonsDie kills every daemon in turn, hard, under load: new connections succeed again within a second of the
+// restart, and connections that were not on the killed process stay open.
+func TestDaemonsDie(t *testing.T) {
+	w := start(t, options{})
+	w.namespace("shop", "istio.io/dataplane-mode: ambient")
+	w.pod("shop", "client", "client", "node1")
+	w.pod("shop", "other", "other", "node3")
+	w.pod("shop", "web", "web", "node2")
+	vip := w.service("shop", "web", 80, 8080)
+	w.serve("shop", "web", 8080)
+	w.protocol("shop", "HBONE")
+	w.want("shop", "client", vip, "web "+w.podIP("shop", "client"))
+
+	for _, victim := range []string{
+		"ambitd", "ambit-ca", "ambit-cni-agent@node1", "ambit-cni-agent@node2", "ztunnel@node1", "ztunnel@node3",
+	} {
+		open := w.held("shop", "other", vip)
+		stop := w.load("shop", "client", vip)
+		w.must(w.Signal(w.soon(), victim, syscall.SIGKILL))
+		w.must(w.DaemonsReady(w.soon(), nil))
+		back := time.Now()
+		w.eventually("a second of load", func() error {
+			if time.Since(back) < 1200*time.Millisecond {
+				return errNotYet
+			}
+			return nil
+		})
+		got := stop()
+		if late := got.after(back.Add(time.Second)); len(late) > 0 {
+			t.Errorf("%s: errors more than a second after it was back: %v", victim, late)
+		}
+		if victim != "ztunnel@node1" && victim != "ztunnel@node3" && len(got.Errors) > 0 {
+			t.Errorf("%s is not in the path of the load, yet: %s", victim, got)
+		}
+		if err := open(); err != nil && victim != "ztunnel@node3" {
+			t.Errorf("%s: the open connection from node3: %v", victim, err)
+		}
+		t.Logf("%s: %s", victim, got)
+	}
+}
+
+// TestRestartUnnoticed replaces the ztunnels of both nodes in the path as a rolling update does, the new process beside
+// the old: no connection fails, and what is open stays open until the drain's deadline.
+func TestRestartUnnoticed(t *testing.T) {
+	w := start(t, options{nodes: 2, mesh: mesh.Options{ZtunnelEnv: []string{"CONNECTION_TERMINATION_DEADLINE=3s"}}})
+	w.namespace("shop", "istio.io/dataplane-mode: ambient")
+	w.pod("shop", "client", "client", "node1")
+	w.pod("shop", "web", "web", "node2")
+	vip := w.service("shop", "web", 80, 8080)
+	w.serve("shop", "web", 8080)
+	w.protocol("shop", "HBONE")
+	w.want("shop", "client", vip, "web "+w.podIP("shop", "client"))
+	open := w.held("shop", "client", vip)
+	// Several at once and without pause: a connection that is just arriving when a listener closes must not be lost.
+	var stops []func() load
+	for range 8 {
+		stops = append(stops, w.load("shop", "client", vip))
+	}
+	for _, node := range []string{"node1", "node2", "node1"} {
+		w.must(mesh.RollZtunnel(w.soon(), w.Lab, node))
+	}
+	calls := 0
+	for _, stop := range stops {
+		got := stop()
+		calls += got.Calls
+		if len(got.Errors) > 0 {
+			t.Errorf("during the restarts: %s", got)
+		}
+	}
+	// The proxy it was on drained for as long as it was allowed to.
+	if err := open(); err == nil {
+		t.Error("the held connection outlived the process it was on")
+	}
+	t.Logf("%d connections during three restarts", calls)
+}
