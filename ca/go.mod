@@ -4,15 +4,15 @@ go 1.26.0
 
 require (
 	github.com/ambit-mesh/ambit/api v0.0.0
-	github.com/envoyproxy/go-control-plane/envoy v1.40.0
-	github.com/go-jose/go-jose/v4 v4.1.8
-	github.com/google/go-cmp v0.7.0
-	github.com/prometheus/client_golang v1.25.0
-	github.com/spiffe/go-spiffe/v2 v2.9.0
-	golang.org/x/net v0.62.0
-	golang.org/x/sync v0.24.0
-	google.golang.org/grpc v1.85.0
-	google.golang.org/protobuf v1.36.12
+	github.com/envoyproxy/go-control-plane/envoy v1.40.0 // the Node of an xDS client
+	github.com/go-jose/go-jose/v4 v4.1.8 // JWT and JWKS of callers' tokens
+	github.com/google/go-cmp v0.7.0 // tests
+	github.com/prometheus/client_golang v1.25.0 // metrics
+	github.com/spiffe/go-spiffe/v2 v2.9.0 // tests: a stranger's view of our certificates
+	golang.org/x/net v0.62.0 // netutil.LimitListener
+	golang.org/x/sync v0.24.0 // errgroup in the daemon
+	google.golang.org/grpc v1.85.0 // CreateCertificate is gRPC
+	google.golang.org/protobuf v1.36.12 // decoding workloads
 )
 
 require (

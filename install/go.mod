@@ -4,9 +4,9 @@ go 1.26.0
 
 require (
 	github.com/ambit-mesh/ambit/api v0.0.0
-	github.com/google/go-cmp v0.7.0
-	github.com/spf13/cobra v1.10.2
-	sigs.k8s.io/yaml v1.6.0
+	github.com/google/go-cmp v0.7.0 // tests
+	github.com/spf13/cobra v1.10.2 // the command tree, its help and shell completion
+	sigs.k8s.io/yaml v1.6.0 // -o yaml
 )
 
 require (

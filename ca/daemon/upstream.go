@@ -19,8 +19,8 @@ import (
 func xdsConfig(d *Daemon, roots func() ([]byte, error)) xds.ClientConfig {
 	id := d.self()
 	name := id.ServiceAccount
-	if host := hostname(); host != "" {
-		name = host
+	if host := hostname(); host != "" && !strings.HasPrefix(host, name) {
+		name += "-" + host
 	}
 	cfg := xds.ClientConfig{
 		Target:     strings.TrimPrefix(strings.TrimPrefix(d.cfg.XDSAddress, "https://"), "http://"),

@@ -328,6 +328,9 @@ func (i *Issuer) Rotate() error {
 	return nil
 }
 
+// maxRoots is how many generations of roots rotations on demand may pile up.
+const maxRoots = 8
+
 // ensureRoot returns the self-signed root of the folder, making or rotating it if need be. Only one process does so at a
 // time, and it looks again first: another may have been quicker.
 func (i *Issuer) ensureRoot(now time.Time, force bool) (*Material, error) {
@@ -343,6 +346,12 @@ func (i *Issuer) ensureRoot(now time.Time, force bool) (*Material, error) {
 	}
 	if old != nil && !force && !i.rotationDue(old, now) {
 		return old, nil
+	}
+	if force && old != nil && len(old.Bundle.Certificates()) >= maxRoots {
+		// Every root stays trusted until it expires, and each one more makes all verification slower; past a hundred
+		// signature checks verifiers give up.
+		return nil, fmt.Errorf("rotate: %d roots are trusted already, which is the most; rotate again when the first of them has expired, at %s",
+			len(old.Bundle.Certificates()), stamp(old.changes))
 	}
 	files, err := newRoot(i.cfg.TrustDomain, i.cfg.RootTTL, i.cfg.Backdate, old, now)
 	if err != nil {

@@ -156,6 +156,26 @@ func TestSecondRotationWithinOverlap(t *testing.T) {
 	}
 }
 
+// Rotations on demand stop before the bundle is so long that verifiers give up on it.
+func TestRotationsAreBounded(t *testing.T) {
+	i := open(t, Config{})
+	first := sign(t, i, 0)
+	var err error
+	n := 0
+	for ; err == nil && n < 20; n++ {
+		err = i.Rotate()
+	}
+	if err == nil || !strings.Contains(err.Error(), "8 roots are trusted already") || n != maxRoots {
+		t.Errorf("after %d rotations: %v", n, err)
+	}
+	last := sign(t, i, 0)
+	for name, c := range map[string]struct{ bundle, of *certs.SVID }{"first by last": {last, first}, "last by first": {first, last}, "last by last": {last, last}} {
+		if err := c.bundle.Bundle().Verify(c.of.Chain(), x509.ExtKeyUsageServerAuth, time.Now()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := open(t, Config{RootTTL: time.Hour, Poll: time.Minute})
