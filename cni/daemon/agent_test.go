@@ -17,12 +17,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/api/netns/netnstest"
 	"github.com/ambit-mesh/ambit/api/zds"
 	"github.com/ambit-mesh/ambit/cni/file"
 	"github.com/ambit-mesh/ambit/cni/plugin"
@@ -39,24 +39,11 @@ type world struct {
 	cfg  Config
 }
 
-func makeNetns(t *testing.T) *netns.Netns {
-	t.Helper()
-	n, err := netns.Make()
-	if errors.Is(err, unix.EPERM) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
-	return n
-}
-
 func path(n *netns.Netns) string { return fmt.Sprintf("/proc/self/fd/%d", n.File().Fd()) }
 
 func newWorld(t *testing.T) *world {
 	dir := t.TempDir()
-	w := &world{t: t, dir: filepath.Join(dir, "api"), host: makeNetns(t), cfg: Default()}
+	w := &world{t: t, dir: filepath.Join(dir, "api"), host: netnstest.Make(t), cfg: Default()}
 	if err := os.MkdirAll(filepath.Join(w.dir, "pods"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +256,7 @@ func (p *proxy) snapshot() bool {
 
 func TestLabelsComeAndGo(t *testing.T) {
 	w := newWorld(t)
-	ns := makeNetns(t)
+	ns := netnstest.Make(t)
 	w.namespace("shop", "none")
 	w.pod("web", ns, "")
 	w.run()
@@ -304,7 +291,7 @@ func TestLabelsComeAndGo(t *testing.T) {
 
 func TestPendingUntilThereIsAProxy(t *testing.T) {
 	w := newWorld(t)
-	ns := makeNetns(t)
+	ns := netnstest.Make(t)
 	w.namespace("shop", "ambient")
 	w.pod("web", ns, "")
 	w.run()
@@ -320,7 +307,7 @@ func TestPendingUntilThereIsAProxy(t *testing.T) {
 
 func TestProxyThatRefusesIsAskedAgain(t *testing.T) {
 	w := newWorld(t)
-	ns := makeNetns(t)
+	ns := netnstest.Make(t)
 	w.namespace("shop", "ambient")
 	w.run()
 	p := w.proxy()
@@ -338,7 +325,7 @@ func TestProxyThatRefusesIsAskedAgain(t *testing.T) {
 
 func TestAnnotationsChangeRules(t *testing.T) {
 	w := newWorld(t)
-	ns := makeNetns(t)
+	ns := netnstest.Make(t)
 	w.namespace("shop", "ambient")
 	w.pod("web", ns, "")
 	w.run()
@@ -352,7 +339,7 @@ func TestAnnotationsChangeRules(t *testing.T) {
 
 func TestRestartLosesNothing(t *testing.T) {
 	w := newWorld(t)
-	web, db, gone, late := makeNetns(t), makeNetns(t), makeNetns(t), makeNetns(t)
+	web, db, gone, late := netnstest.Make(t), netnstest.Make(t), netnstest.Make(t), netnstest.Make(t)
 	w.namespace("shop", "ambient")
 	w.pod("web", web, "")
 	w.pod("db", db, "")
@@ -401,7 +388,7 @@ status: {phase: Running, podIP: 10.1.0.7}
 
 func TestPluginRequest(t *testing.T) {
 	w := newWorld(t)
-	ns := makeNetns(t)
+	ns := netnstest.Make(t)
 	w.namespace("shop", "ambient")
 	// The pod's object knows neither namespace nor address yet.
 	w.write(podFile("web"), "kind: Pod\nmetadata: {name: web, namespace: shop, uid: uid-web}\nspec: {nodeName: node-1}\nstatus: {phase: Pending}\n")
@@ -427,7 +414,7 @@ func TestPluginRequest(t *testing.T) {
 		t.Error("the proxy does not have the pod")
 	}
 	// The sandbox is made anew: the same pod in another namespace.
-	second := makeNetns(t)
+	second := netnstest.Make(t)
 	req.Netns = path(second)
 	if err := agent.Add(ctx, req); err != nil || !p.has("uid-web", second.ID()) {
 		t.Errorf("second sandbox: %v", err)

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/api/netns/netnstest"
 	"github.com/ambit-mesh/ambit/api/zds"
 )
 
@@ -69,18 +69,6 @@ func (r *rig) eventually(what string, fn func() bool) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-}
-
-func makeNetns(t *testing.T) *netns.Netns {
-	t.Helper()
-	n, err := netns.Make()
-	if errors.Is(err, unix.EPERM) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 func pod(uid string, ns *netns.Netns) Pod {
@@ -173,13 +161,13 @@ func short(t *testing.T) context.Context {
 }
 
 func TestSnapshotThenChanges(t *testing.T) {
-	r := newRig(t, pod("a", makeNetns(t)), pod("b", nil), pod("c", makeNetns(t)))
+	r := newRig(t, pod("a", netnstest.Make(t)), pod("b", nil), pod("c", netnstest.Make(t)))
 	p := r.proxy()
 	if got := p.seen(); got != "add a, keep b, add c, snapshot" {
 		t.Errorf("snapshot: %s", got)
 	}
 	p.clear()
-	ns := makeNetns(t)
+	ns := netnstest.Make(t)
 	id := ns.ID()
 	if err := r.s.Add(short(t), pod("d", ns)); err != nil {
 		t.Error(err)
@@ -188,7 +176,7 @@ func TestSnapshotThenChanges(t *testing.T) {
 		t.Error("Acked is wrong about d or b")
 	}
 	// b's namespace is found after all.
-	if err := r.s.Add(short(t), pod("b", makeNetns(t))); err != nil {
+	if err := r.s.Add(short(t), pod("b", netnstest.Make(t))); err != nil {
 		t.Error(err)
 	}
 	r.s.Del(short(t), "a")
@@ -209,11 +197,11 @@ func TestAddWaitsForAProxy(t *testing.T) {
 	r := newRig(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := r.s.Add(ctx, pod("a", makeNetns(t))); !errors.Is(err, ErrNoProxy) {
+	if err := r.s.Add(ctx, pod("a", netnstest.Make(t))); !errors.Is(err, ErrNoProxy) {
 		t.Errorf("got %v", err)
 	}
 	added := make(chan error, 1)
-	go func() { added <- r.s.Add(short(t), pod("b", makeNetns(t))) }()
+	go func() { added <- r.s.Add(short(t), pod("b", netnstest.Make(t))) }()
 	r.eventually("b entered", func() bool {
 		r.s.mu.Lock()
 		defer r.s.mu.Unlock()
@@ -238,7 +226,7 @@ func TestRefusal(t *testing.T) {
 		}
 		return nil
 	})
-	ns := makeNetns(t)
+	ns := netnstest.Make(t)
 	id := ns.ID()
 	var refused *zds.AckError
 	if err := r.s.Add(short(t), pod("a", ns)); !errors.As(err, &refused) || !strings.Contains(err.Error(), "shop/n-a") {
@@ -250,13 +238,13 @@ func TestRefusal(t *testing.T) {
 	p.mu.Lock()
 	no = false
 	p.mu.Unlock()
-	if err := r.s.Add(short(t), pod("a", makeNetns(t))); err != nil {
+	if err := r.s.Add(short(t), pod("a", netnstest.Make(t))); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestTwoProxies(t *testing.T) {
-	r := newRig(t, pod("a", makeNetns(t)))
+	r := newRig(t, pod("a", netnstest.Make(t)))
 	old := r.proxy()
 	newer := r.proxy()
 	old.clear()
@@ -264,7 +252,7 @@ func TestTwoProxies(t *testing.T) {
 	if r.s.Proxies() != 2 {
 		t.Fatalf("%d proxies", r.s.Proxies())
 	}
-	if err := r.s.Add(short(t), pod("b", makeNetns(t))); err != nil {
+	if err := r.s.Add(short(t), pod("b", netnstest.Make(t))); err != nil {
 		t.Error(err)
 	}
 	r.s.Del(short(t), "a")
@@ -278,13 +266,13 @@ func TestTwoProxies(t *testing.T) {
 	newer.hangUp()
 	r.eventually("the loss is noticed", func() bool { return r.s.Proxies() == 1 })
 	r.eventually("the old proxy catches up", func() bool { return old.seen() == "del a, add b" })
-	if err := r.s.Add(short(t), pod("c", makeNetns(t))); err != nil {
+	if err := r.s.Add(short(t), pod("c", netnstest.Make(t))); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestProxyComesBack(t *testing.T) {
-	r := newRig(t, pod("a", makeNetns(t)))
+	r := newRig(t, pod("a", netnstest.Make(t)))
 	for range 3 {
 		p := r.proxy()
 		if got := p.seen(); got != "add a, snapshot" {
@@ -315,7 +303,7 @@ func TestBadProxies(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-chatty.done
-	if err := r.s.Add(short(t), pod("a", makeNetns(t))); err != nil {
+	if err := r.s.Add(short(t), pod("a", netnstest.Make(t))); err != nil {
 		t.Error(err)
 	}
 	if !strings.HasSuffix(good.seen(), "add a") {
@@ -336,8 +324,7 @@ func TestManyChanges(t *testing.T) {
 		}
 		return nil
 	})
-	ns := makeNetns(t)
-	defer ns.Close()
+	ns := netnstest.Make(t)
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {

@@ -32,11 +32,8 @@ func (b IPTables) installed() bool {
 // Apply implements Backend.
 func (b IPTables) Apply(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, lo int) error {
-		tune("1")
-		for _, r := range routesOf(o.IPv6) {
-			if err := r.apply(lo); err != nil {
-				return err
-			}
+		if err := applyRoutes(o.IPv6, lo); err != nil {
+			return err
 		}
 		rules := PodRules(o)
 		for _, f := range iptFamilies(o.IPv6) {
@@ -59,10 +56,8 @@ func (b IPTables) Apply(ns *netns.Netns, o Options) error {
 // Verify implements Backend.
 func (b IPTables) Verify(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, _ int) error {
-		for _, r := range routesOf(o.IPv6) {
-			if err := r.verify(); err != nil {
-				return err
-			}
+		if err := verifyRoutes(o.IPv6); err != nil {
+			return err
 		}
 		rules := PodRules(o)
 		tables, chains := chainsOf(rules)
@@ -105,13 +100,7 @@ func (b IPTables) Remove(ns *netns.Netns) error {
 				}
 			}
 		}
-		for _, r := range routesOf(o.IPv6) {
-			if err := r.remove(lo); err != nil {
-				return err
-			}
-		}
-		tune("0")
-		return nil
+		return removeRoutes(o.IPv6, lo)
 	})
 	if err != nil {
 		return fmt.Errorf("remove redirection rules: %w", err)

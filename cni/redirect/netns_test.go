@@ -18,6 +18,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/api/netns/netnstest"
 )
 
 // wire is a pod and a node joined by a veth pair, each in a namespace of its own.
@@ -31,22 +32,9 @@ var (
 	pod6, node6 = netip.MustParseAddr("fd77::2"), netip.MustParseAddr("fd77::1")
 )
 
-func makeNetns(t *testing.T) *netns.Netns {
-	t.Helper()
-	n, err := netns.Make()
-	if errors.Is(err, unix.EPERM) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
-	return n
-}
-
 func newWire(t *testing.T) *wire {
 	t.Helper()
-	w := &wire{t: t, pod: makeNetns(t), node: makeNetns(t)}
+	w := &wire{t: t, pod: netnstest.Make(t), node: netnstest.Make(t)}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -191,7 +179,7 @@ func backends(t *testing.T) []Backend {
 			continue
 		}
 		b := IPTables{Variant: v}
-		ns := makeNetns(t)
+		ns := netnstest.Make(t)
 		if err := b.Apply(ns, Options{}); err != nil {
 			t.Logf("not tested, kernel lacks it: %s: %v", b.Name(), err)
 			continue

@@ -22,12 +22,9 @@ func (NFTables) Name() string { return "nftables" }
 // Apply implements Backend.
 func (NFTables) Apply(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, lo int) error {
-		tune("1")
 		// Routes first: a marked packet without its route would leave the pod.
-		for _, r := range routesOf(o.IPv6) {
-			if err := r.apply(lo); err != nil {
-				return err
-			}
+		if err := applyRoutes(o.IPv6, lo); err != nil {
+			return err
 		}
 		return load(PodRules(o), nil)
 	})
@@ -40,10 +37,8 @@ func (NFTables) Apply(ns *netns.Netns, o Options) error {
 // Verify implements Backend.
 func (NFTables) Verify(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, _ int) error {
-		for _, r := range routesOf(o.IPv6) {
-			if err := r.verify(); err != nil {
-				return err
-			}
+		if err := verifyRoutes(o.IPv6); err != nil {
+			return err
 		}
 		return verify(PodRules(o))
 	})
@@ -59,13 +54,7 @@ func (NFTables) Remove(ns *netns.Netns) error {
 		if err := unload(Mangle, NAT, Raw); err != nil {
 			return err
 		}
-		for _, r := range routesOf(o.IPv6) {
-			if err := r.remove(lo); err != nil {
-				return err
-			}
-		}
-		tune("0")
-		return nil
+		return removeRoutes(o.IPv6, lo)
 	})
 	if err != nil {
 		return fmt.Errorf("remove redirection rules: %w", err)

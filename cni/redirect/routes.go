@@ -27,6 +27,36 @@ func routesOf(ipv6 bool) []route {
 	return out
 }
 
+// applyRoutes, verifyRoutes and removeRoutes do it for each family of a pod.
+func applyRoutes(ipv6 bool, lo int) error {
+	tune("1")
+	for _, r := range routesOf(ipv6) {
+		if err := r.apply(lo); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func verifyRoutes(ipv6 bool) error {
+	for _, r := range routesOf(ipv6) {
+		if err := r.verify(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeRoutes(ipv6 bool, lo int) error {
+	for _, r := range routesOf(ipv6) {
+		if err := r.remove(lo); err != nil {
+			return err
+		}
+	}
+	tune("0")
+	return nil
+}
+
 func (r route) rule() *netlink.Rule {
 	rule := netlink.NewRule()
 	mask := uint32(mesh.MarkMask)

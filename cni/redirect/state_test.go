@@ -16,11 +16,12 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/api/netns/netnstest"
 )
 
 func TestVerifyAndRemove(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b Backend) {
-		ns := makeNetns(t)
+		ns := netnstest.Make(t)
 		for name, o := range cases() {
 			if err := b.Verify(ns, o); !errors.Is(err, ErrDrift) {
 				t.Errorf("%s: verify before apply: %v", name, err)
@@ -102,7 +103,7 @@ func TestTextMeansTheSame(t *testing.T) {
 		t.Skip("needs the nft binary to compare with")
 	}
 	for name, o := range cases() {
-		byNetlink, byText := makeNetns(t), makeNetns(t)
+		byNetlink, byText := netnstest.Make(t), netnstest.Make(t)
 		if err := (NFTables{}).Apply(byNetlink, o); err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +112,7 @@ func TestTextMeansTheSame(t *testing.T) {
 			t.Errorf("%s: by nft (-), by netlink (+):\n%s", name, diff)
 		}
 	}
-	byNetlink, byText := makeNetns(t), makeNetns(t)
+	byNetlink, byText := netnstest.Make(t), netnstest.Make(t)
 	if err := byNetlink.Do(func() error { _, err := loopback(); return err }); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 		"a rule added":    "insert rule inet istio-ambient-nat istio-output accept",
 		"other hook":      "delete table inet istio-ambient-nat; add table inet istio-ambient-nat; add chain inet istio-ambient-nat output { type filter hook output priority 0; }",
 	} {
-		ns := makeNetns(t)
+		ns := netnstest.Make(t)
 		if err := (NFTables{}).Apply(ns, o); err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +159,7 @@ func TestAcceptQueueMoves(t *testing.T) {
 		t.Skip("needs Linux 5.14:", err)
 	}
 	eachBackend(t, func(t *testing.T, b Backend) {
-		ns := makeNetns(t)
+		ns := netnstest.Make(t)
 		value := func() (v string) {
 			_ = ns.Do(func() error {
 				data, err := os.ReadFile(migrateSysctl)
@@ -181,7 +182,7 @@ func TestSupersede(t *testing.T) {
 	o := Options{IPv6: true, DNS: true}
 	for _, before := range all {
 		for _, after := range all {
-			ns := makeNetns(t)
+			ns := netnstest.Make(t)
 			if err := before.Apply(ns, o); err != nil {
 				t.Fatal(err)
 			}
@@ -204,7 +205,7 @@ func TestSupersede(t *testing.T) {
 
 func TestWithoutIPv6(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b Backend) {
-		ns := makeNetns(t)
+		ns := netnstest.Make(t)
 		if err := ns.Do(func() error {
 			return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)
 		}); err != nil {
@@ -303,7 +304,7 @@ func TestNodeProbes(t *testing.T) {
 }
 
 func TestNodeSwitchedOff(t *testing.T) {
-	ns := makeNetns(t)
+	ns := netnstest.Make(t)
 	n := NewNode(ns, NodeOptions{})
 	n.Disable()
 	if err := errors.Join(n.Apply(), n.Verify(), n.Set("a", []netip.Addr{pod4}), n.Prune(nil), n.Remove()); err != nil {
@@ -321,7 +322,7 @@ func texts(addrs []netip.Addr) []string {
 }
 
 func TestDetect(t *testing.T) {
-	makeNetns(t)
+	netnstest.Make(t)
 	b, err := Detect("auto", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -13,25 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/api/netns/netnstest"
 	"github.com/ambit-mesh/ambit/api/zds"
 )
 
-// newNetns makes a network namespace nobody else knows, and returns its descriptor.
-func newNetns(t *testing.T) *os.File {
-	t.Helper()
-	n, err := netns.Make()
-	if errors.Is(err, unix.EPERM) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
-	return n.File()
-}
+// newNetns is the descriptor of a namespace nobody else knows.
+func newNetns(t *testing.T) *os.File { return netnstest.Make(t).File() }
 
 // proxies is a Pods that records what happens to it.
 type proxies struct {
