@@ -130,7 +130,7 @@ func only() (*Lab, error) {
 	for i, l := range labs {
 		names[i] = l.Name
 	}
-	return nil, fmt.Errorf("several labs are running (%s): name one with --lab", strings.Join(names, ", "))
+	return nil, fmt.Errorf("several labs are running (%s): name one with --lab or $AMBIT_LAB", strings.Join(names, ", "))
 }
 
 // List reads the descriptors of all labs, ordered by name. A folder without a readable descriptor is left out.

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/e2e/lab"
@@ -31,16 +33,19 @@ The command uses this terminal as it is, so -i and -t change nothing and are acc
 				return err
 			}
 			stdio := sandbox.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
+			// Ctrl-C reaches the command by way of the terminal, and what comes of it is for the command to say.
+			ctx, stop := signal.NotifyContext(context.WithoutCancel(cmd.Context()), syscall.SIGTERM, syscall.SIGHUP)
+			defer stop()
 			host, isNode := strings.CutPrefix(args[0], "node/")
 			if isNode || host == lab.ControlHost {
-				code, err := l.ExecHost(cmd.Context(), host, args[1:], stdio)
+				code, err := l.ExecHost(ctx, host, args[1:], stdio)
 				return status(code, err)
 			}
-			pod, err := a.pod(cmd.Context(), l, args[0])
+			pod, err := a.pod(ctx, l, args[0])
 			if err != nil {
 				return err
 			}
-			code, err := l.Exec(cmd.Context(), a.namespace, pod, container, args[1:], stdio)
+			code, err := l.Exec(ctx, a.namespace, pod, container, args[1:], stdio)
 			return status(code, err)
 		},
 	}
@@ -225,11 +230,12 @@ func (a *app) fail() *cobra.Command {
 			if err := l.Fail(cmd.Context(), f); err != nil {
 				return err
 			}
+			what := strings.TrimSpace(f.Kind + " " + f.Host)
 			if restart {
-				fmt.Printf("%s %s was killed and is started again\n", f.Kind, f.Host)
+				fmt.Printf("%s was killed and is started again\n", what)
 				return nil
 			}
-			fmt.Printf("%s %s is broken; repair it with: ambit-lab heal\n", f.Kind, f.Host)
+			fmt.Printf("%s is broken; repair it with: ambit-lab heal %s\n", what, what)
 			return nil
 		},
 	}

@@ -146,7 +146,10 @@ func (k *kubelet) run() {
 			return
 		}
 		k.cleanup()
-		k.report(func(st *podStatus) { st.ready, st.hasAddress = false, false })
+		k.report(func(st *podStatus) {
+			st.phase, st.reason, st.message = "Pending", "NodeLost", "node "+k.host.Name+" has failed"
+			st.ready, st.hasAddress = false, false
+		})
 		select {
 		case <-healed:
 		case <-k.ending:
@@ -173,6 +176,10 @@ func (k *kubelet) live(ctx context.Context) {
 	}
 	k.report(func(st *podStatus) { st.phase = "Running" })
 	wg.Wait()
+	if ctx.Err() != nil {
+		// The node failed; the pod has another life ahead.
+		return
+	}
 	k.report(func(st *podStatus) {
 		st.ready, st.phase = false, "Succeeded"
 		for _, c := range st.containers {
