@@ -69,7 +69,7 @@ func Execute(ctx context.Context, args []string, env Env) int {
 	case errors.Is(err, errIssues):
 		return exitIssues
 	}
-	fmt.Fprintf(env.Err, "ambitctl: %v\n", err)
+	fmt.Fprintf(env.Err, "ambitctl: %s\n", strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
 	switch {
 	case errors.Is(err, errUsage), strings.HasPrefix(err.Error(), "unknown command"):
 		fmt.Fprintf(env.Err, "run %q for help\n", cmd.CommandPath()+" --help")
