@@ -27,8 +27,10 @@ func (st *State) Apply(typeURL string, upserts []xds.Raw, removed []string) (rej
 	for _, name := range removed {
 		b.remove(typeURL, name)
 	}
-	st.current.Store(b.snapshot())
+	next := b.snapshot()
+	st.current.Store(next)
 	close(old.superseded)
+	st.notify(next, removed)
 	return rejected
 }
 

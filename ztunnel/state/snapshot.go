@@ -306,7 +306,8 @@ var noPolicies = &PolicySet{}
 type State struct {
 	current atomic.Pointer[Snapshot]
 
-	mu sync.Mutex // one Apply at a time
+	mu      sync.Mutex         // one Apply at a time
+	waiters map[string]*waiter // guarded by mu; by the name that was asked for
 }
 
 // New returns an empty State.
