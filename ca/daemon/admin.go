@@ -85,6 +85,11 @@ func (d *Daemon) admin() http.Handler {
 		_, _ = w.Write(d.issuer.Bundle().PEM())
 	})
 	mux.HandleFunc("POST /rotate", func(w http.ResponseWriter, _ *http.Request) {
+		// A loopback port is open to every user of the machine, and to every page in their browsers.
+		if !strings.HasPrefix(d.cfg.Admin, "unix:") {
+			http.Error(w, "only over a unix socket: start with --admin unix:PATH", http.StatusForbidden)
+			return
+		}
 		if err := d.issuer.Rotate(); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return

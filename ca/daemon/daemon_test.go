@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -263,6 +264,26 @@ func fileRoots(t *testing.T, path string) int {
 		t.Fatal(err)
 	}
 	return strings.Count(string(data), "BEGIN CERTIFICATE")
+}
+
+// A loopback port is everybody's on the machine: it shows, but does not change.
+func TestAdminOnLoopbackIsReadOnly(t *testing.T) {
+	l := newLab(t)
+	l.cfg.Admin = "127.0.0.1:0"
+	d, err := New(l.cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	d.admin().ServeHTTP(w, httptest.NewRequest("POST", "/rotate", nil))
+	if w.Code != http.StatusForbidden || len(d.issuer.Bundle().Certificates()) != 1 {
+		t.Errorf("POST /rotate: %d", w.Code)
+	}
+	w = httptest.NewRecorder()
+	d.admin().ServeHTTP(w, httptest.NewRequest("GET", "/roots", nil))
+	if w.Body.String() != string(d.issuer.Bundle().PEM()) {
+		t.Errorf("GET /roots: %d", w.Code)
+	}
 }
 
 func TestConfig(t *testing.T) {

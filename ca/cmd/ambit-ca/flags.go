@@ -66,7 +66,7 @@ func daemonFlags(args []string) (daemon.Config, *slog.Logger, error) {
 	var level slog.Level
 	var format string
 	fs.StringVar(&cfg.Listen, "listen", cfg.Listen, "TLS `address` to serve CreateCertificate on")
-	fs.StringVar(&cfg.Admin, "admin", cfg.Admin, "loopback `address`, or unix:PATH, for /readyz, /metrics, /config_dump and POST /rotate; empty for none")
+	fs.StringVar(&cfg.Admin, "admin", cfg.Admin, "loopback `address`, or unix:PATH, for /readyz, /metrics, /config_dump and, on a socket, POST /rotate; empty for none")
 	fs.StringVar(&cfg.Issuer, "issuer", cfg.Issuer, "`folder` that keeps the self-signed root; made if empty")
 	fs.StringVar(&cfg.CACerts, "cacerts", cfg.CACerts, "`folder` of plugged-in files (ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem) to use instead; followed when they change")
 	fs.StringVar(&cfg.TrustDomain, "trust-domain", cfg.TrustDomain, "trust `domain` of all identities")
