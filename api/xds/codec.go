@@ -34,11 +34,21 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	return c.fallback.Marshal(v)
 }
 
-// Unmarshal reads a request or a received response; both keep references into one private copy of the message.
+// Unmarshal reads a request or a received response. Both may keep one private copy of the message until they are released.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch m := v.(type) {
 	case *request:
-		return m.decode(data.Materialize())
+		buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		if err := m.decode(buf.ReadOnlyData()); err != nil {
+			buf.Free()
+			return err
+		}
+		if m.known.n == 0 {
+			buf.Free() // everything else was copied out
+			return nil
+		}
+		m.buf = buf
+		return nil
 	case *received:
 		m.buf = data.MaterializeToBuffer(mem.DefaultBufferPool())
 		if err := m.decode(m.buf.ReadOnlyData()); err != nil {

@@ -57,10 +57,10 @@ func (d *demand) answer(c *Collection, names []string) *batch {
 }
 
 // resume answers a reconnecting client: what it says it has is asked for again and sent only where it differs.
-func (d *demand) resume(c *Collection, names []string, known []knownResource) *batch {
-	have := make(map[string]string, len(known))
-	for _, k := range known {
-		have[string(k.name)] = string(k.version)
+func (d *demand) resume(c *Collection, names []string, known known) *batch {
+	have := make(map[string]string, min(known.n, maxAsked))
+	for name, version := range known.each {
+		have[string(name)] = string(version)
 	}
 	c.mu.RLock()
 	b := &batch{version: c.version}

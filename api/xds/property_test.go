@@ -179,11 +179,7 @@ func TestLogAgreesWithMap(t *testing.T) {
 			for c.pending(v.reader.cursor.Load()) {
 				b, cursor, err := c.changes(v.reader.cursor.Load())
 				if err != nil { // what a reconnecting client does
-					var known []knownResource
-					for n, ver := range v.state {
-						known = append(known, knownResource{name: []byte(n), version: []byte(ver)})
-					}
-					b, cursor = c.resume(known)
+					b, cursor = c.resume(knownOf(v.state))
 				}
 				v.reader.cursor.Store(cursor)
 				take(v, b)

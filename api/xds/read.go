@@ -69,22 +69,26 @@ func (c *Collection) changes(cursor uint64) (*batch, uint64, error) {
 }
 
 // resume collects what differs from what a reconnecting subscriber to everything says it has.
-func (c *Collection) resume(known []knownResource) (*batch, uint64) {
+func (c *Collection) resume(have known) (*batch, uint64) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	b := &batch{version: c.version}
-	same := make(map[uint64]struct{}, len(known))
-	for _, k := range known {
-		e := c.entries[string(k.name)]
+	same := make([]uint64, 0, min(have.n, len(c.entries)))
+	for name, version := range have.each {
+		e := c.entries[string(name)]
 		switch {
 		case e == nil || e.item == nil:
-			b.remove(string(k.name))
-		case e.item.version != "" && e.item.version == string(k.version):
-			same[e.seq] = struct{}{}
+			b.remove(string(name))
+		case e.item.version != "" && e.item.version == string(version):
+			same = append(same, e.seq)
 		}
 	}
-	cursor := c.after(0, func(e *entry) bool {
-		if _, ok := same[e.seq]; !ok && e.item != nil {
+	slices.Sort(same)
+	cursor := c.after(0, func(e *entry) bool { // in the order of seq as well
+		for len(same) > 0 && same[0] < e.seq {
+			same = same[1:]
+		}
+		if e.item != nil && (len(same) == 0 || same[0] != e.seq) {
 			b.add(e.item)
 		}
 		return true

@@ -1,10 +1,13 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
+	"iter"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
@@ -18,20 +21,31 @@ type request struct {
 	typeURL     string
 	subscribe   []string
 	unsubscribe []string
-	known       []knownResource
+	known       known
 	nonce       string
 	refusal     string
 	refused     bool
+
+	buf mem.Buffer // what known points into on the receiving side
 }
 
-// knownResource is one entry of initial_resource_versions. On the receiving side the bytes belong to the request, because a
-// resuming client names everything it has and strings of their own would double that.
-type knownResource struct {
-	name, version []byte
+// known is what a client says it has, initial_resource_versions. A resuming client names everything, so neither side builds a second
+// copy of it: the sender ranges over its map, the receiver over the encoded request.
+type known struct {
+	n    int
+	each iter.Seq2[[]byte, []byte] // name, version; valid until the request is released
+}
+
+// release gives the received bytes back. Only known is invalid afterwards.
+func (r *request) release() {
+	if r.buf != nil {
+		r.buf.Free()
+		r.buf, r.known = nil, known{}
+	}
 }
 
 func (r *request) decode(b []byte) error {
-	*r = request{}
+	*r = request{known: known{each: func(yield func(name, version []byte) bool) { rangeKnown(b, yield) }}}
 	return fields(b, func(num protowire.Number, val []byte) (err error) {
 		const message = "DeltaDiscoveryRequest"
 		var s string
@@ -54,11 +68,10 @@ func (r *request) decode(b []byte) error {
 			}
 			r.unsubscribe = append(r.unsubscribe, s)
 		case fieldRequestKnown:
-			k, err := decodeKnown(val)
-			if err != nil {
+			if _, _, err := decodeKnown(val); err != nil {
 				return fieldError(message, "initial_resource_versions", err)
 			}
-			r.known = append(r.known, k)
+			r.known.n++
 		case fieldRequestNonce:
 			if r.nonce, err = text(val); err != nil {
 				return fieldError(message, "response_nonce", err)
@@ -75,20 +88,37 @@ func (r *request) decode(b []byte) error {
 
 // acknowledgement reports whether the request does nothing but answer a response.
 func (r *request) acknowledgement() bool {
-	return r.nonce != "" && len(r.subscribe) == 0 && len(r.unsubscribe) == 0 && r.known == nil
+	return r.nonce != "" && len(r.subscribe) == 0 && len(r.unsubscribe) == 0 && r.known.n == 0
 }
 
-func decodeKnown(b []byte) (k knownResource, err error) {
+// rangeKnown walks the entries of a request that decoded before.
+func rangeKnown(b []byte, yield func(name, version []byte) bool) {
+	// The only error is the one that ends the walk.
+	_ = fields(b, func(num protowire.Number, val []byte) error {
+		if num != fieldRequestKnown {
+			return nil
+		}
+		name, version, err := decodeKnown(val)
+		if err == nil && !yield(name, version) {
+			err = errStop
+		}
+		return err
+	})
+}
+
+var errStop = errors.New("stop")
+
+func decodeKnown(b []byte) (name, version []byte, err error) {
 	err = fields(b, func(num protowire.Number, val []byte) error {
 		switch num {
 		case fieldMapKey:
-			k.name = val
+			name = val
 		case fieldMapValue:
-			k.version = val
+			version = val
 		}
 		return nil
 	})
-	return k, err
+	return name, version, err
 }
 
 func (r *request) decodeRefusal(b []byte) error {
@@ -117,8 +147,10 @@ func (r *request) encode() []byte {
 	for _, s := range r.unsubscribe {
 		size += len(s) + 8
 	}
-	for _, k := range r.known {
-		size += len(k.name) + len(k.version) + 16
+	if r.known.n > 0 {
+		for name, version := range r.known.each {
+			size += len(name) + len(version) + 16
+		}
 	}
 
 	b := make([]byte, 0, size)
@@ -133,13 +165,10 @@ func (r *request) encode() []byte {
 	for _, s := range r.unsubscribe {
 		b = appendString(b, fieldRequestUnsubscribe, s)
 	}
-	for _, k := range r.known {
-		b = protowire.AppendTag(b, fieldRequestKnown, protowire.BytesType)
-		b = protowire.AppendVarint(b, uint64(2+protowire.SizeBytes(len(k.name))+protowire.SizeBytes(len(k.version))))
-		b = protowire.AppendTag(b, fieldMapKey, protowire.BytesType)
-		b = protowire.AppendBytes(b, k.name)
-		b = protowire.AppendTag(b, fieldMapValue, protowire.BytesType)
-		b = protowire.AppendBytes(b, k.version)
+	if r.known.n > 0 {
+		for name, version := range r.known.each {
+			b = appendKnown(b, name, version)
+		}
 	}
 	if r.nonce != "" {
 		b = appendString(b, fieldRequestNonce, r.nonce)
@@ -152,4 +181,26 @@ func (r *request) encode() []byte {
 		b = protowire.AppendBytes(b, status)
 	}
 	return b
+}
+
+func appendKnown(b, name, version []byte) []byte {
+	b = protowire.AppendTag(b, fieldRequestKnown, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(2+protowire.SizeBytes(len(name))+protowire.SizeBytes(len(version))))
+	b = protowire.AppendTag(b, fieldMapKey, protowire.BytesType)
+	b = protowire.AppendBytes(b, name)
+	b = protowire.AppendTag(b, fieldMapValue, protowire.BytesType)
+	return protowire.AppendBytes(b, version)
+}
+
+// knownOf names everything in a map of versions. The slices are reused from one step to the next.
+func knownOf(versions map[string]string) known {
+	return known{n: len(versions), each: func(yield func(name, version []byte) bool) {
+		var n, v []byte
+		for name, version := range versions {
+			n, v = append(n[:0], name...), append(v[:0], version...)
+			if !yield(n, v) {
+				return
+			}
+		}
+	}}
 }

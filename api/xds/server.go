@@ -60,7 +60,7 @@ const (
 	maxResponse     = 128 << 20
 	maxRequest      = 64 << 20
 	maxPeerStreams  = 100
-	concurrentFirst = 16
+	concurrentFirst = 4
 	patienceFirst   = time.Second
 	ageGrace        = 10 * time.Second
 )

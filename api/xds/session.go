@@ -213,9 +213,7 @@ func (c *Client) subscribe(rpc grpc.ClientStream, node []byte) error {
 		if i > 0 {
 			req.node = nil // the first request of a stream introduces the client
 		}
-		for name, version := range c.known[typeURL] {
-			req.known = append(req.known, knownResource{name: []byte(name), version: []byte(version)})
-		}
+		req.known = knownOf(c.known[typeURL])
 		if c.cfg.OnDemand {
 			req.subscribe, req.unsubscribe = []string{wildcard}, []string{wildcard}
 			req.subscribe = append(req.subscribe, c.takeDemands(typeURL)...)

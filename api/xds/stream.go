@@ -52,7 +52,9 @@ func (st *stream) serve(ctx context.Context) error {
 		case err := <-failed:
 			return err
 		case req := <-st.requests:
-			if err := st.handle(ctx, req); err != nil {
+			err := st.handle(ctx, req)
+			req.release()
+			if err != nil {
 				return err
 			}
 		case <-st.wake:
@@ -89,7 +91,7 @@ func (st *stream) receive(ctx context.Context) error {
 			}
 			return err
 		}
-		if req.known == nil { // the large requests are over
+		if req.known.n == 0 { // the large requests are over
 			done()
 			done = func() {}
 		}

@@ -36,7 +36,7 @@ func (w *watch) open(req *request, node string) *batch {
 		return &batch{removed: namesOnly(req.subscribe)}
 	}
 	if everything {
-		if len(req.known) == 0 {
+		if req.known.n == 0 {
 			return w.everything()
 		}
 		b, cursor := w.collection.resume(req.known)

@@ -58,25 +58,56 @@ type client struct {
 	sum     uint64            // guarded by mu: order-independent digest of state
 	seen    map[*probe]bool   // guarded by mu
 	bytes   int64             // guarded by mu
+	record  map[string]string // name → version, only kept if not nil; guarded by mu
 	answers int
 }
 
 // start connects n clients at once. Each is synced when both its types have been answered.
 func (f *fleet) start(ctx context.Context, n int) {
-	ctx, f.cancel = context.WithCancel(ctx)
 	f.seed = maphash.MakeSeed()
-	f.failed = make(chan error, n)
 	f.clients = nil
 	for i := range n {
-		f.clients = append(f.clients, &client{fleet: f, id: i, synced: make(chan struct{}), state: map[uint64]uint64{}, seen: map[*probe]bool{}})
+		f.clients = append(f.clients, &client{fleet: f, id: i, state: map[uint64]uint64{}, seen: map[*probe]bool{}})
 	}
+	f.connect(ctx, nil)
+}
+
+// resume connects clients that ran before. known is encoded initial_resource_versions, the same for all since all have the same.
+func (f *fleet) resume(ctx context.Context, known []byte) {
+	f.connect(ctx, known)
+}
+
+func (f *fleet) connect(ctx context.Context, known []byte) {
+	ctx, f.cancel = context.WithCancel(ctx)
+	f.failed = make(chan error, len(f.clients))
 	for _, c := range f.clients {
+		c.synced, c.answers, c.bytes = make(chan struct{}), 0, 0
 		f.wg.Go(func() {
-			if err := c.run(ctx); err != nil && ctx.Err() == nil {
+			if err := c.run(ctx, known); err != nil && ctx.Err() == nil {
 				f.failed <- fmt.Errorf("proxy %d: %w", c.id, err)
 			}
 		})
 	}
+}
+
+// versions asks the control plane, as one more client, for what a reconnecting client would say it has.
+func versions(ctx context.Context, addr string) ([]byte, error) {
+	f := &fleet{addr: addr, seed: maphash.MakeSeed()}
+	c := &client{fleet: f, state: map[uint64]uint64{}, seen: map[*probe]bool{}, record: map[string]string{}}
+	f.clients = []*client{c}
+	f.connect(ctx, nil)
+	defer f.stop()
+	if err := f.awaitSync(ctx); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var known []byte
+	for name, version := range c.record {
+		known = protowire.AppendTag(known, 5, protowire.BytesType)
+		known = protowire.AppendBytes(known, field(field(nil, 1, name), 2, version))
+	}
+	return known, nil
 }
 
 // stop ends all clients and waits for them.
@@ -164,8 +195,11 @@ func (f *fleet) agree() (int, error) {
 	return len(first.state), nil
 }
 
-// received is the total of bytes a client was sent, on average.
+// received is what a client was sent since it connected, on average, in bytes.
 func (f *fleet) received() (sum int64) {
+	if len(f.clients) == 0 {
+		return 0
+	}
 	for _, c := range f.clients {
 		c.mu.Lock()
 		sum += c.bytes
@@ -174,7 +208,7 @@ func (f *fleet) received() (sum int64) {
 	return sum / int64(len(f.clients))
 }
 
-func (c *client) run(ctx context.Context) error {
+func (c *client) run(ctx context.Context, known []byte) error {
 	conn, err := grpc.NewClient("passthrough:///"+c.fleet.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.ForceCodecV2(lean{encoding.GetCodecV2(proto.Name)})),
 		grpc.WithSharedWriteBuffer(true), grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window))
@@ -191,6 +225,7 @@ func (c *client) run(ctx context.Context) error {
 		if i == 0 {
 			req = protowire.AppendTag(req, 1, protowire.BytesType)
 			req = protowire.AppendBytes(req, c.node())
+			req = append(req, known...)
 		}
 		if err := stream.SendMsg(message(field(req, 2, typeURL))); err != nil {
 			return err
@@ -286,7 +321,7 @@ func (u *update) read(b []byte) error {
 
 // put takes one resource in. Caller holds mu.
 func (c *client) put(resource []byte) {
-	var name []byte
+	var name, version []byte
 	for b := resource; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 || typ != protowire.BytesType {
@@ -296,10 +331,16 @@ func (c *client) put(resource []byte) {
 		if m < 0 {
 			break
 		}
-		if num == 3 {
+		switch num {
+		case 1:
+			version = val
+		case 3:
 			name = val
 		}
 		b = b[n+m:]
+	}
+	if c.record != nil && len(version) > 0 { // policies have no version and are sent again in any case
+		c.record[string(name)] = string(version)
 	}
 	key, content := maphash.Bytes(c.fleet.seed, name), maphash.Bytes(c.fleet.seed, resource)
 	old, had := c.state[key]

@@ -71,15 +71,21 @@ func measureSize(ctx context.Context, cfg config, res *results, pods int) error 
 // measureMemory gives the runtime a moment to return what starting took, then looks.
 func measureMemory(p *process) (map[string]stat, error) {
 	start := p.rss()
-	var heap int64
 	settled := start
+	heap, err := p.heap()
+	if err != nil {
+		return nil, err
+	}
 	for range 10 {
-		h, err := p.heap()
-		if err != nil {
+		time.Sleep(300 * time.Millisecond)
+		if heap, err = p.heap(); err != nil {
 			return nil, err
 		}
-		heap, settled = h, p.rss()
-		time.Sleep(300 * time.Millisecond)
+		now := p.rss()
+		if now > settled-settled/100 { // it shrinks no more
+			break
+		}
+		settled = now
 	}
 	return map[string]stat{
 		"ready ms":        single(float64(p.ready.Milliseconds())),
@@ -98,8 +104,17 @@ func measureCell(ctx context.Context, cfg config, res *results, w *world, p *pro
 	at := row{Pods: w.pods, Clients: n}
 	f := &fleet{addr: p.xds}
 	defer f.stop()
-	if err := measureSync(ctx, cfg, res, at, p, f); err != nil {
+	at.Measure = "full sync"
+	if err := measureSync(ctx, cfg, res, at, p, f, func() { f.start(ctx, n) }); err != nil {
 		return err
+	}
+	known, err := versions(ctx, p.xds)
+	if err != nil {
+		return err
+	}
+	at.Measure = "resume"
+	if err := measureSync(ctx, cfg, res, at, p, f, func() { f.resume(ctx, known) }); err != nil {
+		return fmt.Errorf("resume: %w", err)
 	}
 	for _, c := range changes() {
 		if err := measureChange(ctx, cfg, res, at, w, p, f, c); err != nil {
@@ -112,21 +127,20 @@ func measureCell(ctx context.Context, cfg config, res *results, w *world, p *pro
 	return verify(ctx, f)
 }
 
-// measureSync connects the whole fleet at once, several times, and leaves it connected.
-func measureSync(ctx context.Context, cfg config, res *results, at row, p *process, f *fleet) error {
+// measureSync connects the whole fleet at once, several times, and leaves it connected. The proxies come either with nothing, or
+// with everything and its versions, as after a restart of the control plane.
+func measureSync(ctx context.Context, cfg config, res *results, at row, p *process, f *fleet, connect func()) error {
 	var took, cpu, growth, size []float64
-	for i := range cfg.repeats {
-		if i > 0 {
-			f.stop()
-			time.Sleep(quiet)
-		}
+	for range cfg.repeats {
+		f.stop()
+		time.Sleep(quiet)
 		if _, err := p.heap(); err != nil { // collect what the last round left
 			return err
 		}
 		rss, used := p.rss(), p.cpu()
 		peak := p.peak()
 		begin := time.Now()
-		f.start(ctx, at.Clients)
+		connect()
 		err := f.awaitSync(ctx)
 		took = append(took, ms(time.Since(begin)))
 		growth = append(growth, mib(peak()-rss))
@@ -137,7 +151,6 @@ func measureSync(ctx context.Context, cfg config, res *results, at row, p *proce
 		cpu = append(cpu, ms(p.cpu()-used)/float64(at.Clients))
 		size = append(size, mib(f.received()))
 	}
-	at.Measure = "full sync"
 	at.Values = map[string]stat{
 		"ms": spread(took), "CPU ms/proxy": spread(cpu), "RSS growth MiB": spread(growth), "MiB/proxy": spread(size),
 	}
