@@ -65,6 +65,8 @@ type record struct {
 	options redirect.Options
 	// cni is the addresses the plugin told, which are known before those of the pod's object.
 	cni []netip.Addr
+	// leaving is since when peers are told that the pod is not in the mesh; zero while it is.
+	leaving time.Time
 }
 
 // New prepares an agent for cfg; Run does the work. The registry also serves /metrics.

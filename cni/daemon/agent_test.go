@@ -50,7 +50,7 @@ func newWorld(t *testing.T) *world {
 	w.cfg.Node, w.cfg.PodsDir, w.cfg.HostNetns = "node-1", w.dir, path(w.host)
 	w.cfg.ProxySocket, w.cfg.RunDir = filepath.Join(dir, "z.sock"), filepath.Join(dir, "run")
 	w.cfg.ReadyAddr, w.cfg.MonitoringAddr, w.cfg.AdminSocket = "", "", filepath.Join(dir, "admin.sock")
-	w.cfg.AddTimeout, w.cfg.Resync = 500*time.Millisecond, 0
+	w.cfg.AddTimeout, w.cfg.LeaveGrace, w.cfg.Resync = 500*time.Millisecond, 300*time.Millisecond, 0
 	return w
 }
 
@@ -273,15 +273,23 @@ func TestLabelsComeAndGo(t *testing.T) {
 
 	w.namespace("shop", "none")
 	w.annotated("web", "")
+	// Peers are told first; until they know, somebody has to answer them.
+	w.captured(ns, true)
+	w.eventually("proxy drops the pod", func() bool { return p.lacks("uid-web") })
 	w.captured(ns, false)
 	w.probed()
-	if !p.lacks("uid-web") {
-		t.Error("the proxy still has the pod")
-	}
 
-	// In again, and gone with the pod.
+	// Out and in again before it has left: nothing happens to it.
 	w.namespace("shop", "ambient")
 	w.annotated("web", "enabled")
+	w.namespace("shop", "none")
+	w.annotated("web", "")
+	w.namespace("shop", "ambient")
+	w.annotated("web", "enabled")
+	waitFor(t.Context(), nil, 2*w.cfg.LeaveGrace)
+	w.captured(ns, true)
+
+	// Gone with the pod.
 	if err := folder.Remove(w.dir, podFile("web")); err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +390,7 @@ status: {phase: Running, podIP: 10.1.0.7}
 	w.captured(web, true)
 	w.captured(db, true)
 	w.annotated("late", "")
-	w.captured(late, false)
+	w.eventually("late is out", func() bool { return redirect.NFTables{}.Verify(late, w.options()) != nil })
 	w.eventually("proxy drops the pod that left", func() bool { return p.lacks("uid-late") })
 }
 

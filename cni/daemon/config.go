@@ -50,6 +50,8 @@ type Config struct {
 
 	// AddTimeout bounds how long the plugin's request waits for a node proxy; the plugin itself gives up after 5 s.
 	AddTimeout time.Duration
+	// LeaveGrace is how long a pod that loses its label is still captured, so that peers learn of it first.
+	LeaveGrace time.Duration
 	// Resync is how often rules are read back and repaired.
 	Resync time.Duration
 
@@ -66,7 +68,7 @@ func Default() Config {
 		},
 		DNS: true, IPv6: true, Backend: "auto", ReconcileOnStartup: true,
 		ProbeIPv4: netip.MustParseAddr(mesh.ProbeSourceIPv4), ProbeIPv6: netip.MustParseAddr(mesh.ProbeSourceIPv6),
-		AddTimeout: 4 * time.Second, Resync: time.Minute,
+		AddTimeout: 4 * time.Second, LeaveGrace: 500 * time.Millisecond, Resync: time.Minute,
 	}
 }
 

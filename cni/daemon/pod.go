@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/netns"
@@ -18,7 +19,7 @@ import (
 //
 //	nothing ──rules──► captured ──proxy took it──► enabled
 //	   ▲                  │ no proxy: annotated "pending"
-//	   └──────────────────┴── label gone: addresses, rules, proxy, annotation
+//	   └──────────────────┴── label gone: annotation, and a moment later addresses, rules, proxy
 //	                          pod gone:   addresses, proxy
 func (a *Agent) reconcile(ctx context.Context, k enroll.Key) error {
 	unlock, err := a.locks.Lock(ctx, k)
@@ -67,7 +68,7 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 		return nil
 	}
 	wait := a.proxies.Proxies() > 0
-	err := a.enrol(ctx, pod, pod.Netns, nil, wait)
+	err := a.enrol(ctx, pod, request{path: pod.Netns, wait: wait, live: true})
 	if !wait && errors.Is(err, handoff.ErrNoProxy) {
 		// The pod is in the next snapshot, whose answer brings us back here.
 		return nil
@@ -75,68 +76,94 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 	return err
 }
 
-// enrol captures the pod's traffic. path is where its namespace is, empty for the one already known; cni are addresses
-// the plugin told; wait says whether to wait for a proxy. The caller holds the pod's lock and comes back until all of it
-// has worked once.
-func (a *Agent) enrol(ctx context.Context, pod enroll.Pod, path string, cni []netip.Addr, wait bool) error {
-	rec, err := a.capture(pod, path, cni)
+// request is how a pod came to be enrolled.
+type request struct {
+	path  string       // where the namespace is; empty for the one already known
+	addrs []netip.Addr // what the plugin told
+	wait  bool         // for a proxy to answer
+	live  bool         // the pod's programs run already
+}
+
+// enrol captures the pod's traffic. The caller holds the pod's lock and comes back until all of it has worked once.
+//
+// A pod that is being made gets its rules first: nothing may leave it past the proxy. In a pod that runs, the proxy's
+// listeners come first, because connections made between rules and listeners would be refused.
+func (a *Agent) enrol(ctx context.Context, pod enroll.Pod, r request) error {
+	old := a.record(pod.Key())
+	next, err := a.plan(pod, r, old)
 	if err != nil {
 		return err
 	}
-	if !a.proxies.Acked(pod.UID, rec.ns.ID()) {
-		if err := a.handOver(ctx, rec, wait); err != nil {
-			return errors.Join(err, a.annotate(ctx, pod, mesh.RedirectionPending))
+	fresh := old == nil || old.ns != next.ns
+	var handed error
+	if fresh && r.live && r.wait {
+		handed = a.handOver(ctx, next, true)
+	}
+	if err := a.capture(next, old, fresh); err != nil {
+		return err
+	}
+	if !a.proxies.Acked(pod.UID, next.ns.ID()) {
+		if handed == nil {
+			handed = a.handOver(ctx, next, r.wait)
+		}
+		if handed != nil {
+			return errors.Join(handed, a.annotate(ctx, pod, mesh.RedirectionPending))
 		}
 	}
-	if err := a.node.Set(pod.UID, rec.addrs()); err != nil {
+	if err := a.node.Set(pod.UID, next.addrs()); err != nil {
 		return err
 	}
 	return a.annotate(ctx, pod, mesh.RedirectionEnabled)
 }
 
-// capture puts the rules in place and records it.
-func (a *Agent) capture(pod enroll.Pod, path string, cni []netip.Addr) (*record, error) {
-	k := pod.Key()
-	old := a.record(k)
+// plan opens the pod's namespace and says what should be, next to what was done before.
+func (a *Agent) plan(pod enroll.Pod, r request, old *record) (*record, error) {
 	next := &record{pod: pod, options: a.options(pod)}
 	if old != nil {
 		next.ns, next.cni = old.ns, old.cni
 	}
-	if cni != nil {
-		next.cni = cni
+	if r.addrs != nil {
+		next.cni = r.addrs
 	}
-	fresh := old == nil
-	if path != "" {
-		ns, err := a.open(path)
-		switch {
-		case err != nil && (old == nil || path != pod.Netns):
-			return nil, fmt.Errorf("pod %s: %w", k, err)
-		case err != nil:
-			// The path is gone, the namespace we hold is not.
-		case old != nil && old.ns.ID() == ns.ID():
-			ns.Close()
-		default:
-			// A restarted sandbox: same pod, other namespace. The old one ends with its last process.
-			next.ns, fresh = ns, true
-		}
+	if r.path == "" {
+		return next, nil
 	}
+	ns, err := a.open(r.path)
+	switch {
+	case err != nil && (old == nil || !r.live):
+		return nil, fmt.Errorf("pod %s: %w", pod.Key(), err)
+	case err != nil:
+		// The path is gone, the namespace we hold is not.
+	case old != nil && old.ns.ID() == ns.ID():
+		ns.Close()
+	default:
+		// A pod we did not know, or a restarted sandbox: the old namespace ends with its last process.
+		next.ns = ns
+	}
+	return next, nil
+}
+
+// capture puts the rules in place and records it. If it fails, a fresh namespace is closed and nothing recorded.
+func (a *Agent) capture(next, old *record, fresh bool) error {
+	k := next.pod.Key()
 	if fresh || !sameOptions(old.options, next.options) {
 		if err := a.backend.Apply(next.ns, next.options); err != nil {
 			if fresh {
 				next.ns.Close()
 			}
-			return nil, fmt.Errorf("pod %s: %w", k, err)
+			return fmt.Errorf("pod %s: %w", k, err)
 		}
 	}
 	a.setRecord(k, next)
-	if old != nil && fresh {
+	if !fresh {
+		return nil
+	}
+	if old != nil {
 		old.ns.Close()
 	}
-	if fresh {
-		a.log.Info("pod's traffic is captured", "pod", k, "uid", pod.UID, "netns", next.ns.ID())
-		a.metrics.events.WithLabelValues("enrol").Inc()
-	}
-	return next, nil
+	a.log.Info("pod's traffic is captured", "pod", k, "uid", next.pod.UID, "netns", next.ns.ID())
+	a.metrics.events.WithLabelValues("enrol").Inc()
+	return nil
 }
 
 // open opens a pod's namespace, and refuses the node's: rules there would capture the whole node.
@@ -178,6 +205,21 @@ func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason
 		}
 		return a.disown(ctx, pod)
 	}
+	// Peers learn from the annotation that the pod speaks plaintext again. Until they have, they come by HBONE, and
+	// somebody has to answer.
+	if err := a.annotate(ctx, pod, ""); err != nil {
+		return err
+	}
+	if rec.leaving.IsZero() {
+		next := *rec
+		next.leaving = time.Now()
+		rec = &next
+		a.setRecord(pod.Key(), rec)
+	}
+	if rest := a.cfg.LeaveGrace - time.Since(rec.leaving); rest > 0 {
+		a.queue.AddAfter(pod.Key(), rest)
+		return nil
+	}
 	if err := a.node.Set(pod.UID, nil); err != nil {
 		return err
 	}
@@ -187,7 +229,7 @@ func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason
 	a.drop(ctx, pod.Key(), rec)
 	a.log.Info("pod left the mesh", "pod", pod.Key(), "reason", reason)
 	a.metrics.events.WithLabelValues("unenrol").Inc()
-	return a.annotate(ctx, pod, "")
+	return nil
 }
 
 // disown cleans a pod that says it is captured although we know nothing of it.

@@ -36,6 +36,17 @@ func (q *queue[K]) Add(k K) {
 	q.stir()
 }
 
+// AddAfter asks for work on k later, unless somebody has asked already.
+func (q *queue[K]) AddAfter(k K, d time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, asked := q.due[k]; asked {
+		return
+	}
+	q.due[k] = time.Now().Add(d)
+	q.stir()
+}
+
 // stir wakes the workers. The caller holds mu.
 func (q *queue[K]) stir() {
 	close(q.wake)

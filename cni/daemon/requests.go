@@ -81,7 +81,7 @@ func (a *Agent) cmdAdd(ctx context.Context, req plugin.Request) (any, error) {
 			addrs = append(addrs, addr.Unmap())
 		}
 	}
-	if err := a.enrol(ctx, pod, req.Netns, addrs, true); err != nil {
+	if err := a.enrol(ctx, pod, request{path: req.Netns, addrs: addrs, wait: true}); err != nil {
 		return nil, err
 	}
 	return struct{}{}, nil
