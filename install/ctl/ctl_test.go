@@ -201,7 +201,9 @@ func TestPlugins(t *testing.T) {
 	if r := run(t, []string{"__complete", "lab", "u"}, setup); !strings.HasPrefix(r.out, "up\ndown\n:4\n") {
 		t.Errorf("completion of the lab's commands: %q", r.out)
 	}
-	r := run(t, []string{"hello"}, setup, func(e *Env) { e.Exec = func(string, []string, []string) error { return errors.New("exec format error") } })
+	r := run(t, []string{"hello"}, setup, func(e *Env) {
+		e.Exec = func(string, []string, []string) error { return errors.New("exec format error") }
+	})
 	if r.code != exitError || !strings.Contains(r.err, "exec format error") {
 		t.Errorf("a program that does not start: %d, %s", r.code, r.err)
 	}
