@@ -67,11 +67,14 @@ func refused(results []wire.Result) error {
 		if r.Error == "" {
 			continue
 		}
-		what := strings.TrimSpace(strings.ToLower(r.Kind) + " " + r.Name)
+		var where []string
 		if r.Line > 0 {
-			what = strings.TrimSpace(fmt.Sprintf("line %d: %s", r.Line, what))
+			where = append(where, fmt.Sprintf("line %d", r.Line))
 		}
-		errs = append(errs, fmt.Errorf("%s: %s", what, r.Error))
+		if r.Kind != "" {
+			where = append(where, strings.ToLower(r.Kind)+" "+r.Name)
+		}
+		errs = append(errs, errors.New(strings.Join(append(where, r.Error), ": ")))
 	}
 	return errors.Join(errs...)
 }

@@ -215,17 +215,8 @@ func (p plan) ztunnel(n labfile.Node) (lab.Daemon, error) {
 	}
 	return lab.Daemon{
 		Name: "ztunnel@" + n.Name, Kind: "ztunnel", Host: n.Name, Args: args, Env: append(env, p.o.ZtunnelEnv...),
-		Ready: p.ready(n), Grace: 10 * time.Second,
+		Ready: readyURL(mesh.PortReadiness), Grace: 10 * time.Second,
 	}, nil
-}
-
-// ready is where a node proxy is asked. Ambit's own is asked on its unix socket, which the newest process takes over; the
-// port is the same for two proxies on one node, as they are during a rolling update.
-func (p plan) ready(n labfile.Node) string {
-	if len(p.o.Ztunnel) == 0 {
-		return "unix:" + n.ZtunnelAdmin + ":/healthz/ready"
-	}
-	return fmt.Sprintf("http://127.0.0.1:%d/healthz/ready", mesh.PortReadiness)
 }
 
 func (p plan) ztunnelPod(name, node string) (uid string, err error) {

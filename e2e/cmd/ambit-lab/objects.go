@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/e2e/lab"
 	"github.com/ambit-mesh/ambit/e2e/lab/resource"
 	"github.com/ambit-mesh/ambit/e2e/lab/wire"
+	"github.com/ambit-mesh/ambit/e2e/mesh"
 	"github.com/spf13/cobra"
 )
 
@@ -39,20 +40,42 @@ func (a *app) apply() *cobra.Command {
 }
 
 func (a *app) applyFiles(ctx context.Context, l *lab.Lab, paths []string, namespace string, wait bool) error {
+	var applied []wire.Result
 	err := eachFile(paths, func(name string, data []byte) error {
 		results, err := l.Apply(ctx, data, namespace)
 		printResults(results)
+		applied = append(applied, results...)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		return nil
 	})
+	err = errors.Join(err, objections(ctx, l, applied))
 	if err != nil || !wait {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return l.Settled(ctx, "", "", "", newProgress().waiting)
+}
+
+// objections tells what the control plane has against what was applied; refusals are an error.
+func objections(ctx context.Context, l *lab.Lab, applied []wire.Result) error {
+	list, err := mesh.Objections(ctx, l, applied)
+	if err != nil {
+		// What was applied is stored all the same, and is read when the control plane is back.
+		fmt.Fprintf(os.Stderr, "warning: %v\n", err)
+		return nil
+	}
+	var errs []error
+	for _, r := range list {
+		if r.Refused() {
+			errs = append(errs, fmt.Errorf("the control plane refuses %s", r))
+		} else {
+			fmt.Fprintf(os.Stderr, "warning: %s\n", r)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func printResults(results []wire.Result) {

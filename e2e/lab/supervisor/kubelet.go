@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/e2e/lab/fabric"
@@ -400,15 +399,4 @@ func (k *kubelet) processes() wire.PodProcess {
 
 func (k *kubelet) logFile(container string) string {
 	return filepath.Join(k.logDir(), container+".log")
-}
-
-// kill sends a signal to all containers, as a fault.
-func (k *kubelet) kill(sig syscall.Signal) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, c := range k.containers {
-		if c.proc != nil {
-			c.proc.Signal(sig)
-		}
-	}
 }

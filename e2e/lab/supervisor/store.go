@@ -29,7 +29,7 @@ func (s *Supervisor) apply(data []byte, namespace string) []wire.Result {
 	}
 	var items []item
 	for _, doc := range folder.SplitDocuments(data) {
-		o, err := resource.Parse(doc.Data, namespace)
+		o, err := parseApplied(doc.Data, namespace)
 		if err != nil {
 			results = append(results, wire.Result{Action: "refused", Line: doc.Line, Error: err.Error()})
 			continue
@@ -63,6 +63,16 @@ func (s *Supervisor) apply(data []byte, namespace string) []wire.Result {
 	}
 	s.dirty = true
 	return results
+}
+
+// maxDocument is what an API server takes, roughly; readers of the folder have a limit too.
+const maxDocument = 3 << 20
+
+func parseApplied(data []byte, namespace string) (resource.Object, error) {
+	if len(data) > maxDocument {
+		return nil, fmt.Errorf("document of %.1f MiB: the limit is %d MiB", float64(len(data))/(1<<20), maxDocument>>20)
+	}
+	return resource.Parse(data, namespace)
 }
 
 func rank(kind string) int {
