@@ -257,6 +257,7 @@ func (c *Client) sendDemands(rpc grpc.ClientStream) error {
 		req := &request{typeURL: typeURL}
 		for name, drop := range last {
 			if drop {
+				delete(c.known[typeURL], name) // or the next stream would subscribe to it again
 				req.unsubscribe = append(req.unsubscribe, name)
 			} else {
 				req.subscribe = append(req.subscribe, name)

@@ -71,6 +71,10 @@ func (st *stream) serve(ctx context.Context) error {
 // end makes serve return in order.
 func (st *stream) end() {
 	st.ended.Store(true)
+	st.poke()
+}
+
+func (st *stream) poke() {
 	select {
 	case st.wake <- struct{}{}:
 	default:
@@ -223,19 +227,23 @@ func (st *stream) pushAll() error {
 	return nil
 }
 
-// push sends what changed, one chunk after the other, and nothing at all when nothing concerns the client.
+// push sends the next of what changed: at most one chunk, so that a client far behind is still heard between two of them, and
+// nothing at all when nothing concerns the client.
 func (st *stream) push(w *watch) error {
-	for w.pending() {
-		b, err := w.changes()
-		if err != nil {
-			return status.Error(codes.Aborted, err.Error())
-		}
-		if b.empty() {
-			continue
-		}
+	if !w.pending() {
+		return nil
+	}
+	b, err := w.changes()
+	if err != nil {
+		return status.Error(codes.Aborted, err.Error())
+	}
+	if !b.empty() {
 		if err := st.send(w, b); err != nil {
 			return err
 		}
+	}
+	if w.pending() {
+		st.poke()
 	}
 	return nil
 }
