@@ -33,7 +33,9 @@ func with[T proto.Message](m T, change func(T)) T {
 
 func client() *workload.Workload { return Pod("shop", "client", "client-sa", "10.0.0.9", "fd00::9") }
 
-func cart() *workload.Workload { return In(Pod("shop", "cart", "cart-sa", "10.0.0.1"), cartKey, 80, 8080) }
+func cart() *workload.Workload {
+	return In(Pod("shop", "cart", "cart-sa", "10.0.0.1"), cartKey, 80, 8080)
+}
 
 func cartService() *workload.Service { return Service("shop", "cart", []string{"10.96.0.1"}, 80, 8080) }
 
@@ -43,7 +45,9 @@ func waypointPod() *workload.Workload {
 	})
 }
 
-func waypointService() *workload.Service { return Service("shop", "waypoint", []string{"10.96.0.20"}, 15008, 15008) }
+func waypointService() *workload.Service {
+	return Service("shop", "waypoint", []string{"10.96.0.20"}, 15008, 15008)
+}
 
 // show prints a decision, or the reason there is none, the way the tables below are written.
 func show(d route.Decision, err error) string {
