@@ -308,9 +308,10 @@ func TestPendingUntilThereIsAProxy(t *testing.T) {
 	p := w.proxy()
 	w.annotated("web", "enabled")
 	w.probed("10.1.0.9")
-	if !p.has("uid-web", ns.ID()) || !p.snapshot() {
-		t.Error("the pod did not come with the snapshot")
+	if !p.has("uid-web", ns.ID()) {
+		t.Error("the proxy does not have the pod")
 	}
+	w.eventually("snapshot", p.snapshot)
 }
 
 func TestProxyThatRefusesIsAskedAgain(t *testing.T) {

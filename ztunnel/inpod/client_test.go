@@ -13,9 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/ambit-mesh/ambit/api/netns/netnstest"
 	"github.com/ambit-mesh/ambit/api/zds"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newNetns is the descriptor of a namespace nobody else knows.
 func newNetns(t *testing.T) *os.File { return netnstest.Make(t).File() }
