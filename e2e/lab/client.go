@@ -111,10 +111,20 @@ func (l *Lab) Restart(ctx context.Context, kind, namespace, name string) error {
 // Progress is told whenever what it waits for changes; it may be nil.
 func (l *Lab) Settled(ctx context.Context, kind, namespace, name string, progress func(string)) error {
 	q := url.Values{"kind": {kind}, "namespace": {namespace}, "name": {name}}
+	return l.await(ctx, "/v1/rollout", q, progress)
+}
+
+// Enrolled waits until every running pod that the mesh wants is captured, by its labels and its namespace's, and no
+// other is.
+func (l *Lab) Enrolled(ctx context.Context, progress func(string)) error {
+	return l.await(ctx, "/v1/enrolled", nil, progress)
+}
+
+func (l *Lab) await(ctx context.Context, path string, q url.Values, progress func(string)) error {
 	last := ""
 	for {
 		var r wire.Rollout
-		if err := l.client.Call(ctx, http.MethodGet, "/v1/rollout", q, nil, &r); err != nil {
+		if err := l.client.Call(ctx, http.MethodGet, path, q, nil, &r); err != nil {
 			if ctx.Err() != nil && last != "" {
 				return fmt.Errorf("still waiting: %s: %w", last, ctx.Err())
 			}

@@ -270,7 +270,7 @@ func (a *app) rollout() *cobra.Command {
 func (a *app) wait() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
-		Use: "wait", Short: "Wait until all pods and daemons are ready", Args: cobra.NoArgs,
+		Use: "wait", Short: "Wait until all pods and daemons are ready, and all pods that belong to the mesh are in it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := a.open()
 			if err != nil {
@@ -282,7 +282,10 @@ func (a *app) wait() *cobra.Command {
 			if err := l.DaemonsReady(ctx, p.waiting); err != nil {
 				return err
 			}
-			return l.Settled(ctx, "", "", "", p.waiting)
+			if err := l.Settled(ctx, "", "", "", p.waiting); err != nil {
+				return err
+			}
+			return l.Enrolled(ctx, p.waiting)
 		},
 	}
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")

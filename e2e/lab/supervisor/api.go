@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/folder"
+	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/e2e/lab/resource"
 	"github.com/ambit-mesh/ambit/e2e/lab/wire"
 	"github.com/ambit-mesh/ambit/e2e/lab/workloads"
@@ -46,6 +47,7 @@ func (s *Supervisor) serveAPI(ctx context.Context, l net.Listener) error {
 	handle("GET /v1/objects", s.getObjects)
 	handle("GET /v1/pod", s.getPod)
 	handle("GET /v1/rollout", s.getRollout)
+	handle("GET /v1/enrolled", s.getEnrolled)
 	handle("POST /v1/label", locked(s, s.label))
 	handle("POST /v1/scale", locked(s, s.scale))
 	handle("POST /v1/restart", locked(s, s.restart))
@@ -293,6 +295,29 @@ func (s *Supervisor) getRollout(r *http.Request) (any, error) {
 	}
 	if q.Get("name") != "" && !found {
 		return nil, fmt.Errorf("%s %s/%s: not found", q.Get("kind"), namespace(r), q.Get("name"))
+	}
+	return out, nil
+}
+
+// getEnrolled says whether every pod that the mesh wants is captured, and no other. What counts is the CNI agent's mark.
+func (s *Supervisor) getEnrolled(*http.Request) (any, error) {
+	out := wire.Rollout{Done: true}
+	if !s.do(func() {
+		for _, k := range slices.SortedFunc(maps.Keys(s.pods), compareKeys) {
+			p := s.pods[k]
+			if p.ending || p.kubelet == nil || p.status.phase != "Running" {
+				continue
+			}
+			mark := s.view(k).Annotations()[mesh.AnnotationRedirection]
+			switch want := s.ambient(p); {
+			case want && mark != mesh.RedirectionEnabled:
+				out = wire.Rollout{Waiting: fmt.Sprintf("%s is not in the mesh yet", k)}
+			case !want && mark != "" && s.hasDaemon("cni", p.node.host.Name):
+				out = wire.Rollout{Waiting: fmt.Sprintf("%s is still in the mesh", k)}
+			}
+		}
+	}) {
+		return nil, errEnding
 	}
 	return out, nil
 }
