@@ -83,6 +83,7 @@ type Model struct {
 	targets map[object.Key]set[*policy]
 	peers   int // how many PeerAuthentications there are
 
+	flushes      uint64 // so far
 	staticStrict uint64
 	reports      map[object.Key]Report
 	dirty        dirty
@@ -219,6 +220,7 @@ func (m *Model) Flush(out Output) {
 	m.flushPolicies(out)
 	m.flushReports(out)
 	m.forget()
+	m.flushes++
 }
 
 // Pending reports whether Flush has anything to look at.
@@ -243,5 +245,5 @@ func (m *Model) flushReports(out Output) {
 		}
 		out.Report(key, rep)
 	}
-	clear(m.dirty.reports)
+	m.dirty.reports.empty()
 }

@@ -96,19 +96,19 @@ func (m *Model) forget() {
 		}
 		m.dirty.emptied.add(s.ns)
 	}
-	clear(m.dirty.gone)
+	m.dirty.gone.empty()
 	for w := range m.dirty.idle {
 		if w.obj == nil && w.allow == 0 && len(w.services)+len(w.sources)+len(w.namespaces) == 0 {
 			delete(m.waypoints, w.id)
 		}
 	}
-	clear(m.dirty.idle)
+	m.dirty.idle.empty()
 	for n := range m.dirty.emptied {
 		if n.empty() {
 			delete(m.namespaces, n.name)
 		}
 	}
-	clear(m.dirty.emptied)
+	m.dirty.emptied.empty()
 }
 
 func (m *Model) putNamespace(name string, o *object.Namespace) {

@@ -15,6 +15,12 @@ type peer struct {
 	obj  *object.PeerAuthentication // nil once gone
 	sel  *selector                  // of those that choose workloads
 	sum  uint64
+
+	arrived uint64
+}
+
+func (p *peer) olderThan(o *peer) bool {
+	return older(&p.obj.Meta, &o.obj.Meta, p.arrived, o.arrived)
 }
 
 func (p *peer) key() object.Key {
@@ -30,7 +36,7 @@ func (m *Model) putPeer(ns *namespace, name string, o *object.PeerAuthentication
 		if o == nil {
 			return
 		}
-		p = &peer{ns: ns, name: name}
+		p = &peer{ns: ns, name: name, arrived: m.flushes}
 		ns.peers[name] = p
 	}
 	switch {
@@ -70,7 +76,7 @@ func wide(o *object.PeerAuthentication) bool { return !o.Selector.Present || o.S
 func (n *namespace) widest() *peer {
 	var first *peer
 	for _, p := range n.peers {
-		if p.obj != nil && wide(p.obj) && (first == nil || older(&p.obj.Meta, &first.obj.Meta)) {
+		if p.obj != nil && wide(p.obj) && (first == nil || p.olderThan(first)) {
 			first = p
 		}
 	}
@@ -94,7 +100,7 @@ func (m *Model) settleModes() {
 		}
 		m.settleStrict(n)
 	}
-	clear(m.dirty.modes)
+	m.dirty.modes.empty()
 }
 
 func (m *Model) settleStrict(n *namespace) {

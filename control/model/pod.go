@@ -125,7 +125,7 @@ func (m *Model) hasReport(s *source) bool {
 func (m *Model) podAt(a netip.Addr) *source {
 	var first *source
 	for _, s := range m.podIPs[a] {
-		if first == nil || older(s.obj.Metadata(), first.obj.Metadata()) {
+		if first == nil || older(s.obj.Metadata(), first.obj.Metadata(), 0, 0) {
 			first = s
 		}
 	}

@@ -110,7 +110,7 @@ func (m *Model) flushPolicies(out Output) {
 		}
 		put(a, p.ns.name+"/"+p.name, &p.sum)
 	}
-	clear(m.dirty.policies)
+	m.dirty.policies.empty()
 	for p := range m.dirty.peers {
 		put(convertPeer(p), p.ns.name+"/"+p.converted(), &p.sum)
 		if p.obj == nil {
@@ -118,7 +118,7 @@ func (m *Model) flushPolicies(out Output) {
 			m.dirty.emptied.add(p.ns)
 		}
 	}
-	clear(m.dirty.peers)
+	m.dirty.peers.empty()
 	if m.dirty.strict {
 		var a *security.Authorization
 		if m.peers > 0 {
@@ -131,7 +131,7 @@ func (m *Model) flushPolicies(out Output) {
 		put(m.allowPolicy(w), w.id.ns+"/"+w.allowName(), &w.allow)
 		m.dirty.idle.add(w)
 	}
-	clear(m.dirty.allow)
+	m.dirty.allow.empty()
 }
 
 // allowName is the name of the policy that lets a waypoint through to what is behind it.

@@ -41,6 +41,7 @@ type tenant struct{ ns, name, host string }
 type lease struct {
 	tenant  tenant
 	created time.Time
+	arrived uint64
 	turn    uint64 // how far along its order it is
 	addr    netip.Addr
 }
@@ -85,6 +86,9 @@ func (t tenant) hash() uint64 {
 func (l *lease) before(o *lease) bool {
 	if c := l.created.Compare(o.created); c != 0 {
 		return c < 0
+	}
+	if l.created.IsZero() && l.arrived != o.arrived {
+		return l.arrived < o.arrived
 	}
 	a, b := l.tenant, o.tenant
 	return cmp.Or(strings.Compare(a.ns, b.ns), strings.Compare(a.name, b.name), strings.Compare(a.host, b.host)) < 0
@@ -160,8 +164,8 @@ func (r *ring) unwait(a netip.Addr, l *lease) {
 	}
 }
 
-func (r *ring) insert(t tenant, created time.Time, moved func(tenant)) {
-	l := &lease{tenant: t, created: created}
+func (r *ring) insert(t tenant, created time.Time, arrived uint64, moved func(tenant)) {
+	l := &lease{tenant: t, created: created, arrived: arrived}
 	r.leases[t] = l
 	r.place(l, moved)
 }
@@ -223,7 +227,7 @@ func (m *Model) tenants(e *object.ServiceEntry) []tenant {
 }
 
 // allocate follows a ServiceEntry that changed.
-func (m *Model) allocate(old, now *object.ServiceEntry) {
+func (m *Model) allocate(old, now *object.ServiceEntry, arrived uint64) {
 	was, is := m.tenants(old), m.tenants(now)
 	for _, r := range []*ring{&m.pool.v4, &m.pool.v6} {
 		for _, t := range was {
@@ -233,7 +237,7 @@ func (m *Model) allocate(old, now *object.ServiceEntry) {
 		}
 		for _, t := range is {
 			if r.leases[t] == nil {
-				r.insert(t, now.Created, m.moved)
+				r.insert(t, now.Created, arrived, m.moved)
 			}
 		}
 	}

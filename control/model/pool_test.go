@@ -49,7 +49,7 @@ func TestPoolIsAFunctionOfItsTenants(t *testing.T) {
 				if _, ok := hosts[tn]; !ok {
 					h := host{time.Unix(int64(rapid.IntRange(0, 3).Draw(rt, "created")), 0)}
 					hosts[tn] = h
-					r.insert(tn, h.created, none)
+					r.insert(tn, h.created, 0, none)
 				}
 			}
 			taken := map[netip.Addr]bool{}

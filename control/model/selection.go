@@ -9,6 +9,16 @@ type set[T comparable] map[T]struct{}
 func (s set[T]) add(v T)      { s[v] = struct{}{} }
 func (s set[T]) has(v T) bool { _, ok := s[v]; return ok }
 
+// empty forgets everything. Walking a map costs what it once held, so one that was large is left behind: a start with the
+// whole mesh must not make every later change slower.
+func (s *set[T]) empty() {
+	if len(*s) > 1024 {
+		*s = set[T]{}
+		return
+	}
+	clear(*s)
+}
+
 // pair is one label.
 type pair struct{ key, value string }
 

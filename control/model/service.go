@@ -16,7 +16,8 @@ type service struct {
 	name string
 	// obj is a *object.Service or *object.ServiceEntry, nil once gone. What is gone stays until the end of Flush: an object
 	// that comes back before is the same one.
-	obj object.Object
+	obj     object.Object
+	arrived uint64
 
 	slots []*slot // one for each name it claims
 	sel   *selector
@@ -78,7 +79,7 @@ func better(a, b *service) bool {
 	if a.kind != b.kind {
 		return a.kind == object.KindService
 	}
-	return older(a.obj.Metadata(), b.obj.Metadata())
+	return older(a.obj.Metadata(), b.obj.Metadata(), a.arrived, b.arrived)
 }
 
 func (m *Model) putService(ns *namespace, name string, o *object.Service) {
@@ -87,7 +88,7 @@ func (m *Model) putService(ns *namespace, name string, o *object.Service) {
 		if o == nil {
 			return
 		}
-		s = &service{ns: ns, kind: object.KindService, name: name}
+		s = &service{ns: ns, kind: object.KindService, name: name, arrived: m.flushes}
 		ns.services[name] = s
 	}
 	var (
@@ -129,7 +130,7 @@ func (m *Model) putServiceEntry(ns *namespace, name string, o *object.ServiceEnt
 		if o == nil {
 			return
 		}
-		s = &service{ns: ns, kind: object.KindServiceEntry, name: name}
+		s = &service{ns: ns, kind: object.KindServiceEntry, name: name, arrived: m.flushes}
 		ns.serviceEntries[name] = s
 	}
 	var (
@@ -157,7 +158,7 @@ func (m *Model) putServiceEntry(ns *namespace, name string, o *object.ServiceEnt
 		refs = references(o.Labels, ns.name)
 		sel = object.Selector{Present: o.WorkloadSelector.Present && !o.WorkloadSelector.Labels.Empty(), Labels: o.WorkloadSelector.Labels}
 	}
-	m.allocate(old, o)
+	m.allocate(old, o, s.arrived)
 	m.putAny(s, now, hosts, sel, of(object.KindPod, object.KindWorkloadEntry), ports, refs)
 	m.putEndpoints(ns, name, o)
 	if o == nil {

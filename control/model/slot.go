@@ -147,7 +147,7 @@ func (m *Model) flushSlots(out Output) {
 		c.sum = out.Service(m.renderService(c), c.sum)
 		m.touchReports(c)
 	}
-	clear(m.dirty.slots)
+	m.dirty.slots.empty()
 }
 
 func (m *Model) touchReports(c *slot) {

@@ -89,7 +89,7 @@ func (m *Model) flushSources(out Output) {
 			m.dirty.emptied.add(s.ns)
 		}
 	}
-	clear(m.dirty.sources)
+	m.dirty.sources.empty()
 }
 
 // flushOne hands out the workload of a source that makes at most one. build returns false when there is none now.
@@ -189,7 +189,7 @@ func (m *Model) setPolicies(w *workload.Workload, g *group) {
 		case *policy:
 			w.AuthorizationPolicies = append(w.AuthorizationPolicies, o.ns.name+"/"+o.name)
 		case *peer:
-			if own == nil || older(&o.obj.Meta, &own.obj.Meta) {
+			if own == nil || o.olderThan(own) {
 				own = o
 			}
 		}
@@ -200,11 +200,16 @@ func (m *Model) setPolicies(w *workload.Workload, g *group) {
 	}
 }
 
-// older decides between objects that claim the same thing. Ties are broken by name, so that the answer does not depend
-// on the order in which objects became known.
-func older(a, b *object.Meta) bool {
+// older decides between objects of one kind that claim the same thing: the oldest wins. Objects that do not say when they
+// were made, as in a folder of YAML, are ordered by when they were first seen, counted in Flushes: a copy that turns up
+// later takes nothing away. Those that were there from the start are told apart by name, so that the answer does not
+// depend on the order of reading.
+func older(a, b *object.Meta, arrivedA, arrivedB uint64) bool {
 	if c := a.Created.Compare(b.Created); c != 0 {
 		return c < 0
+	}
+	if a.Created.IsZero() && arrivedA != arrivedB {
+		return arrivedA < arrivedB
 	}
 	if a.Namespace != b.Namespace {
 		return a.Namespace < b.Namespace

@@ -185,7 +185,7 @@ func (m *Model) settleWaypoints() {
 			}
 		}
 	}
-	clear(m.dirty.waypoints)
+	m.dirty.waypoints.empty()
 }
 
 // touchBehind marks every workload that traffic may reach through the waypoint.
