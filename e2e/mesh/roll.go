@@ -3,9 +3,11 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/e2e/lab"
 )
 
@@ -23,6 +25,14 @@ func RollZtunnel(ctx context.Context, l *lab.Lab, node string) error {
 		next := d.Daemon
 		next.Name = otherName(d.Name)
 		next.Grace = max(next.Grace, time.Minute)
+		if d.Daemon.Ready == readyURL(mesh.PortReadiness) {
+			// In a cluster each has an address of its own; here they share the node's, so one of them moves.
+			next.Env = append(slices.Clone(d.Env), fmt.Sprintf("READINESS_ADDR=:%d", otherReadiness))
+			next.Ready = readyURL(otherReadiness)
+		} else {
+			next.Env = slices.DeleteFunc(slices.Clone(d.Env), func(e string) bool { return strings.HasPrefix(e, "READINESS_ADDR=") })
+			next.Ready = readyURL(mesh.PortReadiness)
+		}
 		if err := l.Run(ctx, next); err != nil {
 			return fmt.Errorf("start the next ztunnel of %s: %w", node, err)
 		}
@@ -36,6 +46,11 @@ func RollZtunnel(ctx context.Context, l *lab.Lab, node string) error {
 	}
 	return fmt.Errorf("no ztunnel runs on %s", node)
 }
+
+// otherReadiness is where every second node proxy of a node says that it is ready.
+const otherReadiness = mesh.PortReadiness + 1
+
+func readyURL(port int) string { return fmt.Sprintf("http://127.0.0.1:%d/healthz/ready", port) }
 
 // otherName alternates between two names, so that logs and faults find the proxy of a node again.
 func otherName(name string) string {

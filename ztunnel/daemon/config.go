@@ -30,7 +30,7 @@ type Config struct {
 	ServiceAccount string
 	InstanceIP     netip.Addr
 
-	// XDSAddress and CAAddress are URLs; http:// means plaintext, empty means off.
+	// XDSAddress and CAAddress are URLs; http:// means plaintext. Without CAAddress nothing in the mesh can be reached.
 	XDSAddress string
 	CAAddress  string
 	// XDSRootCA and CARootCA are PEM files, read again for every connection.
@@ -40,9 +40,10 @@ type Config struct {
 	AltXDSHostname string
 	AltCAHostname  string
 	// TokenFile holds the bearer token, read again for every request; empty sends none.
-	TokenFile  string
-	XDSHeaders map[string]string
-	CAHeaders  map[string]string
+	TokenFile string
+	// XDSHeaders and CAHeaders may be credentials, so they are not shown.
+	XDSHeaders map[string]string `json:"-"`
+	CAHeaders  map[string]string `json:"-"`
 	// Metadata is sent with the xDS node.
 	Metadata map[string]string
 	OnDemand bool
@@ -59,6 +60,10 @@ type Config struct {
 	DNSProxy       bool
 	// ResponseBaggage answers CONNECT with the attributes of the destination.
 	ResponseBaggage bool
+	// LoopbackAppTunnel reaches an application that ends tunnels itself over loopback.
+	LoopbackAppTunnel bool
+	// CRLFile lists revoked certificates; it is read again when it changes.
+	CRLFile string
 	// PreferredServiceNamespace wins when several services share an address or hostname.
 	PreferredServiceNamespace string
 
@@ -109,6 +114,7 @@ func Default() Config {
 		IPv6:                 true,
 		DNSProxy:             true,
 		ResponseBaggage:      true,
+		LoopbackAppTunnel:    true,
 		AdminAddress:         "localhost:15000",
 		MetricsAddress:       ":15020",
 		ReadinessAddress:     ":15021",
@@ -167,6 +173,8 @@ func FromEnv(environ []string) (Config, error) {
 	e.boolean("IPV6_ENABLED", &c.IPv6)
 	e.boolean("DNS_PROXY", &c.DNSProxy)
 	e.boolean("ENABLE_RESPONSE_BAGGAGE", &c.ResponseBaggage)
+	e.boolean("LOCALHOST_APP_TUNNEL", &c.LoopbackAppTunnel)
+	e.str("CRL_PATH", &c.CRLFile)
 	e.str("PREFERED_SERVICE_NAMESPACE", &c.PreferredServiceNamespace)
 	e.str("ADMIN_ADDR", &c.AdminAddress)
 	e.str("AMBIT_ADMIN_SOCKET", &c.AdminSocket)
@@ -197,7 +205,7 @@ func FromEnv(environ []string) (Config, error) {
 func (c Config) Validate() error {
 	var errs []error
 	for _, u := range []struct{ name, value string }{{"XDS_ADDRESS", c.XDSAddress}, {"CA_ADDRESS", c.CAAddress}} {
-		if u.value == "" {
+		if u.value == "" && u.name == "CA_ADDRESS" {
 			continue
 		}
 		parsed, err := url.Parse(u.value)
@@ -218,6 +226,9 @@ func (c Config) Validate() error {
 	}
 	if c.OnDemand && c.DNSProxy {
 		errs = append(errs, errors.New("XDS_ON_DEMAND and the DNS proxy exclude each other: set DNS_PROXY=false"))
+	}
+	if c.OnDemand {
+		errs = append(errs, errors.New("XDS_ON_DEMAND is not supported yet: unset it"))
 	}
 	if c.FrameSize < 1<<14 || c.FrameSize > 1<<24-1 {
 		errs = append(errs, fmt.Errorf("HTTP2_FRAME_SIZE=%d is outside 16384 to 16777215", c.FrameSize))

@@ -24,8 +24,7 @@ func TestFromEnv(t *testing.T) {
 			with(func(c *Config) { c.XDSAddress, c.CAAddress = "https://cp:1", "https://cp:1" })},
 		{"unless it is named", []string{"XDS_ADDRESS=https://cp:1", "CA_ADDRESS=https://ca:2"},
 			with(func(c *Config) { c.XDSAddress, c.CAAddress = "https://cp:1", "https://ca:2" })},
-		{"empty means off", []string{"XDS_ADDRESS=", "CA_ADDRESS="},
-			with(func(c *Config) { c.XDSAddress, c.CAAddress = "", "" })},
+		{"an empty authority means none", []string{"CA_ADDRESS="}, with(func(c *Config) { c.CAAddress = "" })},
 		{"headers and metadata", []string{"XDS_HEADER_a=1", "CA_HEADER_b=2", "ISTIO_META_C=3"},
 			with(func(c *Config) {
 				c.XDSHeaders = map[string]string{"a": "1"}

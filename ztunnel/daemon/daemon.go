@@ -46,6 +46,7 @@ type ztunnel struct {
 	quit  context.CancelFunc
 
 	version string
+	revoked *certs.RevocationFile // nil without CRL_PATH
 }
 
 // Run serves until ctx ends, drains, and returns when everything it started has ended.
@@ -65,11 +66,10 @@ func Run(ctx context.Context, cfg Config, version string) error {
 	defer stop()
 	g.Go(func() error { return z.rec.Run(serve) })
 	g.Go(func() error { return z.certs.Run(serve) })
-	if z.xds != nil {
-		g.Go(func() error { return z.xds.Run(serve) })
-	}
+	g.Go(func() error { return z.xds.Run(serve) })
 	g.Go(func() error { return z.proxy.Run(serve) })
 	g.Go(func() error { return z.serveAdmin(serve, levels) })
+	g.Go(func() error { return z.followRevocations(serve) })
 	g.Go(func() error {
 		defer stop()
 		agentCtx, cancel := context.WithCancel(ctx)
@@ -98,6 +98,9 @@ func (z *ztunnel) drain(ctx context.Context) {
 
 func build(cfg Config, logs *telemetry.Logs, version string, quit context.CancelFunc) *ztunnel {
 	z := &ztunnel{cfg: cfg, log: logs.Logger("daemon"), quit: quit, version: version, state: state.New()}
+	if cfg.CRLFile != "" {
+		z.revoked = &certs.RevocationFile{Path: cfg.CRLFile}
+	}
 	z.rec = telemetry.New(telemetry.Options{Logs: logs, Version: version})
 	reg := z.rec.Registry()
 	var signer client.Signer = noAuthority{}
@@ -106,15 +109,11 @@ func build(cfg Config, logs *telemetry.Logs, version string, quit context.Cancel
 		signer = z.ca
 	}
 	z.certs = client.NewManager(signer, client.Options{Logger: logs.Logger("ca"), Registerer: reg})
-	synced := make(<-chan struct{})
-	if cfg.XDSAddress != "" {
-		xcfg := z.xdsConfig(logs)
-		xcfg.Registerer = reg
-		z.xds = xds.NewClient(xcfg, z.state, mesh.TypeAddress, mesh.TypeAuthorization)
-		synced = z.xds.Synced()
-	}
+	xcfg := z.xdsConfig(logs)
+	xcfg.Registerer = reg
+	z.xds = xds.NewClient(xcfg, z.state, mesh.TypeAddress, mesh.TypeAuthorization)
 	z.proxy = proxy.New(z.proxyConfig(), proxy.Deps{
-		State: z.state, Certificates: z.certs, Recorder: z.rec, Synced: synced,
+		State: z.state, Certificates: z.certs, Recorder: z.rec, Synced: z.xds.Synced(),
 		Resolver: resolver{}, Upstream: upstream(z.log), Logger: logs.Logger("proxy"), DNSLogger: logs.Logger("dns"),
 	})
 	z.agent = inpod.NewClient(inpod.Config{Socket: cfg.InpodUDS, Logger: logs.Logger("inpod")}, z.proxy)
@@ -126,8 +125,8 @@ func (z *ztunnel) proxyConfig() proxy.Config {
 	return proxy.Config{
 		ClusterID: c.ClusterID, ClusterDomain: c.ClusterDomain, TrustDomain: c.TrustDomain, Network: c.Network,
 		PreferredNamespace: c.PreferredServiceNamespace, Mark: c.Mark, OriginalSource: c.OriginalSource, IPv6: c.IPv6,
-		PortReuse: c.PortReuse, DNS: c.DNSProxy, ResponseBaggage: c.ResponseBaggage, SameNode: c.SameNodeFastPath, LogPolicy: c.AuthzPolicyInfoLog,
-		TLS: certs.Policy{PostQuantum: c.CompliancePolicy == "pqc"},
+		PortReuse: c.PortReuse, DNS: c.DNSProxy, ResponseBaggage: c.ResponseBaggage, AppTunnelByAddress: !c.LoopbackAppTunnel, SameNode: c.SameNodeFastPath, LogPolicy: c.AuthzPolicyInfoLog,
+		TLS: z.tlsPolicy(),
 		HBONE: hbone.Config{
 			StreamWindow: int(c.StreamWindow), ConnWindow: int(c.ConnectionWindow), MaxFrame: int(c.FrameSize),
 		},
@@ -210,12 +209,10 @@ func (c Config) node() *corev3.Node {
 // blockers names what the proxy waits for before it is ready.
 func (z *ztunnel) blockers() []string {
 	var out []string
-	if z.xds != nil {
-		select {
-		case <-z.xds.Synced():
-		default:
-			out = append(out, "xds")
-		}
+	select {
+	case <-z.xds.Synced():
+	default:
+		out = append(out, "xds")
 	}
 	return append(out, z.agent.Blockers()...)
 }

@@ -47,7 +47,7 @@ func (pd *pod) dialTunnel(ctx context.Context, key hbone.Key) (net.Conn, error) 
 	if err != nil {
 		return nil, tunnelDialError(err)
 	}
-	conn := tls.Client(tcp, pd.proxy.cfg.TLS.ClientConfig(svid, accept))
+	conn := tls.Client(hbone.NewWire(tcp), pd.proxy.cfg.TLS.ClientConfig(svid, accept))
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {

@@ -39,6 +39,9 @@ func (pd *pod) hbone(ctx context.Context, c *net.TCPConn) {
 		}
 		return
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer pd.peers.add(&peerConn{chain: conn.ConnectionState().PeerCertificates, cancel: cancel})()
 	err = hbone.Serve(ctx, conn, pd.serverConfig(), func(ctx context.Context, in *hbone.Incoming) {
 		pd.tunnel(ctx, in, peer, src, local)
 	})
@@ -63,7 +66,7 @@ func (pd *pod) handshake(ctx context.Context, c *net.TCPConn) (*tls.Conn, identi
 		}
 		return svid, nil
 	}
-	conn := tls.Server(c, pd.proxy.cfg.TLS.ServerConfig(current, pd.id.TrustDomain))
+	conn := tls.Server(hbone.NewWire(c), pd.proxy.cfg.TLS.ServerConfig(current, pd.id.TrustDomain))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, identity.ID{}, handshakeError(c.RemoteAddr().String(), err)
 	}
@@ -95,7 +98,7 @@ func (pd *pod) tunnel(ctx context.Context, in *hbone.Incoming, peer identity.ID,
 	pd.identifySource(&info, s, peer, in)
 	d, err := route.Inbound(s, route.InboundRequest{
 		Authority: in.Authority(), Local: local.Addr(), Workload: w, Network: pd.proxy.cfg.Network,
-		ForwardedHost: forwardedHost(in), LoopbackTunnel: true, PreferredNamespace: pd.proxy.cfg.PreferredNamespace,
+		ForwardedHost: forwardedHost(in), LoopbackTunnel: !pd.proxy.cfg.AppTunnelByAddress, PreferredNamespace: pd.proxy.cfg.PreferredNamespace,
 	})
 	if err != nil {
 		refuse(err)

@@ -89,6 +89,8 @@ func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.
 		pd.describe(&info, d)
 		up, err := pd.open(ctx, s, req.Source, d, src)
 		if err == nil {
+			// Handed over inside the process: no TLS was spoken, and the record says so.
+			info.MutualTLS = info.MutualTLS && up.arrival == nil
 			return up, d, info, nil
 		}
 		again := d.Workload != nil && (d.Service != nil || d.Waypoint) && elsewhere(err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,15 +33,15 @@ type pod struct {
 	stop  context.CancelCauseFunc
 	pool  *hbone.Pool
 	conns *registry
+	peers peers
 
 	// written by listen, before anything runs
 	outboundL, plaintextL, hboneL net.Listener
 	dns                           dnsSockets
 	v6                            bool
 
-	closing  sync.Once
-	accepted atomic.Int64 // accepted connections
-	tunnels  atomic.Int64 // accepted HBONE connections
+	closing sync.Once
+	tunnels atomic.Int64 // accepted HBONE connections
 }
 
 func newPod(p *Proxy, in inpod.Pod) *pod {
@@ -66,6 +67,7 @@ func (pd *pod) workloadUID() string { return podWorkloadUID(pd.proxy.cfg.Cluster
 func (pd *pod) listen(ctx context.Context) error {
 	cfg := pd.proxy.cfg
 	pd.v6 = cfg.IPv6 && pd.netns.HasIPv6()
+	pd.migrateQueues()
 	opts := []func(int) error{marked(cfg.Mark)}
 	if cfg.PortReuse {
 		opts = append(opts, reusePort)
@@ -84,6 +86,16 @@ func (pd *pod) listen(ctx context.Context) error {
 		return nil
 	}
 	return pd.listenDNS(ctx, sockopts(opts...))
+}
+
+// migrateQueues makes the kernel hand connections that wait in the queue of a closing listener to its successor on the
+// same port instead of resetting them. Without it (Linux before 5.14, or a read-only /proc/sys) an upgrade may reset the
+// few connections that arrive in that moment.
+func (pd *pod) migrateQueues() {
+	err := pd.netns.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_migrate_req", []byte("1"), 0) })
+	if err != nil {
+		pd.log.Debug("connections arriving while the proxy is replaced may be reset", "error", err)
+	}
 }
 
 func (pd *pod) closeListeners() {
@@ -139,14 +151,16 @@ func (pd *pod) accept(l net.Listener, wg *sync.WaitGroup, handle func(context.Co
 		}
 		pause = 0
 		tcp := c.(*net.TCPConn)
-		if n := pd.accepted.Add(1); n > int64(pd.proxy.cfg.MaxConnections) {
-			pd.accepted.Add(-1)
+		done, ok := pd.conns.accept(pd.proxy.cfg.MaxConnections)
+		if !ok {
 			pd.log.Warn("connection refused: the pod has too many open", "limit", pd.proxy.cfg.MaxConnections, "src", c.RemoteAddr().String())
 			abort(tcp)
 			continue
 		}
 		wg.Go(func() {
-			defer pd.accepted.Add(-1)
+			pd.proxy.Recorder.Sockets.Inc()
+			defer pd.proxy.Recorder.Sockets.Dec()
+			defer done()
 			handle(pd.ctx, tcp)
 		})
 	}

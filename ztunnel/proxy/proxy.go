@@ -11,6 +11,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -45,6 +46,8 @@ type Config struct {
 	ResponseBaggage bool
 	// SameNode connects pods of this node inside the process instead of through a tunnel to itself.
 	SameNode bool
+	// AppTunnelByAddress reaches an application that ends tunnels itself by the pod's address instead of over loopback.
+	AppTunnelByAddress bool
 	// LogPolicy tells of every decision which policy made it.
 	LogPolicy bool
 	TLS       certs.Policy
@@ -151,11 +154,15 @@ func (p *Proxy) Start(ctx context.Context, in inpod.Pod) error {
 		old.stop(errPodRemoved)
 	}
 	p.pods[in.UID], p.byUID[pd.workloadUID()] = pd, pd
+	p.Recorder.ProxiesStarted.Inc()
+	p.Recorder.ActiveProxies.Inc()
 	p.ended.Add(1)
 	go func() {
 		defer p.ended.Done()
 		pd.run()
 		p.forget(pd)
+		p.Recorder.ProxiesStopped.Inc()
+		p.Recorder.ActiveProxies.Dec()
 	}()
 	return nil
 }
@@ -171,6 +178,13 @@ func (p *Proxy) Stop(uid string) {
 	}
 }
 
+// Revoke ends the tunnels of peers whose certificates are revoked by now. Handshakes ask the same function themselves.
+func (p *Proxy) Revoke(revoked func(*x509.Certificate) bool) {
+	for _, pd := range p.all() {
+		pd.peers.revoke(revoked, p.Recorder.CRLRejections.Inc)
+	}
+}
+
 // Drain stops accepting and asks peers to move on; what is open stays until it ends by itself, ctx ends, or Run is
 // stopped. It returns when nothing is open any more or ctx ended.
 func (p *Proxy) Drain(ctx context.Context) {
@@ -182,8 +196,8 @@ func (p *Proxy) Drain(ctx context.Context) {
 	p.mu.Unlock()
 	pods := p.all()
 	for _, pd := range pods {
+		// The pool stays usable: connections that were accepted a moment ago are still on their way to it.
 		pd.closeListeners()
-		pd.pool.Drain()
 	}
 	for _, pd := range pods {
 		if !pd.conns.wait(ctx) {

@@ -26,45 +26,62 @@ type connection struct {
 
 // registry knows the open connections of a pod.
 type registry struct {
-	mu    sync.Mutex
-	open  map[*connection]struct{} // guarded by mu
-	empty chan struct{}            // guarded by mu; closed while nothing is open
+	mu   sync.Mutex
+	open map[*connection]struct{} // guarded by mu
+	// accepted counts sockets the pod's listeners accepted and that are not closed yet: connections that are still being
+	// decided about are among them, and idle tunnels. Guarded by mu.
+	accepted int
+	idle     chan struct{} // guarded by mu; closed while accepted is 0
 }
 
 func newRegistry() *registry {
-	r := &registry{open: map[*connection]struct{}{}, empty: make(chan struct{})}
-	close(r.empty)
+	r := &registry{open: map[*connection]struct{}{}, idle: make(chan struct{})}
+	close(r.idle)
 	return r
+}
+
+// accept counts a socket until done, unless there are too many.
+func (r *registry) accept(limit int) (done func(), ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.accepted >= limit {
+		return nil, false
+	}
+	if r.accepted == 0 {
+		r.idle = make(chan struct{})
+	}
+	r.accepted++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.accepted--; r.accepted == 0 {
+			close(r.idle)
+		}
+	}, true
+}
+
+// wait reports whether everything that was accepted ended before ctx did.
+func (r *registry) wait(ctx context.Context) bool {
+	r.mu.Lock()
+	idle := r.idle
+	r.mu.Unlock()
+	select {
+	case <-idle:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // add registers a connection until the returned function is called.
 func (r *registry) add(c *connection) (remove func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.open) == 0 {
-		r.empty = make(chan struct{})
-	}
 	r.open[c] = struct{}{}
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		delete(r.open, c)
-		if len(r.open) == 0 {
-			close(r.empty)
-		}
-	}
-}
-
-// wait reports whether everything ended before ctx did.
-func (r *registry) wait(ctx context.Context) bool {
-	r.mu.Lock()
-	empty := r.empty
-	r.mu.Unlock()
-	select {
-	case <-empty:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

@@ -61,7 +61,7 @@ func (pd *pod) handOver(ctx context.Context, s *state.Snapshot, d route.Decision
 		return nil, refuse(err)
 	}
 	in, err := route.Inbound(s, route.InboundRequest{
-		Authority: d.Authority, Local: local.Addr(), Workload: w, Network: pd.proxy.cfg.Network, LoopbackTunnel: true,
+		Authority: d.Authority, Local: local.Addr(), Workload: w, Network: pd.proxy.cfg.Network, LoopbackTunnel: !pd.proxy.cfg.AppTunnelByAddress,
 		PreferredNamespace: pd.proxy.cfg.PreferredNamespace,
 	})
 	if err != nil {
