@@ -19,6 +19,9 @@ import (
 	"github.com/ambit-mesh/ambit/cni/file"
 )
 
+// version is set when the program is built.
+var version = "dev"
+
 func main() {
 	err := run(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
@@ -47,8 +50,13 @@ func run(args []string) error {
 	flags.StringVar(&cfg.Backend, "redirection", cfg.Backend, "auto, nftables or iptables (AMBIT_REDIRECTION, NATIVE_NFTABLES)")
 	flags.DurationVar(&cfg.Resync, "resync", cfg.Resync, "how often rules are read back and repaired; 0: never")
 	flags.TextVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error (LOG_LEVEL)")
+	showVersion := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *showVersion {
+		fmt.Println(version)
+		return nil
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
