@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/ambit-mesh/ambit/control/file"
 	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/control/serve"
 	"github.com/ambit-mesh/ambit/control/status"
@@ -128,12 +129,14 @@ func (d *Daemon) readyz(w http.ResponseWriter, _ *http.Request) {
 type Refusals struct {
 	// Entries are refusals first, then warnings.
 	Entries []status.Entry `json:"entries"`
+	// Source counts what was read, and what kinds of objects the mesh has no use for.
+	Source file.Stats `json:"source"`
 	// Objects are the conditions and warnings of objects.
 	Objects []push.ObjectReport `json:"objects"`
 }
 
 func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
-	r := Refusals{Entries: d.status.List(), Objects: d.pusher.Reports()}
+	r := Refusals{Entries: d.status.List(), Source: d.source.Stats(), Objects: d.pusher.Reports()}
 	if err := d.server.Problem(); err != nil {
 		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Certificate", Name: d.cfg.TLSDir, Problem: err.Error(), Fix: "the one before stays in use; write a matching tls.crt and tls.key"})
 	}

@@ -37,13 +37,11 @@ type Daemon struct {
 	addresses, policies *xds.Collection
 	status              *status.Registry
 	pusher              *push.Pusher
-	source              runner
+	source              *file.Source
 	server              *serve.Server
 	keys                *token.File // nil without tokens
 	blockers            blockers
 }
-
-type runner interface{ Run(context.Context) error }
 
 // New puts a control plane together. It opens nothing yet.
 func New(cfg Config, logger *slog.Logger) (*Daemon, error) {

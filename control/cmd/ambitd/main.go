@@ -38,9 +38,10 @@ A document with a mistake is refused alone, and what was good before stays in fo
 Clients prove who they are with a bearer token (a service account's JWT for audience istio-ca) or a client certificate.
 Certificate and key files are read again when they change.
 
-Every flag is also read from the environment (AMBIT_CONFIG_DIR, AMBIT_LISTEN, AMBIT_TLS_DIR, AMBIT_TOKEN_KEYS,
-AMBIT_ADMIN_SOCKET, AMBIT_ADMIN_ADDRESS, TRUST_DOMAIN, CLUSTER_ID, NETWORK, ROOT_NAMESPACE, CLUSTER_DOMAIN);
-flags win.`,
+What most flags say can also stand in the environment: AMBIT_CONFIG_DIR, AMBIT_LISTEN, AMBIT_TLS_DIR, AMBIT_PLAINTEXT,
+AMBIT_TOKEN_KEYS, AMBIT_ADMIN_SOCKET, AMBIT_ADMIN_ADDRESS, TRUST_DOMAIN, CLUSTER_ID, NETWORK, ROOT_NAMESPACE,
+CLUSTER_DOMAIN, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY, PILOT_AUTO_ALLOW_WAYPOINT_POLICY and
+PILOT_ENABLE_IP_AUTOALLOCATE. Flags win.`,
 		Example: `  # as a lab runs it
   ambitd --config-dir mesh/ --tls-dir tls/ --token-keys keys.jwks --admin-socket /run/ambit/control.sock
 
