@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -24,7 +26,9 @@ type plain struct {
 	stream grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
 }
 
-func (w *world) plain() *plain {
+func (w *world) plain() *plain { return w.plainContext(context.Background()) }
+
+func (w *world) plainContext(ctx context.Context) *plain {
 	w.t.Helper()
 	conn, err := grpc.NewClient("passthrough:///bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return w.dial(ctx) }),
@@ -32,7 +36,7 @@ func (w *world) plain() *plain {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	w.t.Cleanup(func() { cancel(); conn.Close() })
 	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
@@ -147,7 +151,12 @@ func TestUnknownTypeIsAnsweredEmpty(t *testing.T) {
 }
 
 func TestErrorsSayWhatIsWrong(t *testing.T) {
-	w := newWorld(t, ServerConfig{Authorize: func(_ context.Context, n *corev3.Node) error {
+	w := newWorld(t, ServerConfig{Admit: func(ctx context.Context) error {
+		if md, _ := metadata.FromIncomingContext(ctx); md.Get("clusterid") != nil {
+			return errors.New("not from there")
+		}
+		return nil
+	}, Authorize: func(_ context.Context, n *corev3.Node) error {
 		if n.GetId() == "stranger" {
 			return grpcstatus.Error(codes.Unauthenticated, "no token")
 		}
@@ -162,6 +171,10 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 		}
 	}
 	expect(codes.Unauthenticated, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: addressType, Node: &corev3.Node{Id: "stranger"}})
+	ctx := metadata.AppendToOutgoingContext(context.Background(), "clusterid", "far")
+	if _, err := w.plainContext(ctx).stream.Recv(); grpcstatus.Code(err) != codes.Unauthenticated {
+		t.Fatalf("not admitted, yet: %v", err)
+	}
 	expect(codes.InvalidArgument, &discoveryv3.DeltaDiscoveryRequest{Node: testNode("n1")})
 
 	conn, err := grpc.NewClient("passthrough:///bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -170,7 +183,7 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	sotw, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(ctx)
 	if err != nil {

@@ -24,6 +24,9 @@ type ServerConfig struct {
 	Logger *slog.Logger
 	// Registerer receives the server's metrics. Nil keeps them unexposed.
 	Registerer prometheus.Registerer
+	// Admit decides on a stream before anything is read from it; ctx carries the peer and the metadata. Whoever has no valid
+	// credentials should end here, because a first request may be large. Its error ends the stream.
+	Admit func(ctx context.Context) error
 	// Authorize decides on a stream's first request; ctx carries the peer and the metadata. Its error ends the stream.
 	Authorize func(ctx context.Context, node *corev3.Node) error
 	// OnNACK is told of every refusal a client reports. It is called on the stream's goroutine and must not block.
@@ -141,6 +144,11 @@ func (s *Server) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryServic
 // DeltaAggregatedResources serves one client until it leaves.
 func (s *Server) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	ctx := rpc.Context()
+	if s.cfg.Admit != nil {
+		if err := s.cfg.Admit(ctx); err != nil {
+			return refusal(err, codes.Unauthenticated)
+		}
+	}
 	st := &stream{
 		srv: s, rpc: rpc,
 		requests:  make(chan *request),

@@ -151,10 +151,7 @@ func (st *stream) introduce(ctx context.Context, req *request) error {
 	}
 	if authorize := st.srv.cfg.Authorize; authorize != nil {
 		if err := authorize(ctx, node); err != nil {
-			if _, ok := status.FromError(err); ok {
-				return err
-			}
-			return status.Error(codes.PermissionDenied, err.Error())
+			return refusal(err, codes.PermissionDenied)
 		}
 	}
 	st.node = node.GetMetadata().GetFields()["NODE_NAME"].GetStringValue()
@@ -163,6 +160,14 @@ func (st *stream) introduce(ctx context.Context, req *request) error {
 	st.mu.Unlock()
 	st.srv.log.Info("xds client connected", "peer", st.peer, "node", node.GetId())
 	return nil
+}
+
+// refusal is the error as a status; a code of its own wins.
+func refusal(err error, code codes.Code) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(code, err.Error())
 }
 
 func (st *stream) watch(typeURL string) *watch {
