@@ -192,7 +192,7 @@ func (m *Model) externalWorkload(s *source, e *object.ServiceEntry, ep *object.W
 	yield(w)
 }
 
-// report of a source: what is odd about a pod or a WorkloadEntry.
+// report of a source: what is odd about a pod, a WorkloadEntry or an EndpointSlice.
 func (s *source) report(m *Model) (object.Key, Report) {
 	var r Report
 	if s.obj == nil {
@@ -207,6 +207,8 @@ func (s *source) report(m *Model) (object.Key, Report) {
 					"delete the pod that no longer runs; until then traffic to the address is ambiguous")
 			}
 		}
+	case *object.EndpointSlice:
+		m.reportSlice(&r, s, o)
 	case *object.WorkloadEntry:
 		if e := &o.Workload; address(e) == "" {
 			r.warn("spec.address", "the workload has no address the mesh could reach", "give an IP address or a hostname")

@@ -21,6 +21,7 @@ func (m *Model) putSlice(ns *namespace, name string, e *object.EndpointSlice) {
 		return
 	}
 	m.touch(s)
+	m.dirty.reports.add(s)
 	if old != nil {
 		m.untarget(s, old)
 		dropFrom(ns.slicesOf, old.Service, s)
@@ -112,8 +113,22 @@ func (m *Model) retarget(ns *namespace, name string) {
 			continue
 		}
 		m.touch(s)
+		m.dirty.reports.add(s)
 		m.untarget(s, e)
 		m.target(s, e)
+	}
+}
+
+func (m *Model) reportSlice(r *Report, s *source, e *object.EndpointSlice) {
+	if e.Service == "" {
+		return
+	}
+	svc := s.ns.services[e.Service]
+	switch {
+	case svc == nil || svc.obj == nil:
+		r.warn("metadata.labels", "there is no Service "+s.ns.name+"/"+e.Service+", which label kubernetes.io/service-name speaks of: nobody reaches the endpoints", "create the Service, or correct the label")
+	case e.Family == 0 && svc.sel == nil:
+		r.warn("addressType", "endpoints with names instead of addresses are not supported", "use a ServiceEntry with resolution DNS")
 	}
 }
 
