@@ -30,8 +30,8 @@ func Clean(name string) error {
 	}
 	dir := labfile.Dir(name)
 	// The supervisor first, or it would start again what is killed next.
-	errs := []error{killSupervisor(dir), sandbox.FindCgroups(name).Kill(""), killResidents(name)}
-	errs = append(errs, fabric.Destroy(name), unmountBelow(dir))
+	errs := []error{killSupervisor(dir), sandbox.FindCgroups(id(name)).Kill(""), killResidents(id(name))}
+	errs = append(errs, fabric.Destroy(id(name)), unmountBelow(dir))
 	if err := os.RemoveAll(dir); err != nil {
 		errs = append(errs, fmt.Errorf("remove lab folder: %w", err))
 	}
@@ -63,7 +63,9 @@ func Names() ([]string, error) {
 	}
 	for _, s := range spaces {
 		if parts := strings.SplitN(s, ".", 3); len(parts) == 3 {
-			add(parts[1])
+			if name, _, _ := strings.Cut(parts[1], "~"); parts[1] == id(name) {
+				add(name)
+			}
 		}
 	}
 	return names, nil
@@ -130,8 +132,8 @@ func zombie(pid int) bool {
 }
 
 // killResidents ends every process that lives in one of the lab's network namespaces.
-func killResidents(name string) error {
-	spaces, err := netspace.List(fabric.Prefix(name))
+func killResidents(id string) error {
+	spaces, err := netspace.List(fabric.Prefix(id))
 	if err != nil {
 		return err
 	}

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
+	"path/filepath"
 
 	"github.com/ambit-mesh/ambit/e2e/lab/capture"
-	"github.com/ambit-mesh/ambit/e2e/lab/netspace"
 	"github.com/ambit-mesh/ambit/e2e/lab/sandbox"
 )
 
@@ -59,17 +58,10 @@ func (l *Lab) ExecHost(ctx context.Context, host string, args []string, stdio sa
 	if err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.In, stdio.Out, stdio.Err
-	if err := netspace.Do(path, cmd.Start); err != nil {
-		return 0, fmt.Errorf("run in %s: %w", host, err)
-	}
-	err = cmd.Wait()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() >= 0 {
-		return exit.ExitCode(), nil
-	}
+	dir := filepath.Join(l.Dir, "hosts", host)
+	code, err := sandbox.Visit(ctx, path, filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "hosts"), args, stdio)
 	if err != nil {
-		return 0, fmt.Errorf("run in %s: %w", host, err)
+		return 0, fmt.Errorf("on %s: %w", host, err)
 	}
-	return 0, nil
+	return code, nil
 }

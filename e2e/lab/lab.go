@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -88,6 +89,18 @@ func Main() {
 	os.Exit(0)
 }
 
+// id is the name that a lab's namespaces and control groups go by, which are the machine's: labs of one name in different
+// folders must not meet there.
+func id(name string) string {
+	root := labfile.Root()
+	if root == labfile.DefaultRoot {
+		return name
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(root))
+	return fmt.Sprintf("%s~%08x", name, h.Sum32())
+}
+
 var nameRule = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$`)
 
 func (s *Spec) check() error {
@@ -99,6 +112,10 @@ func (s *Spec) check() error {
 	}
 	if s.Nodes < 1 || s.Nodes > fabric.MaxNodes {
 		return fmt.Errorf("%d nodes: 1 to %d", s.Nodes, fabric.MaxNodes)
+	}
+	// A socket's path holds 107 bytes, and the longest lies two folders down.
+	if longest := filepath.Join(labfile.Dir(s.Name), "hosts", fmt.Sprintf("node%d", s.Nodes), "ztunnel-admin.sock"); len(longest) > 107 {
+		return fmt.Errorf("socket %s has a path of %d bytes, the limit is 107: set %s to a shorter folder", longest, len(longest), labfile.EnvRoot)
 	}
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		return errors.New("a lab needs Linux and root, for network namespaces")
@@ -155,7 +172,7 @@ func claim(dir string) error {
 
 func launch(ctx context.Context, dir string, spec Spec) (*Lab, error) {
 	data, err := json.Marshal(wire.Start{
-		Name: spec.Name, Nodes: spec.Nodes, DualStack: spec.DualStack, Path: spec.Path, NodeLabels: spec.NodeLabels, Names: spec.Names,
+		Name: spec.Name, ID: id(spec.Name), Nodes: spec.Nodes, DualStack: spec.DualStack, Path: spec.Path, NodeLabels: spec.NodeLabels, Names: spec.Names,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode lab: %w", err)

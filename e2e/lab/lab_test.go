@@ -73,7 +73,7 @@ func up(t *testing.T, name string, spec Spec) *Lab {
 // gone checks that nothing is left of a lab.
 func gone(t *testing.T, name string) {
 	t.Helper()
-	if spaces, err := netspace.List(fabric.Prefix(name)); err != nil || len(spaces) > 0 {
+	if spaces, err := netspace.List(fabric.Prefix(id(name))); err != nil || len(spaces) > 0 {
 		t.Errorf("namespaces left: %v %v", spaces, err)
 	}
 	if _, err := os.Stat(labfile.Dir(name)); err == nil {
@@ -221,7 +221,7 @@ func TestPlainPods(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if spaces, _ := netspace.List(fabric.Prefix(l.Name) + "pod."); len(spaces) != 0 {
+	if spaces, _ := netspace.List(fabric.Prefix(id(l.Name)) + "pod."); len(spaces) != 0 {
 		t.Errorf("deleted pods left %v", spaces)
 	}
 }

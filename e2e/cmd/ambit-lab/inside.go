@@ -38,6 +38,10 @@ The command uses this terminal as it is, so -i and -t change nothing and are acc
 			defer stop()
 			host, isNode := strings.CutPrefix(args[0], "node/")
 			if isNode || host == lab.ControlHost {
+				// The lab's own programs are at hand on its hosts, as they are in its pods.
+				if dirs, err := binaries(); err == nil {
+					_ = os.Setenv("PATH", dirs[0]+":"+os.Getenv("PATH"))
+				}
 				code, err := l.ExecHost(ctx, host, args[1:], stdio)
 				return status(code, err)
 			}

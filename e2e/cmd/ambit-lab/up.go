@@ -21,6 +21,7 @@ func (a *app) up() *cobra.Command {
 	var nodes int
 	var dir string
 	var ipv6, plain bool
+	var hosts map[string]string
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use: "up [NAME]", Short: "Start a lab with the mesh on every node", Args: cobra.MaximumNArgs(1),
@@ -39,7 +40,7 @@ func (a *app) up() *cobra.Command {
 				return err
 			}
 			p := newProgress()
-			l, err := lab.Up(ctx, lab.Spec{Name: name, Nodes: nodes, DualStack: ipv6, Path: path})
+			l, err := lab.Up(ctx, lab.Spec{Name: name, Nodes: nodes, DualStack: ipv6, Path: path, Names: outside(hosts)})
 			if err != nil {
 				return err
 			}
@@ -62,9 +63,18 @@ func (a *app) up() *cobra.Command {
 	c.Flags().IntVar(&nodes, "nodes", 3, "how many nodes")
 	c.Flags().StringVarP(&dir, "file", "f", "", "YAML file or folder to apply")
 	c.Flags().BoolVar(&ipv6, "ipv6", false, "IPv6 addresses beside IPv4")
+	c.Flags().StringToStringVar(&hosts, "host", nil, "names of the outside world, as NAME=ADDRESS; 172.30.0.2 is the control host")
 	c.Flags().BoolVar(&plain, "plain", false, "without the mesh")
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
 	return c
+}
+
+func outside(hosts map[string]string) map[string][]string {
+	names := map[string][]string{}
+	for name, addr := range hosts {
+		names[name] = []string{addr}
+	}
+	return names
 }
 
 func startMesh(ctx context.Context, l *lab.Lab, p *progress) error {

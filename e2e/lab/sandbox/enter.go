@@ -24,6 +24,29 @@ type Stdio struct {
 // Enter runs a command in the namespaces of the process pid and returns its exit code. An error says that it could not
 // be run at all or that ctx ended first.
 func Enter(ctx context.Context, pid int, args, env []string, dir string, stdio Stdio) (int, error) {
+	return within(ctx, args, env, dir, stdio, func() error { return join(pid) })
+}
+
+// Visit runs a command of the caller's in a host's network namespace, with the host's name resolution files.
+func Visit(ctx context.Context, netns, resolvConf, hosts string, args []string, stdio Stdio) (int, error) {
+	return within(ctx, args, os.Environ(), "", stdio, func() error {
+		ns, err := os.Open(netns)
+		if err != nil {
+			return fmt.Errorf("open namespace: %w", err)
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("join network namespace: %w", err)
+		}
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("new mount namespace: %w", err)
+		}
+		return furnish(inside{ResolvConf: resolvConf, Hosts: hosts})
+	})
+}
+
+// within runs a command from a thread that move has put where the command belongs.
+func within(ctx context.Context, args, env []string, dir string, stdio Stdio, move func() error) (int, error) {
 	path, err := lookPath(args[0], env)
 	if err != nil {
 		return 0, err
@@ -35,7 +58,7 @@ func Enter(ctx context.Context, pid int, args, env []string, dir string, stdio S
 	go func() {
 		// Never unlocked: this thread has left the process's own namespaces and must end with the goroutine.
 		runtime.LockOSThread()
-		if err := join(pid); err != nil {
+		if err := move(); err != nil {
 			started <- err
 			return
 		}

@@ -56,7 +56,7 @@ func (s *Supervisor) newKubelet(p *pod) *kubelet {
 		ending: make(chan struct{}), hurry: make(chan struct{}), containers: map[string]*container{},
 	}
 	if !p.spec.HostNetwork {
-		k.netns = fabric.PodNetns(s.start.Name, p.key.Namespace, p.key.Name)
+		k.netns = fabric.PodNetns(s.start.ID, p.key.Namespace, p.key.Name)
 		k.link = fabric.PodLink(p.key.Namespace, p.key.Name)
 	}
 	k.status.phase = "Pending"

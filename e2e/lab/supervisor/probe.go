@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/e2e/lab/netspace"
@@ -27,7 +26,7 @@ func (c *container) probe(ctx context.Context, proc *sandbox.Proc) {
 			passed = ok
 			if !ok {
 				c.k.s.log.Info("startup probe failed, ending container", "pod", c.k.key.String(), "container", c.spec.Name)
-				proc.Signal(syscall.SIGTERM)
+				proc.Stop(c.grace(), c.k.hurry)
 			}
 			return false
 		}, proc)
@@ -44,7 +43,8 @@ func (c *container) probe(ctx context.Context, proc *sandbox.Proc) {
 		if p := c.spec.LivenessProbe; p != nil {
 			c.every(ctx, p, func(ok bool) bool {
 				if !ok {
-					proc.Signal(syscall.SIGTERM)
+					c.k.s.log.Info("liveness probe failed, ending container", "pod", c.k.key.String(), "container", c.spec.Name)
+					proc.Stop(c.grace(), c.k.hurry)
 				}
 				return ok
 			}, proc)
@@ -58,6 +58,9 @@ func (c *container) probe(ctx context.Context, proc *sandbox.Proc) {
 	}
 	<-liveness
 }
+
+// grace is how long a container may take to end.
+func (c *container) grace() time.Duration { return time.Duration(c.k.spec.Grace()) * time.Second }
 
 // every probes until ctx ends or result says stop. result hears of every change of opinion, and the first.
 func (c *container) every(ctx context.Context, p *resource.Probe, result func(ok bool) bool, proc *sandbox.Proc) {

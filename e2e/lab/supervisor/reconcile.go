@@ -210,7 +210,7 @@ func (s *Supervisor) schedule(p *pod) {
 		p.status.phase, p.status.ready, p.status.hasAddress = "Running", true, true
 	} else {
 		if !p.spec.HostNetwork {
-			p.doc.Set(netspace.Path(fabric.PodNetns(s.start.Name, p.key.Namespace, p.key.Name)), "metadata", "annotations", AnnotationNetns)
+			p.doc.Set(netspace.Path(fabric.PodNetns(s.start.ID, p.key.Namespace, p.key.Name)), "metadata", "annotations", AnnotationNetns)
 		}
 		p.kubelet = s.newKubelet(p)
 		k := p.kubelet

@@ -97,8 +97,8 @@ func New(dir string, log *slog.Logger) (*Supervisor, error) {
 	if err := json.Unmarshal(data, &s.start); err != nil {
 		return nil, fmt.Errorf("read what lab to start: %w", err)
 	}
-	s.plan = fabric.NewPlan(s.start.Name, s.start.Nodes, s.start.DualStack)
-	s.cgroups = sandbox.FindCgroups(s.start.Name)
+	s.plan = fabric.NewPlan(s.start.ID, s.start.Nodes, s.start.DualStack)
+	s.cgroups = sandbox.FindCgroups(s.start.ID)
 	s.lab = s.describe()
 	for _, h := range s.plan.Hosts {
 		if h.Name != fabric.ControlHost {

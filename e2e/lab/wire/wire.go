@@ -20,7 +20,9 @@ import (
 
 // Start is what a supervisor is started with, as a file in the lab's folder.
 type Start struct {
-	Name      string   `json:"name"`
+	Name string `json:"name"`
+	// ID is what the lab's namespaces and control groups are called by; see lab.Up.
+	ID        string   `json:"id"`
 	Nodes     int      `json:"nodes"`
 	DualStack bool     `json:"dualStack"`
 	Path      []string `json:"path"`
