@@ -231,13 +231,19 @@ func (a *app) scale() *cobra.Command {
 }
 
 func (a *app) rollout() *cobra.Command {
-	c := &cobra.Command{Use: "rollout", Short: "Replace pods, or wait until that is done"}
+	c := &cobra.Command{
+		Use: "rollout", Short: "Replace pods or node proxies, or wait until that is done",
+		Example: "  ambit-lab rollout restart deployment web\n  ambit-lab rollout restart ztunnel node1",
+	}
 	sub := func(use, short string, fn func(context.Context, *lab.Lab, resource.Object) error) *cobra.Command {
 		return a.namespaced(&cobra.Command{Use: use + " KIND NAME", Short: short, Args: cobra.ExactArgs(2),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				l, err := a.open()
 				if err != nil {
 					return err
+				}
+				if args[0] == "ztunnel" && use == "restart" {
+					return rollZtunnel(cmd.Context(), l, args[1])
 				}
 				o, err := a.one(cmd.Context(), l, args[0], args[1])
 				if err != nil {
