@@ -141,7 +141,7 @@ func TestConfigDumpCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	block, _ := pem.Decode(text)
-	if block == nil || !bytes.Equal(block.Bytes, svid.TLS.Certificate[0]) || leaf.SerialNumber != svid.TLS.Leaf.SerialNumber.Text(16) {
+	if block == nil || !bytes.Equal(block.Bytes, svid.TLS.Certificate[0]) || leaf.SerialNumber != svid.TLS.Leaf.SerialNumber.String() {
 		t.Fatalf("leaf = %+v", leaf)
 	}
 	if at, err := time.Parse(time.RFC3339, leaf.ExpirationTime); err != nil || !at.Equal(svid.TLS.Leaf.NotAfter) {

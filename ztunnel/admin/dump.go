@@ -198,8 +198,8 @@ type balancerJSON struct {
 }
 
 type weightedJSON struct {
-	gatewayJSON
-	Weight uint32 `json:"weight"`
+	Destination *gatewayJSON `json:"destination"`
+	Weight      uint32       `json:"weight"`
 }
 
 type serviceJSON struct {
@@ -237,7 +237,7 @@ func dumpService(snap *state.Snapshot, s *state.Service) any {
 		j.Ports[fmt.Sprint(p.Service)] = p.Target
 	}
 	for i := range s.Waypoints {
-		j.WeightedWaypoints = append(j.WeightedWaypoints, weightedJSON{*dumpGateway(&s.Waypoints[i].Gateway), s.Waypoints[i].Weight})
+		j.WeightedWaypoints = append(j.WeightedWaypoints, weightedJSON{dumpGateway(&s.Waypoints[i].Gateway), s.Waypoints[i].Weight})
 	}
 	if s.Mode != state.Unspecified || len(s.Preference) > 0 || s.AllowUnhealthy {
 		j.LoadBalancer = &balancerJSON{Preferences: []string{}, Mode: s.Mode.String(), HealthPolicy: pick(s.AllowUnhealthy, "AllowAll", "OnlyHealthy")}

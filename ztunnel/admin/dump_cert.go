@@ -60,7 +60,7 @@ func dumpCert(c *x509.Certificate) certJSON {
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 	return certJSON{
 		PEM:            base64.StdEncoding.EncodeToString(text),
-		SerialNumber:   c.SerialNumber.Text(16),
+		SerialNumber:   c.SerialNumber.String(),
 		ValidFrom:      c.NotBefore.UTC().Format(time.RFC3339),
 		ExpirationTime: c.NotAfter.UTC().Format(time.RFC3339),
 	}

@@ -12,7 +12,7 @@ type policyJSON struct {
 	Scope     string          `json:"scope"`
 	Action    string          `json:"action"`
 	Rules     [][][]matchJSON `json:"rules"`
-	DryRun    bool            `json:"dryRun,omitempty"`
+	DryRun    bool            `json:"dryRun"`
 }
 
 type accountJSON struct {
@@ -78,7 +78,7 @@ func dumpStrings(s *state.Strings) (out []map[string]any) {
 		case state.Suffix:
 			out = append(out, map[string]any{"Suffix": m.Value})
 		default:
-			out = append(out, map[string]any{"Presence": struct{}{}})
+			out = append(out, map[string]any{"Presence": []string{}})
 		}
 	}
 	return out

@@ -6,23 +6,32 @@ import (
 	"github.com/ambit-mesh/ambit/ztunnel/state"
 )
 
-// targetPort finds the port an endpoint serves a service's port on: what the endpoint says itself, else what the service
-// says for all. An application that ends the tunnel itself learns the service port from the tunnel and needs no mapping.
-func targetPort(svc *state.Service, e *state.Endpoint, port uint16) (uint16, bool) {
-	if t := e.TargetPort(port); t != 0 {
+// wanted is the service port a connection is for. Users dial ports that a service has. A waypoint's port is looked up by us
+// and not dialed by anybody: where the waypoint ends the tunnel itself it need not be on the service.
+type wanted struct {
+	port     uint16
+	waypoint bool
+}
+
+// target finds the port an endpoint serves a service's port on: what the endpoint says itself, else what the service says
+// for all. istio/ztunnel src/state.rs load_balance and ServiceResolutionMode.
+func (p wanted) target(svc *state.Service, e *state.Endpoint) (uint16, bool) {
+	of, known := svc.Port(p.port)
+	tunnel := p.waypoint && e.Workload.AppTunnel != nil
+	if !known && !tunnel {
+		return 0, false
+	}
+	if t := e.TargetPort(p.port); t != 0 {
 		return t, true
 	}
-	if p, ok := svc.Port(port); ok && p.Target != 0 {
-		return p.Target, true
+	if of.Target != 0 {
+		return of.Target, true
 	}
-	if e.Workload.AppTunnel != nil {
-		return port, true
-	}
-	return 0, false
+	return p.port, tunnel
 }
 
 // pick chooses an endpoint of a service by the service's rules, weighted by capacity; nil when none may be used.
-func (r *router) pick(svc *state.Service, port uint16) *state.Endpoint {
+func (r *router) pick(svc *state.Service, port wanted) *state.Endpoint {
 	list, most := r.s.Endpoints(svc).List()
 	if len(list) == 0 || most == 0 {
 		return nil
@@ -40,7 +49,7 @@ const probes = 8
 
 // probe draws endpoints at random and keeps one with a chance proportional to its capacity, which is the same
 // distribution as counting them all, without looking at ten thousand endpoints for each connection.
-func (r *router) probe(svc *state.Service, list []*state.Endpoint, most uint32, port uint16) *state.Endpoint {
+func (r *router) probe(svc *state.Service, list []*state.Endpoint, most uint32, port wanted) *state.Endpoint {
 	for range probes {
 		e := list[r.rng.n(uint64(len(list)))]
 		if c := uint64(e.Workload.Capacity); c < uint64(most) && r.rng.n(uint64(most)) >= c {
@@ -54,7 +63,7 @@ func (r *router) probe(svc *state.Service, list []*state.Endpoint, most uint32, 
 }
 
 // scan looks at every endpoint, keeps those of the best rank, and draws one of them by capacity.
-func (r *router) scan(svc *state.Service, list []*state.Endpoint, port uint16) *state.Endpoint {
+func (r *router) scan(svc *state.Service, list []*state.Endpoint, port wanted) *state.Endpoint {
 	var chosen *state.Endpoint
 	var total uint64
 	best := -1
@@ -79,7 +88,7 @@ func (r *router) scan(svc *state.Service, list []*state.Endpoint, port uint16) *
 
 // usable reports whether an endpoint can be used at all: it is healthy or health does not matter, it can be reached, and it
 // serves the port. One without an address can be reached only through the gateway of another network.
-func (r *router) usable(svc *state.Service, e *state.Endpoint, port uint16) bool {
+func (r *router) usable(svc *state.Service, e *state.Endpoint, port wanted) bool {
 	w := e.Workload
 	if !w.Healthy && !svc.AllowUnhealthy || slices.Contains(r.req.Avoid, w.UID) {
 		return false
@@ -87,7 +96,7 @@ func (r *router) usable(svc *state.Service, e *state.Endpoint, port uint16) bool
 	if len(w.Addrs) == 0 && w.Hostname == "" && (w.NetworkGateway == nil || w.Network == r.req.Network) {
 		return false
 	}
-	_, ok := targetPort(svc, e, port)
+	_, ok := port.target(svc, e)
 	return ok
 }
 

@@ -35,7 +35,7 @@ type InboundDecision struct {
 	Loopback bool
 	// ProxyProtocol says that a PROXY v2 header with Target as destination goes first.
 	ProxyProtocol bool
-	// Target is what the peer asked for; with a hostname, the pod's address and the port.
+	// Target is what the peer asked for; of a hostname, an address of the service.
 	Target netip.AddrPort
 	// Service is the service the connection was meant for, as far as can be told.
 	Service *state.Service
@@ -59,11 +59,11 @@ func Inbound(s *state.Snapshot, req InboundRequest) (InboundDecision, error) {
 	} else if d, err = in.byHostname(host); err != nil {
 		return InboundDecision{}, err
 	}
-	if t := req.Workload.AppTunnel; t != nil {
-		return in.throughApp(d, t), nil
-	}
 	if ownPort(d.Addr.Port()) {
 		return InboundDecision{}, selfCall(d.Addr)
+	}
+	if t := req.Workload.AppTunnel; t != nil {
+		return in.throughApp(d, t), nil
 	}
 	return d, nil
 }
@@ -132,22 +132,43 @@ func (in *inbound) byHostname(host string) (InboundDecision, error) {
 	if svc == nil {
 		return InboundDecision{}, telemetry.Fail(telemetry.UnknownDestination, "unknown service: "+clip(host), nil)
 	}
-	var port uint16
-	if e := w.Endpoint(svc.Key()); e != nil {
-		p, ok := targetPort(svc, e, in.port)
-		if !ok {
-			text := fmt.Sprintf("service %s has no port %d on workload %s/%s", svc.Hostname, in.port, w.Namespace, w.Name)
-			return InboundDecision{}, telemetry.Fail(telemetry.UnknownDestination, text, nil)
-		}
-		port = p
-	} else if in.fronts(svc) {
-		port = in.port
-	} else {
+	e := w.Endpoint(svc.Key())
+	if e == nil && !in.fronts(svc) {
 		text := fmt.Sprintf("workload %s/%s is neither an endpoint nor the waypoint of %s", w.Namespace, w.Name, svc.Hostname)
 		return InboundDecision{}, telemetry.Fail(telemetry.UnknownDestination, text, nil)
 	}
+	var port uint16
+	if e != nil {
+		port = e.TargetPort(in.port)
+	}
+	if of, ok := svc.Port(in.port); ok && port == 0 {
+		port = of.Target
+	}
+	if port == 0 {
+		text := fmt.Sprintf("service %s has no port %d on workload %s/%s", svc.Hostname, in.port, w.Namespace, w.Name)
+		return InboundDecision{}, telemetry.Fail(telemetry.UnknownDestination, text, nil)
+	}
 	next := netip.AddrPortFrom(in.req.Local, port)
-	return InboundDecision{Addr: next, Policy: next, Target: netip.AddrPortFrom(in.req.Local, in.port), Service: svc}, nil
+	return InboundDecision{Addr: next, Policy: next, Target: netip.AddrPortFrom(in.vip(svc), in.port), Service: svc}, nil
+}
+
+// vip is the address that stands for a service where a hostname cannot be written, as in the PROXY protocol: a VIP on our
+// network if there is one, IPv4 first; the pod's own address when the service has none.
+func (in *inbound) vip(svc *state.Service) netip.Addr {
+	best, rank := in.req.Local, -1
+	for _, v := range svc.VIPs {
+		r := 0
+		if v.Network == in.req.Network {
+			r = 1
+			if v.Addr.Is4() {
+				r = 2
+			}
+		}
+		if r > rank {
+			best, rank = v.Addr, r
+		}
+	}
+	return best
 }
 
 // throughApp redirects a connection into the tunnel the application ends itself.

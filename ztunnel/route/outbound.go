@@ -125,11 +125,12 @@ func (r *router) toService(svc *state.Service) (Decision, error) {
 	if svc.Mode == state.Passthrough {
 		return Decision{Kind: Passthrough, Addr: r.req.Dst, Service: svc}, nil
 	}
-	e := r.pick(svc, r.req.Dst.Port())
+	want := wanted{port: r.req.Dst.Port()}
+	e := r.pick(svc, want)
 	if e == nil {
 		return Decision{}, telemetry.Fail(telemetry.NoHealthyUpstream, "no healthy upstream: "+svc.Hostname, nil)
 	}
-	port, _ := targetPort(svc, e, r.req.Dst.Port())
+	port, _ := want.target(svc, e)
 	d := Decision{Workload: e.Workload, Service: svc, target: port, families: svc.Families, prefer6: r.req.Dst.Addr().Is6()}
 	return r.reach(d)
 }

@@ -144,9 +144,15 @@ func TestOutbound(t *testing.T) {
 		{"8 workload dialed directly", []proto.Message{cart()}, "10.0.0.1:9999", "hbone 10.0.0.1:15008 authority 10.0.0.1:9999 shop.cart-sa"},
 		{"8 service port of the service when the endpoint has none", []proto.Message{In(Pod("shop", "cart", "cart-sa", "10.0.0.1"), cartKey), cartService()},
 			"10.96.0.1:80", "hbone 10.0.0.1:15008 authority 10.0.0.1:8080 shop.cart-sa service cart"},
-		{"8 application tunnel keeps the service port", []proto.Message{
+		{"8 port only the endpoint knows", []proto.Message{In(Pod("shop", "cart", "cart-sa", "10.0.0.1"), cartKey, 81, 8081), cartService()},
+			"10.96.0.1:81", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+		{"8 application tunnel needs a port of the service", []proto.Message{
 			with(In(Pod("shop", "cart", "cart-sa", "10.0.0.1"), cartKey), func(w *workload.Workload) { w.ApplicationTunnel = &workload.ApplicationTunnel{Port: 15088} }), cartService()},
-			"10.96.0.1:443", "hbone 10.0.0.1:15008 authority 10.0.0.1:443 shop.cart-sa service cart"},
+			"10.96.0.1:443", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+		{"1 waypoint that ends the tunnel needs no port on its service", []proto.Message{cart(), with(cartService(), useWaypoint),
+			with(In(Pod("shop", "wp-1", "wp-sa", "10.0.0.20"), wpKey), func(w *workload.Workload) { w.ApplicationTunnel = &workload.ApplicationTunnel{Port: 15088} }),
+			Service("shop", "waypoint", []string{"10.96.0.20"}, 80, 80)},
+			"10.96.0.1:80", "hbone 10.0.0.20:15008 authority 10.96.0.1:80 shop.wp-sa waypoint service cart"},
 		{"9 service to a workload outside the mesh", []proto.Message{with(cart(), plain), cartService()}, "10.96.0.1:80", "plain 10.0.0.1:8080 service cart"},
 		{"9 workload outside the mesh", []proto.Message{with(cart(), plain)}, "10.0.0.1:22", "plain 10.0.0.1:22"},
 		{"workload wins over a VIP of the same address", []proto.Message{cart(), Service("shop", "thief", []string{"10.0.0.1"}, 80, 1)},

@@ -47,11 +47,12 @@ func (r *router) gateway(g *state.Gateway) (hop, error) {
 	case svc == nil:
 		return hop{}, telemetry.Fail(telemetry.UnknownWaypoint, "unknown waypoint: "+gatewayName(g), nil)
 	}
-	e := r.pick(svc, g.Port)
+	want := wanted{g.Port, true}
+	e := r.pick(svc, want)
 	if e == nil {
 		return hop{}, telemetry.Fail(telemetry.NoWaypointEndpoint, "no healthy upstream: waypoint "+gatewayName(g), nil)
 	}
-	port, _ := targetPort(svc, e, g.Port)
+	port, _ := want.target(svc, e)
 	return hop{workload: e.Workload, service: svc, port: port}, nil
 }
 

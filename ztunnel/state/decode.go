@@ -136,7 +136,7 @@ func (w *Workload) decodeEndpoints(services map[string]*workload.PortList) error
 	}
 	w.Endpoints = make([]Endpoint, 0, len(services))
 	for name, list := range services {
-		if ns, host, ok := strings.Cut(name, "/"); !ok || ns == "" || host == "" {
+		if _, host, ok := strings.Cut(name, "/"); !ok || host == "" {
 			return fmt.Errorf("services: %q is not namespace/hostname", name)
 		}
 		e := Endpoint{Workload: w, Service: shared(name)}
@@ -192,15 +192,18 @@ func decodeGateway(in *workload.GatewayAddress) (*Gateway, error) {
 	if in == nil {
 		return nil, nil
 	}
-	if in.GetHboneMtlsPort() == 0 || in.GetHboneMtlsPort() > math.MaxUint16 {
+	if in.GetHboneMtlsPort() > math.MaxUint16 {
 		return nil, fmt.Errorf("hbone_mtls_port %d is not a port", in.GetHboneMtlsPort())
 	}
 	g := &Gateway{Port: uint16(in.GetHboneMtlsPort())}
+	if g.Port == 0 {
+		g.Port = mesh.PortHBONE
+	}
 	switch d := in.GetDestination().(type) {
 	case *workload.GatewayAddress_Hostname:
 		g.Namespace, g.Hostname = shared(d.Hostname.GetNamespace()), shared(d.Hostname.GetHostname())
-		if g.Namespace == "" || g.Hostname == "" {
-			return nil, fmt.Errorf("destination hostname needs namespace and hostname, has %q/%q", g.Namespace, g.Hostname)
+		if g.Hostname == "" {
+			return nil, fmt.Errorf("destination hostname is empty")
 		}
 	case *workload.GatewayAddress_Address:
 		a, err := decodeAddr(d.Address.GetAddress())
@@ -233,8 +236,8 @@ func decodeAppTunnel(in *workload.ApplicationTunnel) (*AppTunnel, error) {
 }
 
 func decodeService(in *workload.Service) (*Service, error) {
-	if in.GetNamespace() == "" || in.GetHostname() == "" {
-		return nil, fmt.Errorf("service %q needs namespace and hostname, has %q/%q", in.GetName(), in.GetNamespace(), in.GetHostname())
+	if in.GetHostname() == "" {
+		return nil, fmt.Errorf("service %s/%s has no hostname", in.GetNamespace(), in.GetName())
 	}
 	s := &Service{
 		Name:               in.GetName(),

@@ -95,24 +95,30 @@ func (c *Connection) Close(err error) {
 	if !c.closed.CompareAndSwap(false, true) {
 		return
 	}
-	c.series.closed.Add(1)
-	if reason := ReasonOf(err); reason.Flags() != "-" {
-		c.rec.failed(&c.info, reason)
+	if reason := ReasonOf(err); reason.Flags() == "-" {
+		c.series.closed.Add(1)
+	} else {
+		// The flags are known only now, so that a failed connection was opened in one series and is closed in another.
+		// istio/ztunnel src/proxy/metrics.rs record_internal.
+		s := c.rec.traffic.acquire(labelsOf(&c.info, reason.Flags()))
+		s.closed.Add(1)
+		s.failed.Add(1)
+		c.rec.traffic.release(s)
 	}
 	c.rec.traffic.release(c.series)
 	c.rec.log.complete(c, err)
 }
 
-// Refused records a connection that ended before it was opened, such as one that policy denied or that had nowhere to go:
-// one failure, one log line.
+// Refused records a connection that ended before it was known what it was: one that could not be read or had nowhere to go.
+// It is one short log line, and one failure in the metrics. From the moment source and destination are known, Failed is
+// the one to call.
 func (r *Recorder) Refused(info ConnInfo, err error) {
-	r.failed(&info, ReasonOf(err))
+	s := r.traffic.acquire(labelsOf(&info, ReasonOf(err).Flags()))
+	s.failed.Add(1)
+	r.traffic.release(s)
 	r.log.refused(&info, err)
 }
 
-// failed counts into a label set of its own: opened and closed of one set must stay comparable.
-func (r *Recorder) failed(info *ConnInfo, reason Reason) {
-	s := r.traffic.acquire(labelsOf(info, reason.Flags()))
-	s.failed.Add(1)
-	r.traffic.release(s)
-}
+// Failed records a connection that ended before it carried anything though it was known what it was: one that policy
+// denied, or whose destination could not be reached. It counts as opened and closed, and has a full line in the log.
+func (r *Recorder) Failed(info ConnInfo, err error) { r.Open(info).Close(err) }

@@ -243,12 +243,15 @@ func (s *series) collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), values...)
 	}
 	// A series is either one of connections that were opened or one of failures, hardly ever both.
-	if n := s.failed.Load(); n > 0 {
-		emit(failedDesc, n)
+	failed, opened, closed := s.failed.Load(), s.opened.Load(), s.closed.Load()
+	if failed > 0 {
+		emit(failedDesc, failed)
 	}
-	if n := s.opened.Load(); n > 0 {
-		emit(openedDesc, n)
-		emit(closedDesc, s.closed.Load())
+	if opened > 0 || closed > 0 {
+		emit(closedDesc, closed)
+	}
+	if opened > 0 {
+		emit(openedDesc, opened)
 		emit(receivedDesc, s.received.Load())
 		emit(sentDesc, s.sent.Load())
 	}

@@ -90,7 +90,9 @@ func TestAccessLogGolden(t *testing.T) {
 				life(ConnInfo{Src: netip.MustParseAddrPort("10.0.0.9:1"), Dst: netip.MustParseAddrPort("[2001:db8::1]:443")}, nil)
 				life(ConnInfo{Src: netip.MustParseAddrPort("[::ffff:10.0.0.9]:1"), Dst: netip.MustParseAddrPort("1.2.3.4:80"),
 					Peer: &Peer{Workload: "far", Namespace: "n", Cluster: "west"}}, errors.New("a \"quoted\"\nline, \t\x01 \xff and 😀"))
-				rec.Refused(full(Inbound), Fail(PolicyDenied, "explicitly denied by: store/p", nil))
+				rec.Failed(full(Inbound), Fail(PolicyDenied, "explicitly denied by: store/p", nil))
+				rec.Refused(ConnInfo{Direction: Inbound, Src: netip.MustParseAddrPort("10.0.0.9:1"), Dst: netip.MustParseAddrPort("10.0.0.1:15008")},
+					Fail(BadAuthority, `invalid authority "x"`, nil))
 				golden(t, "access."+form, out.String())
 				if form == "json" {
 					for line := range strings.Lines(out.String()) {
@@ -128,7 +130,8 @@ func TestMetricsGolden(t *testing.T) {
 	in.AddResponse(8)
 	in.Close(nil)
 	rec.Open(ConnInfo{Direction: Outbound}).Close(Fail(PeerReset, "", nil))
-	rec.Refused(full(Inbound), Fail(PolicyDenied, "", nil))
+	rec.Refused(full(Inbound), Fail(BadAuthority, "", nil))
+	rec.Failed(full(Inbound), Fail(PolicyDenied, "", nil))
 	rec.DNS.Request("A", false, full(Outbound).Source)
 	rec.DNS.Upstream("MX", true, nil, 3*time.Millisecond, true)
 	w := httptest.NewRecorder()
