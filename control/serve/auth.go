@@ -20,6 +20,17 @@ import (
 // nodeTypes are the proxies that may ask. Istio ambient wire contract, Node.id.
 var nodeTypes = map[string]bool{"sidecar": true, "router": true, "waypoint": true, "ztunnel": true, "agentgateway": true}
 
+// admit turns strangers away before anything they send is read: a first request may be large.
+func (s *Server) admit(ctx context.Context) error {
+	if s.cfg.Tokens == nil {
+		return nil
+	}
+	if _, _, err := s.caller(ctx); err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	return nil
+}
+
 // authorize decides on a stream's first request: the caller must be who its node says it is.
 func (s *Server) authorize(ctx context.Context, node *corev3.Node) error {
 	kind, rest, _ := strings.Cut(node.GetId(), "~")

@@ -73,6 +73,7 @@ func New(cfg Config, cs ...*xds.Collection) (*Server, error) {
 	s.xds = xds.NewServer(xds.ServerConfig{
 		Logger:     cfg.Logger,
 		Registerer: cfg.Registerer,
+		Admit:      s.admit,
 		Authorize:  s.authorize,
 		OnNACK: func(n xds.NACK) {
 			cfg.Logger.Warn("a client refused a part of its configuration", "peer", n.NodeID, "type", n.TypeURL, "reason", n.Message)
