@@ -40,6 +40,7 @@ type Collection struct {
 	readers map[*reader]struct{}
 
 	images imageCache
+	last   atomic.Pointer[push] // the push most streams need next
 }
 
 type slot struct {

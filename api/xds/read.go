@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -56,8 +57,12 @@ func (c *Collection) changes(cursor uint64) (*batch, uint64, error) {
 	if cursor < c.horizon {
 		return nil, cursor, errBehind
 	}
+	if p := c.last.Load(); p != nil && p.from == cursor && p.to == c.seq {
+		return p.batch, p.to, nil
+	}
+	p := &push{from: cursor}
 	b := &batch{version: c.version}
-	cursor = c.after(cursor, func(e *entry) bool {
+	p.to = c.after(cursor, func(e *entry) bool {
 		if e.item != nil {
 			b.add(e.item)
 		} else {
@@ -65,7 +70,13 @@ func (c *Collection) changes(cursor uint64) (*batch, uint64, error) {
 		}
 		return b.bytes < chunkSize
 	})
-	return b, cursor, nil
+	if p.to == c.seq && !b.empty() {
+		// Cursors only grow from one push of a stream to the next, so they number the pushes of every stream alike.
+		p.sent = sentResponse{nonce: "p" + strconv.FormatUint(p.to, 36), version: versionText(b.version)}
+		p.batch, p.response, b.push = b, b.response(c.typeURL, p.sent.nonce, p.sent.version), p
+		c.last.Store(p)
+	}
+	return b, p.to, nil
 }
 
 // resume collects what differs from what a reconnecting subscriber to everything says it has.

@@ -16,6 +16,15 @@ type batch struct {
 	removed   []string
 	bytes     int
 	version   uint64
+	push      *push // set when the batch is the same for all streams that read from the same place
+}
+
+// push is a response made once for every stream that has read equally far, which in a quiet fleet is all of them.
+type push struct {
+	from, to uint64 // cursors
+	batch    *batch
+	sent     sentResponse
+	response *response
 }
 
 func (b *batch) empty() bool { return len(b.resources) == 0 && len(b.removed) == 0 }

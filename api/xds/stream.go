@@ -255,22 +255,30 @@ func (st *stream) push(w *watch) error {
 
 // send writes the batch as one response, or as several when it would exceed what clients accept. It blocks while the client does not read.
 func (st *stream) send(w *watch, b *batch) error {
-	for {
+	for b != nil {
 		part, rest := b.split(maxResponse)
-		st.mu.Lock()
-		sent := w.next(b)
-		w.describe()
-		st.mu.Unlock()
-		if err := st.rpc.SendMsg(part.response(w.typeURL, sent.nonce, sent.version)); err != nil {
+		if err := st.deliver(w, part); err != nil {
 			return fmt.Errorf("send %s: %w", w.typeURL, err)
-		}
-		w.metrics.pushes.Inc()
-		w.metrics.bytes.Add(float64(part.bytes))
-		if rest == nil {
-			return nil
 		}
 		b = rest
 	}
+	return nil
+}
+
+func (st *stream) deliver(w *watch, b *batch) error {
+	st.mu.Lock()
+	sent := w.next(b)
+	w.describe()
+	st.mu.Unlock()
+	var r *response
+	if b.push != nil {
+		r = b.push.response
+	} else {
+		r = b.response(w.typeURL, sent.nonce, sent.version)
+	}
+	w.metrics.pushes.Inc()
+	w.metrics.bytes.Add(float64(b.bytes))
+	return st.rpc.SendMsg(r)
 }
 
 func (st *stream) leave() {

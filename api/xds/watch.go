@@ -12,7 +12,7 @@ type watch struct {
 	collection *Collection // nil when the server does not have the type: such requests get empty answers
 	reader     reader
 	demand     *demand // nil: subscribed to everything
-	responses  uint64
+	responses  uint64  // answers so far, each with a nonce of its own
 	metrics    typeMetrics
 
 	// What people see of it; guarded by stream.mu.
@@ -108,8 +108,12 @@ func namesOnly(names []string) []string {
 
 // next numbers a response. Caller holds stream.mu.
 func (w *watch) next(b *batch) sentResponse {
-	w.responses++
-	w.sent = sentResponse{nonce: strconv.FormatUint(w.responses, 36), version: versionText(b.version)}
+	if b.push != nil {
+		w.sent = b.push.sent
+	} else {
+		w.responses++
+		w.sent = sentResponse{nonce: strconv.FormatUint(w.responses, 36), version: versionText(b.version)}
+	}
 	w.status.SentVersion = w.sent.version
 	return w.sent
 }
