@@ -29,6 +29,7 @@ type batch struct {
 	address, policy resources
 	buf             []byte // of what is being encoded
 	put, removed    int
+	failed          error // the last message that could not be encoded
 	// wrapped are reused for every message: what travels is an Address with one of the two inside.
 	asWorkload workload.Address_Workload
 	asService  workload.Address_Service
@@ -120,6 +121,7 @@ func (b *batch) encode(m proto.Message, before uint64) (sum uint64, ok bool) {
 	var err error
 	if b.buf, err = marshal.MarshalAppend(b.buf[:0], m); err != nil {
 		// The only way to get here is text that is not UTF-8. It cannot be sent, so it is as if it did not change.
+		b.failed = err
 		return before, false
 	}
 	digest := sha256.Sum256(b.buf)
@@ -166,7 +168,7 @@ func (b *batch) counts() (put, removed int) { return b.put, b.removed }
 
 // release lets go of buffers that a large batch left behind.
 func (b *batch) release() {
-	b.put, b.removed = 0, 0
+	b.put, b.removed, b.failed = 0, 0, nil
 	for _, r := range []*resources{&b.address, &b.policy} {
 		if cap(r.put) > 256 {
 			r.put = nil

@@ -150,6 +150,9 @@ func (p *Pusher) flush() {
 	p.mu.Unlock()
 	b.apply()
 	put, removed := b.counts()
+	if b.failed != nil {
+		p.cfg.Logger.Error("a resource cannot be encoded and stays as it was", "err", b.failed)
+	}
 	b.release()
 	p.metrics.observe(begin, since, put, removed)
 	if put+removed > 0 {
