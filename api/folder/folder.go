@@ -42,7 +42,8 @@ type Options struct {
 	Rescan time.Duration
 	// Settle is how long Watch waits after the first notification before it reads, so that a burst becomes one call;
 	// 0 means 10 ms. Later notifications do not extend it, except for a file that is being written in place: that one is
-	// read when it has been quiet for five times as long, or after a second.
+	// read when it has been quiet for five times as long, or after a second. A file that is renamed into place within the
+	// folder, as Write does it, is complete and read at once.
 	Settle time.Duration
 	// Chunk splits what is handed over in one call, so that a large folder need not be in memory at once: a call ends
 	// with the file that makes it reach so many bytes. 0 means no splitting.

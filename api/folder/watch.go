@@ -83,6 +83,7 @@ type watcher struct {
 	bytes int64
 
 	dirty   map[string]pending
+	renamed bool // the last notification was the first half of a rename
 	rescan  bool // a complete look is due with the next flush
 	gone    bool // the root has disappeared
 	limited bool // the kernel refused a watch and we said so
@@ -162,6 +163,9 @@ func (w *watcher) run(ctx context.Context, events <-chan fsnotify.Event, errs <-
 
 // note remembers what an event is about and returns when to look at it; zero if never.
 func (w *watcher) note(ev fsnotify.Event, now time.Time) (due time.Time) {
+	// A rename is two notifications in a row: the old name goes, the new one comes. What comes that way is complete.
+	complete := w.renamed && ev.Has(fsnotify.Create)
+	w.renamed = ev.Has(fsnotify.Rename)
 	if ev.Name == "" {
 		return due
 	}
@@ -185,6 +189,8 @@ func (w *watcher) note(ev fsnotify.Event, now time.Time) (due time.Time) {
 		p.first = now
 	}
 	switch {
+	case complete && wanted(rel):
+		p.due = now
 	case ev.Has(fsnotify.Write):
 		// Written in place: wait until the writer pauses, else we would read half a file and complain about it.
 		p.due = minTime(now.Add(5*w.opts.Settle), p.first.Add(maxPending))

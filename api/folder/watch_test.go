@@ -317,3 +317,15 @@ func TestTooManyFilesIsSaidOnce(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// A renamed file does not wait for the settling time, which is longer than this test.
+func TestRenamedFileIsReadAtOnce(t *testing.T) {
+	root := t.TempDir()
+	m := start(t, root, Options{Settle: time.Minute, Rescan: time.Hour})
+	for _, content := range []string{"a: 1\n", "a: 2\n"} {
+		if err := Write(root, "x.yaml", []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		m.wait(t, "x.yaml", content)
+	}
+}
