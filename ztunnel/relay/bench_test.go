@@ -64,7 +64,7 @@ func cpu() time.Duration {
 
 // BenchmarkBulk moves data one way over several connections. CPU is everything in the process, applications included.
 func BenchmarkBulk(b *testing.B) {
-	for _, n := range []int{1, 8} {
+	for _, n := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 			paths(b, func(b *testing.B, p path) {
 				const chunk = 256 << 10

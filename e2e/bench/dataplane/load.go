@@ -134,8 +134,10 @@ type sample struct {
 // in the part that counts, and what the proxies used for them.
 func (w *world) over(ctx context.Context, p *path, n, port int, count func() int64, work func(c *net.TCPConn, stop func() bool, counting func() bool)) (sample, error) {
 	conns := make([]*net.TCPConn, 0, n)
+	defer p.rest(ctx)
 	defer func() {
 		for _, c := range conns {
+			c.SetLinger(0) // what is still on the way must not run into the next sample
 			c.Close()
 		}
 	}()
@@ -198,6 +200,23 @@ func (w *world) timed(ctx context.Context, p *path, n int, count func() int64, w
 	return sample{rate: float64(done) / took, cpu: (after - cpu) / float64(done)}, nil
 }
 
+// rest waits until the server has seen the end of all connections.
+func (p *path) rest(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err := poll(ctx, "connections to end", func() error {
+		p.app.mu.Lock()
+		defer p.app.mu.Unlock()
+		if n := len(p.app.conns); n > 0 {
+			return fmt.Errorf("%d are left", n)
+		}
+		return nil
+	})
+	if err != nil {
+		step("%s: %v", p.Name, err)
+	}
+}
+
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -212,13 +231,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // bulk sends as fast as n connections take it.
 func (w *world) bulk(ctx context.Context, p *path, n int) (sample, error) {
 	data := make([]byte, 256<<10)
-	received := func() (sum int64) {
-		for _, s := range w.servers {
-			sum += s.received.Load()
-		}
-		return sum
-	}
-	return w.over(ctx, p, n, sinkPort, received, func(c *net.TCPConn, stop, _ func() bool) {
+	return w.over(ctx, p, n, sinkPort, p.app.received.Load, func(c *net.TCPConn, stop, _ func() bool) {
 		for !stop() {
 			if _, err := c.Write(data); err != nil {
 				return
@@ -294,6 +307,7 @@ func (w *world) idle(ctx context.Context, p *path) ([]float64, error) {
 		return nil, err
 	}
 	var conns []*net.TCPConn
+	defer p.rest(ctx)
 	defer func() {
 		for _, c := range conns {
 			c.Close()

@@ -39,6 +39,7 @@ type config struct {
 	paths  string
 	json   string
 	keep   bool
+	dir    string // for CPU profiles
 	peer   string
 }
 
@@ -61,9 +62,10 @@ func command(ctx context.Context, args []string) error {
 	f.DurationVar(&cfg.sample, "sample", 2*time.Second, "length of a sample")
 	f.IntVar(&cfg.idle, "idle", 1000, "idle connections for the memory figure; 0 leaves it out")
 	f.StringVar(&cfg.only, "only", "", "measure only these, comma separated: bulk, http, connect, idle")
-	f.StringVar(&cfg.paths, "paths", "", "only paths whose name contains one of these, comma separated")
+	f.StringVar(&cfg.paths, "paths", "", "only paths whose name contains one of these, separated by |, and the direct ones")
 	f.StringVar(&cfg.json, "json", "", "write the figures to this file as well")
 	f.BoolVar(&cfg.keep, "keep", false, "leave the lab up")
+	f.StringVar(&cfg.dir, "profile", "", "put CPU profiles of our proxies into this folder")
 	f.Parse(args)
 	if f.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", f.Arg(0))
@@ -79,11 +81,11 @@ func command(ctx context.Context, args []string) error {
 }
 
 func (c config) wants(measure string) bool {
-	return c.only == "" || contains(c.only, func(s string) bool { return s == measure })
+	return c.only == "" || contains(c.only, ',', func(s string) bool { return s == measure })
 }
 
-func contains(list string, is func(string) bool) bool {
-	for s := range strings.SplitSeq(list, ",") {
+func contains(list string, sep rune, is func(string) bool) bool {
+	for s := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == sep }) {
 		if is(s) {
 			return true
 		}

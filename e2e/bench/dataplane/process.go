@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // clockTick is the unit of CPU times in /proc, USER_HZ, which is 100 on every Linux that Go runs on.
@@ -83,4 +84,28 @@ func (w *world) memory(ctx context.Context, p *path) ([]float64, error) {
 		}
 	}
 	return out, nil
+}
+
+// profile takes CPU profiles of a path's proxies over the coming sample, if they are ours and profiles are wanted. The
+// returned function waits for them. Being watched costs a little: do not quote figures of such a run.
+func (w *world) profile(ctx context.Context, p *path, cell string) (wait func()) {
+	if w.cfg.dir == "" || !strings.HasPrefix(p.Name, "ours") {
+		return func() {}
+	}
+	var taking sync.WaitGroup
+	for _, name := range p.Proxies {
+		_, node, _ := strings.Cut(name, "@")
+		taking.Go(func() {
+			url := fmt.Sprintf("http://127.0.0.1:15000/debug/pprof/profile?seconds=%d", max(1, int(w.cfg.sample.Seconds())))
+			data, err := w.admin(ctx, node, url)
+			if err == nil {
+				file := fmt.Sprintf("%s/%s-%s-%s.pprof", w.cfg.dir, cell, strings.NewReplacer(" ", "-", ",", "").Replace(p.Name), node)
+				err = os.WriteFile(file, data, 0o644)
+			}
+			if err != nil {
+				step("profile of %s: %v", name, err)
+			}
+		})
+	}
+	return taking.Wait
 }

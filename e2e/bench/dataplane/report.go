@@ -78,7 +78,9 @@ func (w *world) measure(ctx context.Context) (*results, error) {
 		for _, c := range cells {
 			step("round %d of %d: %s with %d", round+1, w.cfg.rounds, c.measure, c.n)
 			for _, p := range w.paths {
+				profiled := w.profile(ctx, p, fmt.Sprintf("%s-%d", c.measure, c.n))
 				s, err := c.run(ctx, p, c.n)
+				profiled()
 				if err != nil {
 					return nil, err
 				}

@@ -37,6 +37,7 @@ type path struct {
 
 	client string // network namespace
 	server string // address of the server's pod
+	app    *server
 }
 
 const (
@@ -138,7 +139,7 @@ func (w *world) pods(ctx context.Context, all []contestant) error {
 	if _, err := w.lab.Apply(ctx, []byte(doc.String()), "default"); err != nil {
 		return err
 	}
-	netns, ip := map[string]string{}, map[string]string{}
+	netns, ip, apps := map[string]string{}, map[string]string{}, map[string]*server{}
 	for _, p := range places {
 		id := p.ns + "/" + p.name
 		err := poll(ctx, "pod "+id, func() error {
@@ -165,19 +166,25 @@ func (w *world) pods(ctx context.Context, all []contestant) error {
 				return fmt.Errorf("serve in pod %s: %w", id, err)
 			}
 			w.servers = append(w.servers, s)
+			apps[id] = s
 		}
 	}
-	w.add("plain", directSame, "", netns["plain/client"], ip["plain/near"])
-	w.add("plain", directCross, "", netns["plain/client"], ip["plain/far"])
+	add := func(name, base, client, server string, proxies ...string) {
+		w.add(&path{
+			Name: name, Base: base, Proxies: proxies, client: netns[client+"/client"], server: ip[server], app: apps[server],
+		})
+	}
+	add(directSame, "", "plain", "plain/near")
+	add(directCross, "", "plain", "plain/far")
 	for _, c := range all {
 		ns := strings.ReplaceAll(c.name, " ", "-")
 		first := "ztunnel@" + c.nodes[0]
 		if c.name == "ours" || c.name == "peer" {
-			w.add(c.name, c.name+", plaintext passthrough", directCross, netns[ns+"/client"], ip["plain/far"], first)
+			add(c.name+", plaintext passthrough", directCross, ns, "plain/far", first)
 		}
-		w.add(c.name, c.name+", one node", directSame, netns[ns+"/client"], ip[ns+"/near"], first)
+		add(c.name+", one node", directSame, ns, ns+"/near", first)
 		if len(c.nodes) > 1 {
-			w.add(c.name, c.name+", two nodes", directCross, netns[ns+"/client"], ip[ns+"/far"], first, "ztunnel@"+c.nodes[1])
+			add(c.name+", two nodes", directCross, ns, ns+"/far", first, "ztunnel@"+c.nodes[1])
 		}
 		if c.name != "naive" {
 			if err := w.informed(ctx, c); err != nil {
@@ -203,11 +210,11 @@ spec:
   containers: [{name: c, command: [sleep, infinity]}]
 `
 
-func (w *world) add(_, name, base, client, server string, proxies ...string) {
-	if w.cfg.paths != "" && base != "" && !contains(w.cfg.paths, func(s string) bool { return strings.Contains(name, s) }) {
-		return
+func (w *world) add(p *path) {
+	wanted := func(s string) bool { return strings.Contains(p.Name, s) }
+	if w.cfg.paths == "" || p.Base == "" || contains(w.cfg.paths, '|', wanted) {
+		w.paths = append(w.paths, p)
 	}
-	w.paths = append(w.paths, &path{Name: name, Base: base, Proxies: proxies, client: client, server: server})
 }
 
 // informed waits until a contestant's nodes know its pods as mesh pods: before that they would be measured in plaintext.
@@ -257,7 +264,7 @@ func (w *world) admin(ctx context.Context, node, url string) ([]byte, error) {
 		})
 		return c, lerr
 	}
-	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 5*time.Second + w.cfg.sample}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
