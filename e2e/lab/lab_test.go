@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/labfile"
+	"github.com/ambit-mesh/ambit/e2e/lab/capture"
 	"github.com/ambit-mesh/ambit/e2e/lab/fabric"
 	"github.com/ambit-mesh/ambit/e2e/lab/netspace"
 	"github.com/ambit-mesh/ambit/e2e/lab/sandbox"
@@ -311,6 +312,85 @@ func TestParallelLabsAndCrash(t *testing.T) {
 	}
 }
 
+// TestEarlyEnd deletes pods while they start: none may sit out its grace period because it was told too early.
+func TestEarlyEnd(t *testing.T) {
+	l := up(t, "early", Spec{Nodes: 1})
+	ctx := limit(t, 20*time.Second)
+	for i := range 10 {
+		apply(t, l, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: p%d}
+spec: {containers: [{name: c, command: [sleep, "3600"], env: [{name: AMBIT_TEST_LAB, value: LABNAME}]}]}
+`, i))
+		if err := l.DeleteObject(ctx, "pod", "default", fmt.Sprintf("p%d", i), -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for podNames(t, l) != "" {
+		if err := l.poll(ctx, "pods to end: "+podNames(t, l)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestCommands checks what a command in a pod or on a host sees and how its end is told.
+func TestCommands(t *testing.T) {
+	l := up(t, "cmd", Spec{Nodes: 1, Names: map[string][]string{"www.example.com": {"172.30.0.2"}}})
+	apply(t, l, webYAML)
+	settled(t, l)
+	ctx := limit(t, 20*time.Second)
+	out, err := l.Output(ctx, "default", "client", "sh", "-c", "hostname; cat /proc/1/comm; cat /etc/resolv.conf; getent hosts www.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"client\n", "nameserver 10.96.0.10\n", "search default.svc.cluster.local", "172.30.0.2"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("in a pod: no %q in\n%s", want, out)
+		}
+	}
+	for want, script := range map[int]string{0: "true", 3: "exit 3", 137: "kill -9 $$"} {
+		if code, err := l.Exec(ctx, "default", "client", "", []string{"sh", "-c", script}, sandbox.Stdio{}); err != nil || code != want {
+			t.Errorf("%s: status %d, %v", script, code, err)
+		}
+	}
+	if _, err := l.Exec(ctx, "default", "client", "", []string{"no-such-program"}, sandbox.Stdio{}); err == nil {
+		t.Error("a program that is not there ran")
+	}
+	if _, err := l.Exec(ctx, "default", "web", "", []string{"true"}, sandbox.Stdio{}); err == nil || !strings.Contains(err.Error(), "there is default/web-") {
+		t.Errorf("a name that is only the beginning of one: %v", err)
+	}
+	var host strings.Builder
+	code, err := l.ExecHost(ctx, ControlHost, []string{"getent", "hosts", "web.default.svc.cluster.local"}, sandbox.Stdio{Out: &host})
+	if err != nil || code != 0 || !strings.Contains(host.String(), "10.96.") {
+		t.Errorf("on a host: %d %v %s", code, err, host.String())
+	}
+}
+
+// TestCapture sees the words of plain pods on the link between two nodes.
+func TestCapture(t *testing.T) {
+	l := up(t, "cap", Spec{Nodes: 2})
+	apply(t, l, webYAML)
+	settled(t, l)
+	tap, err := l.Tap("node1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tap.Close()
+	for range 10 {
+		get(t, l, "client", "http://web/")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var r capture.Report
+	if err := tap.Record(ctx, r.Add); err != nil {
+		t.Fatal(err)
+	}
+	if !r.Contains("GET / HTTP/1.1") || !strings.Contains(r.String(), capture.HTTP) {
+		t.Errorf("nothing readable on the wire:\n%s", &r)
+	}
+}
+
 func TestBadInput(t *testing.T) {
 	l := up(t, "bad", Spec{Nodes: 1})
 	ctx := limit(t, 20*time.Second)
@@ -339,111 +419,4 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("%s: the good document beside it: %+v", doc, results)
 		}
 	}
-}
-
-func TestDaemonsAndFaults(t *testing.T) {
-	l := up(t, "fault", Spec{Nodes: 2})
-	apply(t, l, webYAML)
-	settled(t, l)
-	ctx := limit(t, 60*time.Second)
-	d := Daemon{Name: "z@node1", Kind: "ztunnel", Host: "node1", Args: []string{"testapp", "serve", "9000", "z"},
-		Env: []string{"AMBIT_TEST_LAB=" + l.Name}, Ready: "http://127.0.0.1:9000/"}
-	if err := l.Run(ctx, d); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.DaemonsReady(ctx, nil); err != nil {
-		t.Fatal(err)
-	}
-	first := daemonPid(t, l)
-	if err := l.Fail(ctx, Fault{Kind: "ztunnel", Host: "node1", Restart: true}); err != nil {
-		t.Fatal(err)
-	}
-	for daemonPid(t, l) == first || daemonPid(t, l) == 0 {
-		if err := l.poll(ctx, "daemon to be started again"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := l.Fail(ctx, Fault{Kind: "node", Host: "node1"}); err != nil {
-		t.Fatal(err)
-	}
-	before := podNames(t, l)
-	// Everything on the node is dead, and stays in its place, since the node may come back.
-	for daemonPid(t, l) != 0 || phase(t, l, "client") != "Pending" {
-		if err := l.poll(ctx, "node to be dead"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if healed, err := l.Heal(ctx, Fault{}); err != nil || len(healed) != 1 {
-		t.Fatalf("heal: %v %v", healed, err)
-	}
-	settled(t, l)
-	if err := l.DaemonsReady(ctx, nil); err != nil {
-		t.Fatal(err)
-	}
-	if after := podNames(t, l); after != before {
-		t.Errorf("pods were %s before and are %s after", before, after)
-	}
-	if got := get(t, l, "client", "http://web/"); !strings.Contains(got, "v1") {
-		t.Errorf("after the node came back: %q", got)
-	}
-	cutLink(t, l)
-	if err := l.Fail(ctx, Fault{Kind: "ztunnel", Host: "node2"}); err == nil {
-		t.Error("a daemon that is not there was broken")
-	}
-	if err := l.Stop(ctx, "z@node1"); err != nil {
-		t.Error(err)
-	}
-}
-
-// cutLink partitions the client's node: the Service has an endpoint on each node, so some requests fail, and after the
-// link is healed none.
-func cutLink(t *testing.T, l *Lab) {
-	t.Helper()
-	ctx := limit(t, 30*time.Second)
-	if err := l.Fail(ctx, Fault{Kind: "link", Host: "node1"}); err != nil {
-		t.Fatal(err)
-	}
-	// The name server is on the other side.
-	if out, err := l.Output(ctx, "default", "client", "testapp", "get", "http://web/"); err == nil {
-		t.Errorf("across a cut link: %q", out)
-	}
-	if _, err := l.Heal(ctx, Fault{Kind: "link"}); err != nil {
-		t.Fatal(err)
-	}
-	for range 10 {
-		if got := get(t, l, "client", "http://web/"); !strings.Contains(got, "v1") {
-			t.Errorf("after the link was healed: %q", got)
-		}
-	}
-}
-
-func podNames(t *testing.T, l *Lab) string {
-	t.Helper()
-	pods, err := l.Get(t.Context(), "pod", "default", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, p := range pods {
-		names = append(names, p.Name())
-	}
-	return strings.Join(names, " ")
-}
-
-func phase(t *testing.T, l *Lab, pod string) string {
-	t.Helper()
-	pods, err := l.Get(t.Context(), "pod", "default", pod)
-	if err != nil || len(pods) != 1 {
-		t.Fatalf("%v %v", pods, err)
-	}
-	return pods[0].Text("status", "phase")
-}
-
-func daemonPid(t *testing.T, l *Lab) int {
-	t.Helper()
-	st, err := l.Status(t.Context())
-	if err != nil || len(st.Daemons) != 1 {
-		t.Fatalf("%+v %v", st, err)
-	}
-	return st.Daemons[0].Pid
 }

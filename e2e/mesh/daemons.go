@@ -44,7 +44,7 @@ type Options struct {
 	ControlArgs, CNIArgs []string
 }
 
-// Daemons prepares a lab for the mesh and returns what to run on its hosts.
+// Daemons prepares a lab for the mesh and returns what to run on its hosts, the CA first.
 func Daemons(l *lab.Lab) ([]lab.Daemon, error) { return DaemonsWith(l, Options{}) }
 
 // DaemonsWith is Daemons with options. It writes keys and tokens into the lab's folder and the node proxies' pods into

@@ -2,12 +2,9 @@ package mesh
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -53,27 +50,11 @@ func Refusals(ctx context.Context, l *lab.Lab) ([]Refusal, error) {
 	if _, err := os.Stat(l.Control.AdminSocket); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", l.Control.AdminSocket)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://control/debug/refusals", nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask the control plane: %w", err)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the control plane: %w", err)
-	}
-	defer resp.Body.Close()
 	var out struct {
 		Entries []Refusal `json:"entries"`
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
-		return nil, fmt.Errorf("ask the control plane: %w", err)
+	if err := ask(ctx, l, "/debug/refusals", &out); err != nil {
+		return nil, err
 	}
 	return out.Entries, nil
 }

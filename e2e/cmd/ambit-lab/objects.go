@@ -276,7 +276,8 @@ func (a *app) rollout() *cobra.Command {
 func (a *app) wait() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
-		Use: "wait", Short: "Wait until all pods and daemons are ready, and all pods that belong to the mesh are in it", Args: cobra.NoArgs,
+		Use: "wait", Args: cobra.NoArgs,
+		Short: "Wait until daemons and pods are ready, pods are in the mesh or out of it as labelled, and policies in force",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := a.open()
 			if err != nil {
@@ -291,7 +292,10 @@ func (a *app) wait() *cobra.Command {
 			if err := l.Settled(ctx, "", "", "", p.waiting); err != nil {
 				return err
 			}
-			return l.Enrolled(ctx, p.waiting)
+			if err := l.Enrolled(ctx, p.waiting); err != nil {
+				return err
+			}
+			return mesh.Synced(ctx, l, p.waiting)
 		},
 	}
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")

@@ -22,6 +22,8 @@ func (a *app) up() *cobra.Command {
 	var dir string
 	var ipv6, plain bool
 	var hosts map[string]string
+	var ztunnel string
+	var peer mesh.Options
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use: "up [NAME]", Short: "Start a lab with the mesh on every node", Args: cobra.MaximumNArgs(1),
@@ -39,6 +41,7 @@ func (a *app) up() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			peer.Ztunnel = strings.Fields(ztunnel)
 			p := newProgress()
 			l, err := lab.Up(ctx, lab.Spec{Name: name, Nodes: nodes, DualStack: ipv6, Path: path, Names: outside(hosts)})
 			if err != nil {
@@ -46,7 +49,7 @@ func (a *app) up() *cobra.Command {
 			}
 			p.say("lab %q: %d nodes are wired", name, len(l.Nodes))
 			if !plain {
-				if err := startMesh(ctx, l, p); err != nil {
+				if err := startMesh(ctx, l, peer, p); err != nil {
 					return fmt.Errorf("%w\nthe lab stays up for you to look: ambit-lab status --lab %s; ambit-lab down %s", err, name, name)
 				}
 			}
@@ -64,6 +67,8 @@ func (a *app) up() *cobra.Command {
 	c.Flags().StringVarP(&dir, "file", "f", "", "YAML file or folder to apply")
 	c.Flags().BoolVar(&ipv6, "ipv6", false, "IPv6 addresses beside IPv4")
 	c.Flags().StringToStringVar(&hosts, "host", nil, "names of the outside world, as NAME=ADDRESS; 172.30.0.2 is the control host")
+	c.Flags().StringVar(&ztunnel, "ztunnel", "", "another node proxy, with its arguments, as in \"/opt/ztunnel proxy ztunnel\"")
+	c.Flags().StringArrayVar(&peer.ZtunnelEnv, "ztunnel-env", nil, "NAME=VALUE for every node proxy, over what the lab sets")
 	c.Flags().BoolVar(&plain, "plain", false, "without the mesh")
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
 	return c
@@ -77,15 +82,9 @@ func outside(hosts map[string]string) map[string][]string {
 	return names
 }
 
-func startMesh(ctx context.Context, l *lab.Lab, p *progress) error {
-	daemons, err := mesh.Daemons(l)
+func startMesh(ctx context.Context, l *lab.Lab, o mesh.Options, p *progress) error {
+	daemons, err := mesh.Start(ctx, l, o, p.waiting)
 	if err != nil {
-		return err
-	}
-	if err := l.Run(ctx, daemons...); err != nil {
-		return err
-	}
-	if err := l.DaemonsReady(ctx, p.waiting); err != nil {
 		return err
 	}
 	p.say("the mesh is ready: %d daemons", len(daemons))

@@ -18,6 +18,9 @@ import (
 // exitSandbox is the exit status when the sandbox itself could not be set up, as container runtimes have it.
 const exitSandbox = 128
 
+// readyFd is closed when the process can be told to end.
+const readyFd = 4
+
 // Main turns this process into the first one of a sandbox if that is what it was started as, and then does not return.
 // Every binary that starts sandboxes calls it before anything else.
 func Main() {
@@ -41,6 +44,8 @@ func first() (int, error) {
 		return exitSandbox, fmt.Errorf("read spec: %w", err)
 	}
 	_ = pipe.Close()
+	// Only this process says that it is ready, and exec in its place counts as that.
+	unix.CloseOnExec(readyFd)
 	if err := furnish(in); err != nil {
 		return exitSandbox, err
 	}
@@ -109,6 +114,7 @@ func runChild(in inside) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return exitSandbox, fmt.Errorf("run %s: %w", in.Args[0], err)
 	}
+	_ = unix.Close(readyFd)
 	main := cmd.Process.Pid
 	for sig := range signals {
 		if sig != unix.SIGCHLD {

@@ -50,6 +50,9 @@ type Spec struct {
 type Proc struct {
 	cmd  *exec.Cmd
 	done chan struct{}
+	// ready is closed when the process can be told to end. The kernel keeps signals from the first process of a tree
+	// until it asks for them, and such a signal is lost.
+	ready chan struct{}
 	// Started is when it was started.
 	Started time.Time
 	state   *os.ProcessState // written before done is closed
@@ -99,23 +102,30 @@ func Start(s Spec) (*Proc, error) {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	defer log.Close()
+	readyR, readyW, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("pipe from sandbox: %w", err)
+	}
+	defer readyW.Close()
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{initName}, Env: s.Env,
-		Stdout: log, Stderr: log, ExtraFiles: []*os.File{r}, SysProcAttr: attributes(s),
+		Stdout: log, Stderr: log, ExtraFiles: []*os.File{r, readyW}, SysProcAttr: attributes(s),
 	}
 	if s.Cgroup != "" {
 		dir, err := os.Open(s.Cgroup)
 		if err != nil {
+			_ = readyR.Close()
 			return nil, fmt.Errorf("control group: %w", err)
 		}
 		defer dir.Close()
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
 	if err := netspace.Do(s.Netns, cmd.Start); err != nil {
+		_ = readyR.Close()
 		return nil, fmt.Errorf("start %s: %w", filepath.Base(path), err)
 	}
-	p := &Proc{cmd: cmd, done: make(chan struct{}), Started: time.Now()}
-	go p.reap()
+	p := &Proc{cmd: cmd, done: make(chan struct{}), ready: make(chan struct{}), Started: time.Now()}
+	go p.reap(readyR)
 	return p, nil
 }
 
@@ -153,8 +163,12 @@ func lookPath(name string, env []string) (string, error) {
 	return "", fmt.Errorf("command %q is not in PATH; the lab runs programs of this machine and of the lab's bin folder", name)
 }
 
-func (p *Proc) reap() {
+func (p *Proc) reap(ready *os.File) {
 	defer close(p.done)
+	// Nothing is ever written; the other end closes when the process is ready, or ends before it is.
+	_, _ = ready.Read(make([]byte, 1))
+	_ = ready.Close()
+	close(p.ready)
 	// The exit status is in the state; Wait's error would only repeat it.
 	_ = p.cmd.Wait()
 	p.state = p.cmd.ProcessState
@@ -181,9 +195,15 @@ func (p *Proc) Signal(sig syscall.Signal) {
 
 // Stop asks the process to end, and after grace, or when hurry is closed, ends it. It returns when it has ended.
 func (p *Proc) Stop(grace time.Duration, hurry <-chan struct{}) {
-	p.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
+	select {
+	case <-p.ready:
+		p.Signal(syscall.SIGTERM)
+	case <-timer.C:
+		timer.Reset(0)
+	case <-hurry:
+	}
 	select {
 	case <-p.done:
 		return
