@@ -471,3 +471,43 @@ func (w *world) refused(ns, pod, addr string) {
 		w.Fatalf("%s/%s to %s: answered %q, want a refusal", ns, pod, addr, got)
 	}
 }
+
+// enrolled wants so many pods of a namespace to be captured and handed over.
+func (w *world) enrolled(ns string, n int) error {
+	pods, err := w.Get(w.ctx, "Pod", ns, "")
+	if err != nil {
+		return err
+	}
+	got := 0
+	for _, p := range pods {
+		if p.Text("metadata", "annotations", "ambient.istio.io/redirection") == "enabled" {
+			got++
+		}
+	}
+	if got != n {
+		return fmt.Errorf("%d of %d pods", got, n)
+	}
+	return nil
+}
+
+// seesHBONE waits until one node reaches so many pods of a namespace by HBONE.
+func (w *world) seesHBONE(node, ns string, n int) error {
+	w.Helper()
+	w.eventually(node+" to reach "+ns+" by HBONE", func() error {
+		d, err := w.dump(node)
+		if err != nil {
+			return err
+		}
+		got := 0
+		for _, wl := range d.Workloads {
+			if wl.Namespace == ns && wl.Protocol == "HBONE" {
+				got++
+			}
+		}
+		if got != n {
+			return fmt.Errorf("%d of %d pods", got, n)
+		}
+		return nil
+	})
+	return nil
+}
