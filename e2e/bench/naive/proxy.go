@@ -156,7 +156,7 @@ func (pd *pod) outbound(c *net.TCPConn) {
 	}
 }
 
-// tunnel returns the one connection to a peer.
+// tunnel returns a connection to a peer that has room for a stream.
 func (pd *pod) tunnel(peer netip.Addr) (*http2.ClientConn, error) {
 	pd.mu.Lock()
 	defer pd.mu.Unlock()
@@ -179,7 +179,7 @@ func (pd *pod) tunnel(peer netip.Addr) (*http2.ClientConn, error) {
 		c.Close()
 		return nil, err
 	}
-	cc, err := (&http2.Transport{MaxReadFrameSize: 1 << 20, StrictMaxConcurrentStreams: true}).NewClientConn(conn)
+	cc, err := (&http2.Transport{MaxReadFrameSize: 1 << 20}).NewClientConn(conn)
 	if err != nil {
 		return nil, err
 	}
