@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/ambit-mesh/ambit/control/file"
+	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/control/serve"
 	"github.com/ambit-mesh/ambit/control/status"
@@ -137,6 +138,9 @@ type Refusals struct {
 
 func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
 	r := Refusals{Entries: d.status.List(), Source: d.source.Stats(), Objects: d.pusher.Reports()}
+	for i := range r.Entries {
+		d.locate(&r.Entries[i])
+	}
 	if err := d.server.Problem(); err != nil {
 		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Certificate", Name: d.cfg.TLSDir, Problem: err.Error(), Fix: "the one before stays in use; write a matching tls.crt and tls.key"})
 	}
@@ -144,6 +148,16 @@ func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
 		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Keys", Name: d.cfg.TokenKeys, Problem: d.keys.Err().Error(), Fix: "the keys before stay in use; correct the file"})
 	}
 	reply(w, r)
+}
+
+// locate adds where an object is written to what the model says about it: the model knows objects alone.
+func (d *Daemon) locate(e *status.Entry) {
+	if e.File != "" || e.Name == "" {
+		return
+	}
+	if kind, ok := object.ParseKind(e.Kind); ok {
+		e.File, e.Line = d.source.Place(object.Key{Kind: kind, Namespace: e.Namespace, Name: e.Name})
+	}
 }
 
 func reply(w http.ResponseWriter, v any) {

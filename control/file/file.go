@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -40,11 +42,12 @@ type Source struct {
 	log *slog.Logger
 	dec *intake.Decoder
 
-	// owned by Run
-	ledger *ledger
+	// synced is owned by Run.
+	synced bool
 
-	mu    sync.Mutex
-	stats Stats // guarded by mu
+	mu     sync.Mutex
+	stats  Stats   // guarded by mu
+	ledger *ledger // changed by Run under mu, which reads it without
 }
 
 // New returns a source; it does nothing until Run.
@@ -75,6 +78,7 @@ func (s *Source) Run(ctx context.Context) error {
 		refused, warnings := s.cfg.Status.Counts()
 		st := s.Stats()
 		s.log.Info("the folder is read", "path", s.cfg.Root, "files", st.Files, "objects", st.Objects, "refused", refused, "warnings", warnings, "dur", time.Since(start))
+		s.synced = true
 		s.cfg.Sink.Synced()
 		return nil
 	}
@@ -105,7 +109,10 @@ func (s *Source) Stats() Stats {
 
 // apply takes one batch of changes to the sink.
 func (s *Source) apply(changes []folder.Change) {
-	out := s.ledger.apply(s.read(changes))
+	read := s.read(changes)
+	s.mu.Lock()
+	out := s.ledger.apply(read)
+	s.mu.Unlock()
 	for _, f := range out.files {
 		s.tell(f.before, f.now)
 		s.cfg.Status.Set("file/"+f.path, f.now...)
@@ -145,7 +152,28 @@ type reading struct {
 	err     error
 	size    int
 	newline bool // the last line is complete
-	docs    []intake.Document
+	// when the file's new objects came to be as far as one can tell, in Unix nanoseconds
+	when int64
+	docs []intake.Document
+}
+
+// Place says in which file, and on which line of it, an object in force is written; "" when the folder has no such object.
+// It may be called at any time, from any goroutine.
+func (s *Source) Place(key object.Key) (path string, line int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ledger.place(key)
+}
+
+// since is when new objects of a file came to be: now, or at the start when the file was last written, so that a restart
+// keeps their order.
+func (s *Source) since(path string) int64 {
+	if !s.synced {
+		if st, err := os.Stat(filepath.Join(s.cfg.Root, filepath.FromSlash(path))); err == nil {
+			return st.ModTime().UnixNano()
+		}
+	}
+	return time.Now().UnixNano()
 }
 
 // read decodes files, several at a time when there are many: at the start reading is all there is to do.
@@ -153,7 +181,7 @@ func (s *Source) read(changes []folder.Change) []reading {
 	out := make([]reading, len(changes))
 	one := func(i int) {
 		c := changes[i]
-		out[i] = reading{path: c.Path, removed: c.Removed, err: c.Err, size: len(c.Data), newline: bytes.HasSuffix(c.Data, []byte("\n"))}
+		out[i] = reading{path: c.Path, removed: c.Removed, err: c.Err, size: len(c.Data), newline: bytes.HasSuffix(c.Data, []byte("\n")), when: s.since(c.Path)}
 		if !c.Removed && c.Err == nil {
 			out[i].docs = s.dec.File(c.Path, c.Data, s.ledger.known(c.Path))
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ambit-mesh/ambit/control/intake"
 	"github.com/ambit-mesh/ambit/control/object"
@@ -31,6 +32,17 @@ type holding struct {
 type claim struct {
 	owner   *record
 	waiting []waiter
+	// seen is when the object first turned up, in Unix nanoseconds. It stands in for a creation time the YAML does not
+	// tell, or what was written last would count as older than everything that does tell its own.
+	seen int64
+}
+
+// put is the event for an object in force.
+func (c claim) put(o object.Object) object.Event {
+	if m := o.Metadata(); m.Created.IsZero() {
+		m.Created = time.Unix(0, c.seen).UTC()
+	}
+	return object.Put(o)
 }
 
 // waiter is a good object that another file has in force. It is kept whole, because it takes over when that one goes.
@@ -38,6 +50,20 @@ type waiter struct {
 	from    *record
 	holding holding
 	object  object.Object
+}
+
+// place is where the version of an object that is in force is written.
+func (l *ledger) place(key object.Key) (path string, line int) {
+	owner := l.claims[key].owner
+	if owner == nil {
+		return "", 0
+	}
+	for _, h := range owner.held {
+		if h.key == key {
+			line = int(h.line)
+		}
+	}
+	return owner.path, line
 }
 
 func newLedger() *ledger {
@@ -83,6 +109,7 @@ type batch struct {
 type step struct {
 	rec   *record
 	found []finding
+	when  int64
 }
 
 // finding is a good object in a file.
@@ -170,7 +197,7 @@ func (b *batch) compare(rec *record, r reading) step {
 			bySum[h.sum] = h
 		}
 	}
-	s := step{rec: rec}
+	s := step{rec: rec, when: r.when}
 	named := make(map[object.Key]int, len(r.docs)) // line by key
 	rec.entries, rec.ignored, rec.held = nil, nil, nil
 	cut := b.cut(rec, r)
@@ -297,17 +324,20 @@ func (b *batch) unwait(rec *record) {
 func (b *batch) place(s step) {
 	for _, f := range s.found {
 		c := b.claims[f.key]
+		if c.seen == 0 {
+			c.seen = s.when
+		}
 		switch {
 		case c.owner == s.rec:
 			s.rec.held = append(s.rec.held, f.holding)
 			if f.object != nil {
-				b.emit(object.Put(f.object))
+				b.emit(c.put(f.object))
 			}
 		case c.owner == nil && f.object != nil:
 			c.owner = s.rec
 			b.claims[f.key] = c
 			s.rec.held = append(s.rec.held, f.holding)
-			b.emit(object.Put(f.object))
+			b.emit(c.put(f.object))
 		case f.object != nil:
 			c.waiting = append(c.waiting, waiter{from: s.rec, holding: f.holding, object: f.object})
 			b.claims[f.key] = c
@@ -341,7 +371,7 @@ func (b *batch) settle() {
 			o.from.forget(key)
 			o.from.duplicates = append(o.from.duplicates, duplicate(o.from, finding{holding: o.holding}, c.owner))
 		}
-		b.emit(object.Put(w.object))
+		b.emit(c.put(w.object))
 	}
 }
 
