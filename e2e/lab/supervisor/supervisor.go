@@ -45,7 +45,7 @@ type Supervisor struct {
 	dir     string
 	log     *slog.Logger
 	plan    fabric.Plan
-	cgroups sandbox.Cgroups
+	cgroups sandbox.Cgroups // none after begin if they cannot be used
 	lab     *labfile.Lab
 	began   time.Time
 	dns     names.Server
@@ -180,7 +180,9 @@ func (s *Supervisor) begin() error {
 		return err
 	}
 	if err := s.cgroups.Join("supervisor", os.Getpid()); err != nil {
-		return err
+		// They are the surest way to find every process again, not the only one.
+		s.log.Warn("going on without control groups", "error", err)
+		s.cgroups = sandbox.Cgroups{}
 	}
 	dirs := []string{filepath.Join(s.lab.ConfigDir, AppliedDir), filepath.Join(s.lab.ConfigDir, PodsDir), s.path("logs"), s.path("pods"), s.lab.Control.RunDir}
 	for _, n := range s.lab.Nodes {
