@@ -57,7 +57,7 @@ func TestPolicy(t *testing.T) {
 	}
 	w.logged("node2", "connection complete", "sa/foe", "policy changed while the connection was open", "error=")
 	w.refused("shop", "foe", vip)
-	w.logged("node2", "sa/foe", "allow policies exist, but none allowed", "connection failed")
+	w.logged("node2", "sa/foe", "allow policies exist, but none allowed", "connection complete")
 	w.logged("node1", "sa/foe", "401", "direction=\"outbound\"")
 	w.want("shop", "friend", vip, "web "+w.podIP("shop", "friend"))
 	w.refused("outside", "stranger", vip)
@@ -78,7 +78,7 @@ func TestPolicy(t *testing.T) {
 	})
 	w.refused("outside", "stranger", w.podIP("shop", "web")+":8080")
 	w.want("shop", "foe", vip, "web "+w.podIP("shop", "foe"))
-	w.logged("node2", "connection failed", "explicitly denied by: ambit-system/istio_converted_static_strict")
+	w.logged("node2", "connection complete", "explicitly denied by: ambit-system/istio_converted_static_strict")
 	metrics, err := w.admin("node2", "/metrics")
 	w.must(err)
 	denied := false

@@ -227,9 +227,6 @@ func (c Config) Validate() error {
 	if c.OnDemand && c.DNSProxy {
 		errs = append(errs, errors.New("XDS_ON_DEMAND and the DNS proxy exclude each other: set DNS_PROXY=false"))
 	}
-	if c.OnDemand {
-		errs = append(errs, errors.New("XDS_ON_DEMAND is not supported yet: unset it"))
-	}
 	if c.FrameSize < 1<<14 || c.FrameSize > 1<<24-1 {
 		errs = append(errs, fmt.Errorf("HTTP2_FRAME_SIZE=%d is outside 16384 to 16777215", c.FrameSize))
 	}

@@ -34,16 +34,17 @@ import (
 
 // ztunnel is the running process.
 type ztunnel struct {
-	cfg   Config
-	log   *slog.Logger
-	rec   *telemetry.Recorder
-	state *state.State
-	certs *client.Manager
-	ca    *client.Client
-	xds   *xds.Client
-	proxy *proxy.Proxy
-	agent *inpod.Client
-	quit  context.CancelFunc
+	cfg    Config
+	log    *slog.Logger
+	rec    *telemetry.Recorder
+	state  *state.State
+	certs  *client.Manager
+	ca     *client.Client
+	xds    *xds.Client
+	proxy  *proxy.Proxy
+	agent  *inpod.Client
+	demand *state.Demand // nil unless XDS_ON_DEMAND
+	quit   context.CancelFunc
 
 	version string
 	revoked *certs.RevocationFile // nil without CRL_PATH
@@ -67,6 +68,9 @@ func Run(ctx context.Context, cfg Config, version string) error {
 	g.Go(func() error { return z.rec.Run(serve) })
 	g.Go(func() error { return z.certs.Run(serve) })
 	g.Go(func() error { return z.xds.Run(serve) })
+	if z.demand != nil {
+		g.Go(func() error { return z.demand.Run(serve) })
+	}
 	g.Go(func() error { return z.proxy.Run(serve) })
 	g.Go(func() error { return z.serveAdmin(serve, levels) })
 	g.Go(func() error { return z.followRevocations(serve) })
@@ -112,8 +116,11 @@ func build(cfg Config, logs *telemetry.Logs, version string, quit context.Cancel
 	xcfg := z.xdsConfig(logs)
 	xcfg.Registerer = reg
 	z.xds = xds.NewClient(xcfg, z.state, mesh.TypeAddress, mesh.TypeAuthorization)
+	if cfg.OnDemand {
+		z.demand = state.NewDemand(z.state, z.xds)
+	}
 	z.proxy = proxy.New(z.proxyConfig(), proxy.Deps{
-		State: z.state, Certificates: z.certs, Recorder: z.rec, Synced: z.xds.Synced(),
+		State: z.state, Certificates: z.certs, Recorder: z.rec, Synced: z.xds.Synced(), Demand: z.demand,
 		Resolver: resolver{}, Upstream: upstream(z.log), Logger: logs.Logger("proxy"), DNSLogger: logs.Logger("dns"),
 	})
 	z.agent = inpod.NewClient(inpod.Config{Socket: cfg.InpodUDS, Logger: logs.Logger("inpod")}, z.proxy)

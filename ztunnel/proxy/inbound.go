@@ -42,6 +42,10 @@ func (pd *pod) hbone(ctx context.Context, c *net.TCPConn) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer pd.peers.add(&peerConn{chain: conn.ConnectionState().PeerCertificates, cancel: cancel})()
+	if anyRevoked(conn.ConnectionState().PeerCertificates, pd.proxy.cfg.TLS.Revoked) {
+		// The list changed between the handshake and the line above.
+		return
+	}
 	err = hbone.Serve(ctx, conn, pd.serverConfig(), func(ctx context.Context, in *hbone.Incoming) {
 		pd.tunnel(ctx, in, peer, src, local)
 	})
@@ -81,16 +85,16 @@ func (pd *pod) handshake(ctx context.Context, c *net.TCPConn) (*tls.Conn, identi
 func (pd *pod) tunnel(ctx context.Context, in *hbone.Incoming, peer identity.ID, src, local netip.AddrPort) {
 	info := pd.inboundInfo(pd.proxy.State.Current(), src, local)
 	info.SourceID, info.DestID, info.MutualTLS, info.HBONEAddr = peer, pd.id, true, clip(in.Authority())
+	answer := func(err error) { _ = in.Reject(route.Status(err)) } // the peer may be gone, which is no news to it
 	refuse := func(err error) {
 		pd.proxy.Recorder.Refused(info, err)
-		// The peer may be gone, which is no news to it.
-		_ = in.Reject(route.Status(err))
+		answer(err)
 	}
 	if in.Method() != "CONNECT" {
 		refuse(telemetry.Fail(telemetry.BadMethod, "method "+clip(in.Method())+", want CONNECT", nil))
 		return
 	}
-	s, w, err := pd.destination(ctx)
+	s, w, err := pd.destination(ctx, local.Addr())
 	if err != nil {
 		refuse(err)
 		return
@@ -108,7 +112,7 @@ func (pd *pod) tunnel(ctx context.Context, in *hbone.Incoming, peer identity.ID,
 	pd.deliver(ctx, info, d, authz.Connection{
 		Source: peer, SourceIP: src.Addr(), DestIP: d.Policy.Addr(), DestPort: d.Policy.Port(),
 	}, delivery{
-		protocol: "HBONE", refuse: refuse, client: src,
+		protocol: "HBONE", refuse: answer, client: src,
 		accept: func() (hbone.Duplex, error) { return in.Accept(200, pd.responseHeaders(w)...) },
 	})
 }
@@ -128,7 +132,7 @@ func (pd *pod) plaintext(ctx context.Context, c *net.TCPConn) {
 		refuse(telemetry.Fail(telemetry.Internal, "", err))
 		return
 	}
-	s, w, err := pd.destination(ctx)
+	s, w, err := pd.destination(ctx, dst.Addr())
 	if err != nil {
 		refuse(err)
 		return
@@ -140,7 +144,7 @@ func (pd *pod) plaintext(ctx context.Context, c *net.TCPConn) {
 	}
 	info.Source, info.Destination, info.Service = s.WorkloadAt(state.NetAddr{Network: pd.proxy.cfg.Network, Addr: src.Addr()}), w, d.Service
 	pd.deliver(ctx, info, d, authz.Connection{SourceIP: src.Addr(), DestIP: d.Policy.Addr(), DestPort: d.Policy.Port()}, delivery{
-		protocol: "TCP", refuse: refuse, client: src,
+		protocol: "TCP", refuse: func(error) { abort(c) }, client: src,
 		accept: func() (hbone.Duplex, error) { return c, nil },
 	})
 }
@@ -150,6 +154,7 @@ type delivery struct {
 	protocol string
 	// client is who the application is told is calling.
 	client netip.AddrPort
+	// refuse tells the client that it gets no connection, and why as far as the protocol has words for it.
 	refuse func(error)
 	// accept gives the other side, once the application is connected.
 	accept func() (hbone.Duplex, error)
@@ -167,21 +172,23 @@ func (pd *pod) deliver(ctx context.Context, info telemetry.ConnInfo, d route.Inb
 	// snapshot we ask.
 	defer pd.conns.add(conn)()
 	if err := pd.authorize(info, check); err != nil {
+		pd.proxy.Recorder.Failed(info, err)
 		way.refuse(err)
 		return
 	}
 	app, err := pd.dialDelivered(ctx, d, way.client, check.Source)
 	if err != nil {
-		if cause := context.Cause(ctx); ctx.Err() != nil {
-			err = cause
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
 		}
+		pd.proxy.Recorder.Failed(info, err)
 		way.refuse(err)
 		return
 	}
 	peer, err := way.accept()
 	if err != nil {
 		abort(app)
-		pd.proxy.Recorder.Refused(info, telemetry.Fail(telemetry.TransportLost, "", err))
+		pd.proxy.Recorder.Failed(info, telemetry.Fail(telemetry.TransportLost, "", err))
 		return
 	}
 	tracked := pd.proxy.Recorder.Open(info)

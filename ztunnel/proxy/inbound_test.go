@@ -94,20 +94,21 @@ func TestInboundAnswers(t *testing.T) {
 		authority string
 		status    int
 		log       string
+		known     bool
 	}{
-		{"allowed", nil, "10.0.0.1:8080", 200, ""},
-		{"strict lets the mesh in", []proto.Message{strict}, "10.0.0.1:8080", 200, ""},
-		{"denied", []proto.Message{denyAccount("d", "web-sa")}, "10.0.0.1:8080", 401, `error="explicitly denied by: shop/d" reason="policy-denied"`},
-		{"nothing allowed", []proto.Message{&security.Authorization{Name: "a", Namespace: "shop", Scope: security.Scope_NAMESPACE}}, "10.0.0.1:8080", 401, `error="allow policies exist, but none allowed"`},
+		{"allowed", nil, "10.0.0.1:8080", 200, "", false},
+		{"strict lets the mesh in", []proto.Message{strict}, "10.0.0.1:8080", 200, "", false},
+		{"denied", []proto.Message{denyAccount("d", "web-sa")}, "10.0.0.1:8080", 401, `error="explicitly denied by: shop/d" reason="policy-denied"`, true},
+		{"nothing allowed", []proto.Message{&security.Authorization{Name: "a", Namespace: "shop", Scope: security.Scope_NAMESPACE}}, "10.0.0.1:8080", 401, `error="allow policies exist, but none allowed"`, true},
 		{"policy on another port", []proto.Message{&security.Authorization{Name: "d", Namespace: "shop", Scope: security.Scope_NAMESPACE, Action: security.Action_DENY, Rules: []*security.Rule{{
 			Clauses: []*security.Clause{{Matches: []*security.Match{{DestinationPorts: []uint32{9090}}}}},
-		}}}}, "10.0.0.1:8080", 200, ""},
-		{"by hostname, to the target port", nil, "cart.shop.svc.cluster.local:80", 200, ""},
-		{"another pod", nil, "10.0.0.2:8080", 400, `reason="wrong-destination"`},
-		{"nonsense", nil, "10.0.0.1", 400, `reason="bad-authority"`},
-		{"unknown service", nil, "nobody.shop.svc.cluster.local:80", 503, `reason="unknown-destination"`},
-		{"self call", nil, "10.0.0.1:15008", 503, `reason="self-call"`},
-		{"nobody listens", nil, "10.0.0.1:8081", 503, `reason="connect-refused"`},
+		}}}}, "10.0.0.1:8080", 200, "", false},
+		{"by hostname, to the target port", nil, "cart.shop.svc.cluster.local:80", 200, "", false},
+		{"another pod", nil, "10.0.0.2:8080", 400, `reason="wrong-destination"`, false},
+		{"nonsense", nil, "10.0.0.1", 400, `reason="bad-authority"`, false},
+		{"unknown service", nil, "nobody.shop.svc.cluster.local:80", 503, `reason="unknown-destination"`, false},
+		{"self call", nil, "10.0.0.1:15008", 503, `reason="self-call"`, false},
+		{"nobody listens", nil, "10.0.0.1:8081", 503, `reason="connect-refused"`, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -127,9 +128,15 @@ func TestInboundAnswers(t *testing.T) {
 			if status != tt.status {
 				t.Fatalf("status %d, want %d", status, tt.status)
 			}
-			if tt.log != "" {
-				w.logged("\twarn\taccess\tconnection failed\t", tt.log, `direction="inbound"`)
+			if tt.log == "" {
+				return
 			}
+			// Once both ends are known it is a connection like any other, only a failed one.
+			line := "\twarn\taccess\tconnection failed\t"
+			if tt.known {
+				line = "\terror\taccess\tconnection complete\t"
+			}
+			w.logged(line, tt.log, `direction="inbound"`)
 		})
 	}
 }

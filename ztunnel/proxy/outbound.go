@@ -41,7 +41,12 @@ func (pd *pod) outbound(ctx context.Context, c *net.TCPConn) {
 	}
 	up, d, info, err := pd.reach(ctx, src, dst)
 	if err != nil {
-		pd.proxy.Recorder.Refused(info, err)
+		// Without a decision there is no more to say than that it failed; with one, it is a connection like any other.
+		if d.Addr.IsValid() {
+			pd.proxy.Recorder.Failed(info, err)
+		} else {
+			pd.proxy.Recorder.Refused(info, err)
+		}
 		abort(c)
 		return
 	}
@@ -68,6 +73,10 @@ func protocol(d route.Decision) string {
 func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.Decision, telemetry.ConnInfo, error) {
 	info := telemetry.ConnInfo{Direction: telemetry.Outbound, Src: src, Dst: dst}
 	if err := pd.synced(ctx); err != nil {
+		info.Source = pd.self(pd.proxy.State.Current(), src.Addr())
+		return nil, route.Decision{}, info, err
+	}
+	if err := pd.demand(ctx, dst.Addr(), true); err != nil {
 		info.Source = pd.self(pd.proxy.State.Current(), src.Addr())
 		return nil, route.Decision{}, info, err
 	}
@@ -119,6 +128,26 @@ func (pd *pod) synced(ctx context.Context) error {
 	case <-t.C:
 		return telemetry.Fail(telemetry.UnknownSource, "no answer from the control plane yet, so nothing is known about any destination", nil)
 	}
+}
+
+// demand waits until the control plane has said what an address is, and what is in front of it if that matters. Where
+// everything is known anyway it does nothing.
+func (pd *pod) demand(ctx context.Context, a netip.Addr, outbound bool) error {
+	d := pd.proxy.Demand
+	if d == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, workloadWait)
+	defer cancel()
+	at := state.NetAddr{Network: pd.proxy.cfg.Network, Addr: a}
+	ask := d.Addr
+	if outbound {
+		ask = d.Outbound
+	}
+	if err := ask(ctx, at); err != nil {
+		return telemetry.Fail(telemetry.UnknownDestination, "the control plane has not said what "+a.String()+" is", err)
+	}
+	return nil
 }
 
 func (pd *pod) decide(ctx context.Context, s *state.Snapshot, req route.Request) (route.Decision, error) {

@@ -47,3 +47,8 @@ func (p *peers) revoke(revoked func(*x509.Certificate) bool, count func()) {
 		}
 	}
 }
+
+// anyRevoked reports whether a chain has a certificate that is on the list by now; without a list, none is.
+func anyRevoked(chain []*x509.Certificate, list func(*x509.Certificate) bool) bool {
+	return list != nil && slices.ContainsFunc(chain, list)
+}

@@ -182,7 +182,10 @@ func (pd *pod) self(s *state.Snapshot, addr netip.Addr) *state.Workload {
 
 // destination is the pod as policies see it. Unlike a client, a server whose policies are not known must not be reached:
 // it waits for the control plane, and fails closed.
-func (pd *pod) destination(ctx context.Context) (*state.Snapshot, *state.Workload, error) {
+func (pd *pod) destination(ctx context.Context, own netip.Addr) (*state.Snapshot, *state.Workload, error) {
+	if err := pd.demand(ctx, own, false); err != nil {
+		return nil, nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, workloadWait)
 	defer cancel()
 	for {

@@ -80,6 +80,8 @@ type Deps struct {
 	Recorder     *telemetry.Recorder
 	// Synced is closed once the control plane has answered for the first time.
 	Synced <-chan struct{}
+	// Demand fetches what one connection needs, where the control plane is not asked for everything; else nil.
+	Demand *state.Demand
 	// Resolver looks up workloads that are known by hostname only.
 	Resolver Resolver
 	// Upstream answers the pods' questions about names outside the mesh.

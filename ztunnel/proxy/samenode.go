@@ -56,7 +56,7 @@ func (pd *pod) handOver(ctx context.Context, s *state.Snapshot, d route.Decision
 		pd.proxy.Recorder.Refused(info, err)
 		return err
 	}
-	s, w, err := to.destination(ctx)
+	s, w, err := to.destination(ctx, local.Addr())
 	if err != nil {
 		return nil, refuse(err)
 	}
@@ -80,12 +80,14 @@ func (pd *pod) handOver(ctx context.Context, s *state.Snapshot, d route.Decision
 	}
 	if err := to.authorize(info, check); err != nil {
 		leave()
-		return nil, refuse(err)
+		pd.proxy.Recorder.Failed(info, err)
+		return nil, err
 	}
 	app, err := to.dialDelivered(wayCtx, in, src, pd.id)
 	if err != nil {
 		leave()
-		return nil, refuse(err)
+		pd.proxy.Recorder.Failed(info, err)
+		return nil, err
 	}
 	return &way{Duplex: app, ctx: wayCtx, arrival: pd.proxy.Recorder.Open(info), leave: leave}, nil
 }

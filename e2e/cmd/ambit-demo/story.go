@@ -208,7 +208,7 @@ func authorize(ctx context.Context, s *stage) error {
 		return fmt.Errorf("the product page was expected to have reviews: %w", err)
 	}
 	s.note("And the reason, at the proxy that refused:")
-	out, err = s.show(ctx, 3, `for n in node1 node2 node3; do ambitctl lab logs daemon/ztunnel@$n; done | grep 'connection failed' | grep inbound | tail -1 | grep -oE 'src.identity="[^"]*"|error=.*'`)
+	out, err = s.show(ctx, 3, `for n in node1 node2 node3; do ambitctl lab logs daemon/ztunnel@$n; done | grep error= | grep inbound | tail -1 | grep -oE 'src.identity="[^"]*"|error=.*'`)
 	if err != nil {
 		return err
 	}
