@@ -82,11 +82,25 @@ func (pol Policy) Decide(p Pod, namespaceLabels map[string]string) Decision {
 	}
 	for i, s := range selectors {
 		if s.Matches(p.Labels, namespaceLabels) {
-			return Decision{Enrolled: true, Reason: fmt.Sprintf("enablement selector %d takes the pod", i+1)}
+			return Decision{Enrolled: true, Reason: taken(i+1, p, namespaceLabels)}
 		}
 	}
-	return no("no enablement selector takes the pod: neither it nor its namespace is labelled %s=%s, or the pod opts out",
+	if p.Labels[mesh.LabelDataplaneMode] == mesh.DataplaneModeNone {
+		return no("the pod opts out: it is labelled %s=%s", mesh.LabelDataplaneMode, mesh.DataplaneModeNone)
+	}
+	return no("no enablement selector takes the pod: neither it nor its namespace is labelled %s=%s",
 		mesh.LabelDataplaneMode, mesh.DataplaneModeAmbient)
+}
+
+// taken says why a selector matched, by the label that people set where there is one.
+func taken(selector int, p Pod, namespaceLabels map[string]string) string {
+	switch mesh.DataplaneModeAmbient {
+	case p.Labels[mesh.LabelDataplaneMode]:
+		return fmt.Sprintf("the pod is labelled %s=%s", mesh.LabelDataplaneMode, mesh.DataplaneModeAmbient)
+	case namespaceLabels[mesh.LabelDataplaneMode]:
+		return fmt.Sprintf("namespace %s is labelled %s=%s", p.Namespace, mesh.LabelDataplaneMode, mesh.DataplaneModeAmbient)
+	}
+	return fmt.Sprintf("enablement selector %d takes the pod", selector)
 }
 
 // Redirection is what a pod's annotations ask for.

@@ -24,8 +24,8 @@ func TestDecide(t *testing.T) {
 		reason    string
 	}{
 		{name: "nobody asked", reason: "neither it nor its namespace"},
-		{name: "the namespace asks", namespace: ambient, want: true, reason: "selector 2"},
-		{name: "the pod asks", pod: Pod{Labels: ambient}, want: true, reason: "selector 1"},
+		{name: "the namespace asks", namespace: ambient, want: true, reason: "namespace  is labelled"},
+		{name: "the pod asks", pod: Pod{Labels: ambient}, want: true, reason: "the pod is labelled"},
 		{name: "the pod opts out of its namespace", pod: Pod{Labels: none}, namespace: ambient, reason: "opts out"},
 		{name: "the namespace says none, the pod asks", pod: Pod{Labels: ambient}, namespace: none, want: true},
 		{name: "an unknown mode on the pod follows the namespace", pod: Pod{Labels: map[string]string{mesh.LabelDataplaneMode: "x"}}, namespace: ambient, want: true},

@@ -79,6 +79,8 @@ func TestGolden(t *testing.T) {
 		"policies":              "zc pol -f testdata/config_dump.json",
 		"policies-filtered":     "zc policy --policy-namespace ambit-system -o short -f testdata/config_dump.json",
 		"certificates":          "zc certs -f testdata/config_dump.json",
+		"certificates-one":      "zc certs --identity sa/productpage -f testdata/config_dump.json",
+		"ca-status":             "ca status -f testdata/authority.json",
 		"connections":           "zc connections -f testdata/config_dump.json",
 		"connections-raw":       "zc cons --raw --direction outbound -f testdata/config_dump.json",
 		"connections-namespace": "zc cons --workload-namespace other -f testdata/config_dump.json",

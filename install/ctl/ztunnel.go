@@ -1,7 +1,9 @@
 package ctl
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,6 +39,8 @@ type view[T any] struct {
 	items  func(*dump.Dump) []dump.Item[T]
 	keep   func(T) bool
 	table  func(answers []answer, items [][]dump.Item[T]) *table.Table
+	// print, if set, may print in a way of its own, and says whether it did.
+	print func(items [][]dump.Item[T]) (bool, error)
 }
 
 // bind makes v.cmd run v.
@@ -72,6 +76,11 @@ func (v *view[T]) show(a *app, answers []answer) error {
 		items = append(items, kept)
 		for _, i := range kept {
 			flat = append(flat, tag(i.Raw, ans.node, !v.shared && len(answers) > 1))
+		}
+	}
+	if v.print != nil {
+		if done, err := v.print(items); done {
+			return err
 		}
 	}
 	if v.format.structured() {
@@ -187,8 +196,21 @@ func policyTable(_ []answer, items [][]dump.Item[dump.Policy]) *table.Table {
 
 func (a *app) zcCertificate() *cobra.Command {
 	cmd := &cobra.Command{Use: "certificate [NODE|POD]", Aliases: []string{"cert", "certs", "certificates"}, Short: "List the certificates a proxy holds"}
+	var identity string
+	var chain, roots bool
+	cmd.Flags().StringVar(&identity, "identity", "", "only certificates whose identity ends with this, as \"sa/web\"")
+	cmd.Flags().BoolVar(&chain, "pem", false, "print the certificate and its intermediates as PEM")
+	cmd.Flags().BoolVar(&roots, "pem-roots", false, "print the roots that peers are verified with as PEM")
+	cmd.MarkFlagsMutuallyExclusive("pem", "pem-roots")
 	return bind(a, &view[dump.Certificate]{cmd: cmd,
 		items: func(d *dump.Dump) []dump.Item[dump.Certificate] { return d.Certificates },
+		keep:  func(c dump.Certificate) bool { return strings.HasSuffix(c.Identity, identity) },
+		print: func(items [][]dump.Item[dump.Certificate]) (bool, error) {
+			if !chain && !roots {
+				return false, nil
+			}
+			return true, a.printPEM(items, roots)
+		},
 		table: func(answers []answer, items [][]dump.Item[dump.Certificate]) *table.Table {
 			return certificateTable(answers, items, a.env.Now())
 		}})
@@ -219,6 +241,32 @@ func certificateTable(answers []answer, items [][]dump.Item[dump.Certificate], n
 		}
 	}
 	return t
+}
+
+// printPEM writes each certificate once, however many proxies have it.
+func (a *app) printPEM(items [][]dump.Item[dump.Certificate], roots bool) error {
+	seen := map[string]bool{}
+	for _, i := range slices.Concat(items...) {
+		list := i.Value.Chain
+		if roots {
+			list = i.Value.Roots
+		}
+		for _, x := range list {
+			if seen[x.PEM] {
+				continue
+			}
+			seen[x.PEM] = true
+			text, err := base64.StdEncoding.DecodeString(x.PEM)
+			if err != nil {
+				return fmt.Errorf("certificate of %s: %w: %w", i.Value.Identity, errData, err)
+			}
+			fmt.Fprint(a.env.Out, strings.TrimSpace(string(text)), "\n")
+		}
+	}
+	if len(seen) == 0 {
+		return errors.New("no certificate to print; see \"ambitctl ztunnel-config certificate\"")
+	}
+	return nil
 }
 
 func valid(x dump.X509, now time.Time) bool {
