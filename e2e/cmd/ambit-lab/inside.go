@@ -264,7 +264,11 @@ func (a *app) heal() *cobra.Command {
 			}
 			healed, err := l.Heal(cmd.Context(), f)
 			for _, h := range healed {
-				fmt.Printf("%s %s is repaired\n", h.Kind, h.Host)
+				what := h.Kind
+				if h.Host != h.Kind && h.Kind != "ca" {
+					what += " " + h.Host
+				}
+				fmt.Printf("%s is repaired\n", what)
 			}
 			if err == nil && len(healed) == 0 {
 				fmt.Println("nothing is broken")

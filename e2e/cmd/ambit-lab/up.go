@@ -22,7 +22,7 @@ func (a *app) up() *cobra.Command {
 	var dir string
 	var ipv6, plain bool
 	var hosts map[string]string
-	var ztunnel string
+	var ztunnel, redirection string
 	var peer mesh.Options
 	var timeout time.Duration
 	c := &cobra.Command{
@@ -42,6 +42,9 @@ func (a *app) up() *cobra.Command {
 				return err
 			}
 			peer.Ztunnel = strings.Fields(ztunnel)
+			if redirection != "" {
+				peer.CNIArgs = []string{"--redirection", redirection}
+			}
 			p := newProgress()
 			l, err := lab.Up(ctx, lab.Spec{Name: name, Nodes: nodes, DualStack: ipv6, Path: path, Names: outside(hosts)})
 			if err != nil {
@@ -69,6 +72,7 @@ func (a *app) up() *cobra.Command {
 	c.Flags().StringToStringVar(&hosts, "host", nil, "names of the outside world, as NAME=ADDRESS; 172.30.0.2 is the control host")
 	c.Flags().StringVar(&ztunnel, "ztunnel", "", "another node proxy, with its arguments, as in \"/opt/ztunnel proxy ztunnel\"")
 	c.Flags().StringArrayVar(&peer.ZtunnelEnv, "ztunnel-env", nil, "NAME=VALUE for every node proxy, over what the lab sets")
+	c.Flags().StringVar(&redirection, "redirection", "", "how pods' traffic is captured: auto, nftables or iptables")
 	c.Flags().BoolVar(&plain, "plain", false, "without the mesh")
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
 	return c
