@@ -13,6 +13,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
 // ClientConfig says where the control plane is and who is calling.
@@ -29,7 +31,8 @@ type ClientConfig struct {
 	Headers map[string]string
 	// Node introduces the client to the server.
 	Node *corev3.Node
-	// OnDemand asks for nothing at first; names are subscribed by Demand. Otherwise the client subscribes to everything.
+	// OnDemand asks for no addresses at first; names are subscribed by Demand. Policies are always subscribed to as a
+	// whole: a policy nobody asked for would be a policy skipped. Otherwise the client subscribes to everything.
 	OnDemand bool
 	// Dial replaces the TCP connection, for tests and unix sockets. Nil dials Target.
 	Dial func(ctx context.Context) (net.Conn, error)
@@ -126,7 +129,7 @@ func (c *Client) change(d demandChange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	names := c.demanded[d.typeURL]
-	if names == nil || !c.cfg.OnDemand {
+	if names == nil || !c.onDemand(d.typeURL) {
 		return
 	}
 	if d.drop {
@@ -142,6 +145,11 @@ func (c *Client) change(d demandChange) {
 	case c.kick <- struct{}{}:
 	default:
 	}
+}
+
+// onDemand reports whether resources of a type are asked for one by one.
+func (c *Client) onDemand(typeURL string) bool {
+	return c.cfg.OnDemand && typeURL != mesh.TypeAuthorization
 }
 
 // Run connects, and reconnects whenever the stream ends, until ctx is done. It then returns nil.

@@ -214,7 +214,7 @@ func (c *Client) subscribe(rpc grpc.ClientStream, node []byte) error {
 			req.node = nil // the first request of a stream introduces the client
 		}
 		req.known = knownOf(c.known[typeURL])
-		if c.cfg.OnDemand {
+		if c.onDemand(typeURL) {
 			req.subscribe, req.unsubscribe = []string{wildcard}, []string{wildcard}
 			req.subscribe = append(req.subscribe, c.takeDemands(typeURL)...)
 		}
