@@ -1,8 +1,3 @@
-// Package stories proves what a user would want to see, end to end: real daemons on a lab's nodes, real network
-// namespaces, connections opened from inside pods.
-//
-// Each story makes a lab of its own and removes it. Clients and servers are goroutines of the test whose sockets were
-// opened in pods, so that a story can look at every byte. Start reading at world, then journey_test.go.
 package stories
 
 import (
@@ -191,19 +186,20 @@ func (w *world) namespace(name string, labels ...string) {
 	w.apply(fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {%s}}\n", name, strings.Join(labels, ", ")))
 }
 
-// pod starts a pod that does nothing; its service account is its app's name.
-func (w *world) pod(ns, app, name, node string) {
+// pod starts a pod that does nothing; its service account is its app's name. Annotations are written like
+// key: value.
+func (w *world) pod(ns, app, name, node string, annotations ...string) {
 	w.Helper()
 	w.apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: %s, namespace: %s, labels: {app: %s}}
+metadata: {name: %s, namespace: %s, labels: {app: %s}, annotations: {%s}}
 spec:
   nodeName: %s
   serviceAccountName: %s
   terminationGracePeriodSeconds: 1
   containers: [{name: c, command: [sleep, infinity]}]
-`, name, ns, app, node, app))
+`, name, ns, app, strings.Join(annotations, ", "), node, app))
 	w.eventually("pod "+name+" to run", func() error {
 		pods, err := w.Get(w.ctx, "Pod", ns, name)
 		if err == nil && (len(pods) != 1 || pods[0].Text("status", "phase") != "Running") {
@@ -244,10 +240,12 @@ func (w *world) enrol(ns string) {
 	w.protocol(ns, "HBONE")
 }
 
-// protocol waits until all nodes see all running pods of a namespace with a protocol.
+// protocol waits until all nodes see all running pods of a namespace with a protocol, and its services.
 func (w *world) protocol(ns, protocol string) {
 	w.Helper()
 	pods, err := w.Get(w.soon(), "Pod", ns, "")
+	w.must(err)
+	services, err := w.Get(w.soon(), "Service", ns, "")
 	w.must(err)
 	for _, n := range w.Nodes {
 		w.eventually(fmt.Sprintf("%s to see %s by %s", n.Name, ns, protocol), func() error {
@@ -257,12 +255,18 @@ func (w *world) protocol(ns, protocol string) {
 			}
 			seen := 0
 			for _, wl := range d.Workloads {
-				if wl.Namespace == ns && wl.Protocol == protocol {
+				if wl.Namespace == ns && wl.Protocol == protocol && wl.Status == "Healthy" {
 					seen++
 				}
 			}
-			if seen != len(pods) {
-				return fmt.Errorf("%d of %d pods", seen, len(pods))
+			known := 0
+			for _, svc := range d.Services {
+				if svc.Namespace == ns {
+					known++
+				}
+			}
+			if seen != len(pods) || known < len(services) {
+				return fmt.Errorf("%d of %d pods, %d of %d services", seen, len(pods), known, len(services))
 			}
 			return nil
 		})
@@ -276,6 +280,12 @@ type dump struct {
 		AuthorizationPolicies                  []string
 	}
 	Policies     []struct{ Name, Namespace string }
+	Services     []struct {
+		Name, Namespace, Hostname string
+		VIPs                      []string
+		Waypoint                  *struct{ Destination string }
+		Endpoints                 map[string]struct{ Status string }
+	}
 	Certificates []struct {
 		Identity, State string
 		CertChain       []struct{ PEM, SerialNumber, ValidFrom, ExpirationTime string }

@@ -27,6 +27,10 @@ const AnnotationNetns = "lab.ambit.io/netns"
 // nothing is started for it.
 const AnnotationExternal = "lab.ambit.io/external"
 
+// AnnotationPlace asks for a place in the node's pod range, like "7" for 10.244.1.7: stories about addresses that change
+// hands need not wait until the range comes round. A place that is taken, or is none, is not given.
+const AnnotationPlace = "lab.ambit.io/place"
+
 // pod is a pod as its API server sees it. Owned by Run's goroutine; spec, addrs and place are immutable.
 type pod struct {
 	key   resource.Key
@@ -196,7 +200,7 @@ func (s *Supervisor) schedule(p *pod) {
 	if p.spec.HostNetwork {
 		p.addrs = n.host.Addrs
 	} else {
-		if p.place = n.address(); p.place == 0 {
+		if p.place = n.address(p.doc.Annotations()[AnnotationPlace]); p.place == 0 {
 			s.problem(p.key, fmt.Errorf("node %s has no free pod address in %v", name, n.host.PodCIDRs))
 			return
 		}

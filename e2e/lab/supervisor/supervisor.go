@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -263,8 +264,12 @@ func (s *Supervisor) node(name string) *node {
 	return nil
 }
 
-// address takes a free place in the node's pod range; 0 means that there is none.
-func (n *node) address() int {
+// address takes a free place in the node's pod range, the wanted one if it can be had; 0 means that there is none.
+func (n *node) address(wanted string) int {
+	if i, err := strconv.Atoi(wanted); err == nil && i >= 2 && i <= 254 && !n.used[i] {
+		n.used[i] = true
+		return i
+	}
 	for range 253 {
 		i := n.next
 		n.next++
