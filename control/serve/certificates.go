@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -66,6 +67,28 @@ func (c *certificates) problem() error {
 	defer c.mu.Unlock()
 	return c.bad
 }
+
+// await loads the files as soon as they are there: the authority that writes them may be starting at this moment, too. Files
+// that are there and wrong are an error.
+func (c *certificates) await(ctx context.Context) error {
+	for told := false; ; {
+		err := c.load()
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if !told {
+			c.logger.Warn("waiting for the serving certificate; the authority has to write it", "dir", c.dir, "err", err)
+			told = true
+		}
+		select {
+		case <-time.After(awaitPause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+const awaitPause = 50 * time.Millisecond
 
 // load reads the files for the first time.
 func (c *certificates) load() error {

@@ -118,7 +118,10 @@ func (s *Server) Run(ctx context.Context, listening func()) error {
 		return nil
 	}
 	if s.cfg.Listen != "" {
-		if err := s.tls.load(); err != nil {
+		if err := s.tls.await(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			return err
 		}
 		if err := add(s.cfg.Listen, grpc.Creds(credentials.NewTLS(s.tls.config()))); err != nil {
