@@ -279,8 +279,8 @@ type dump struct {
 		UID, Name, Namespace, Protocol, Status string
 		AuthorizationPolicies                  []string
 	}
-	Policies     []struct{ Name, Namespace string }
-	Services     []struct {
+	Policies []struct{ Name, Namespace string }
+	Services []struct {
 		Name, Namespace, Hostname string
 		VIPs                      []string
 		Waypoint                  *struct{ Destination string }
