@@ -41,13 +41,19 @@ func serveText(port, text string) error {
 		fmt.Fprintf(w, "%s %s saw %s\n", text, os.Getenv("WHO"), hostOnly(r.RemoteAddr))
 	})}
 	srv.SetKeepAlivesEnabled(false)
+	drained := make(chan struct{})
 	go func() {
+		defer close(drained)
 		<-ctx.Done()
+		// Connections that were on their way when the pod left its Services still find a listener.
+		lameDuck := time.NewTimer(300 * time.Millisecond)
+		<-lameDuck.C
 		_ = srv.Shutdown(context.Background())
 	}()
 	if err := srv.ListenAndServe(); err != http.ErrServerClosed {
 		return err
 	}
+	<-drained
 	return nil
 }
 

@@ -20,6 +20,9 @@ import (
 
 const usage = `usage: bookinfo (productpage | details | reviews | ratings) [flags]; -h after a service lists its flags`
 
+// lameDuckTime is how long the service goes on as before after it was told to end.
+const lameDuckTime = 500 * time.Millisecond
+
 // drainTime is how long requests under way may take after the service was told to end.
 const drainTime = 5 * time.Second
 
@@ -74,6 +77,9 @@ func serve(ctx context.Context, name, addr string, h http.Handler) error {
 		return fmt.Errorf("serve on %s: %w", addr, err)
 	case <-ctx.Done():
 	}
+	// Callers need a moment to learn that this pod is leaving; until then it serves them.
+	lameDuck := time.NewTimer(lameDuckTime)
+	<-lameDuck.C
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	err := srv.Shutdown(ctx)

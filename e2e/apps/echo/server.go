@@ -32,6 +32,8 @@ type Server struct {
 	Text string
 	// Drain is how long HTTP requests under way may take after the end was asked for; 0 means 5 s.
 	Drain time.Duration
+	// LameDuck is how long HTTP is served as before after the end was asked for.
+	LameDuck time.Duration
 }
 
 // Run serves until ctx ends.
@@ -165,6 +167,8 @@ func (s Server) serveHTTP(ctx context.Context, l net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
+	// Callers need a moment to learn that this pod is leaving; until then it serves them.
+	wait(context.WithoutCancel(ctx), s.LameDuck)
 	drain := s.Drain
 	if drain == 0 {
 		drain = 5 * time.Second

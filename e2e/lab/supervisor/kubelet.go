@@ -49,6 +49,8 @@ type kubelet struct {
 	isHurried  bool
 }
 
+const lingerTime = 50 * time.Millisecond
+
 func (s *Supervisor) newKubelet(p *pod) *kubelet {
 	k := &kubelet{
 		s: s, key: p.key, uid: p.doc.UID(), spec: p.spec, doc: p.doc.Clone(), host: p.node.host, addrs: p.addrs,
@@ -116,6 +118,7 @@ func (k *kubelet) heal() {
 // run is the pod's goroutine.
 func (k *kubelet) run() {
 	defer func() {
+		k.linger()
 		k.cleanup()
 		_ = os.RemoveAll(k.s.path("pods", k.uid))
 		_ = os.RemoveAll(k.logDir())
@@ -153,6 +156,17 @@ func (k *kubelet) run() {
 		case <-k.ending:
 			return
 		}
+	}
+}
+
+// linger lets the last packets of a pod's processes leave before its link goes. A peer that never hears of the end waits
+// for its own timeout.
+func (k *kubelet) linger() {
+	timer := time.NewTimer(lingerTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-k.hurry:
 	}
 }
 

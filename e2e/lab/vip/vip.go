@@ -1,8 +1,8 @@
 // Package vip makes virtual service addresses work on a node, for its pods and its own processes, by rewriting
 // destinations in the node's network namespace.
 //
-// It writes one table per address family over netlink, replaced as a whole in one transaction; established connections
-// keep their endpoint. It knows nothing of pods or readiness. No goroutines. Start reading at Apply.
+// It writes one table per address family over netlink. Rules are replaced in one transaction under hooks that stay, so that
+// no packet meets half of them; established connections keep their endpoint. It knows nothing of pods or readiness. No goroutines. Start reading at Apply.
 package vip
 
 import (
@@ -36,7 +36,9 @@ func Apply(netnsPath string, list []services.Service) error {
 		return fmt.Errorf("service addresses: netfilter in %s: %w", netnsPath, err)
 	}
 	for _, f := range []family{{nftables.TableFamilyIPv4, 16, 4, unix.NFPROTO_IPV4}, {nftables.TableFamilyIPv6, 24, 16, unix.NFPROTO_IPV6}} {
-		f.write(conn, list)
+		if err := f.write(conn, list); err != nil {
+			return fmt.Errorf("service addresses: read chains in %s: %w", netnsPath, err)
+		}
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("service addresses: write rules in %s (needs nf_tables with nat): %w", netnsPath, err)
@@ -54,12 +56,16 @@ type family struct {
 
 func (f family) is(a netip.Addr) bool { return a.Is4() == (f.size == 4) }
 
-func (f family) write(c *nftables.Conn, list []services.Service) {
+func (f family) write(c *nftables.Conn, list []services.Service) error {
 	t := &nftables.Table{Name: tableName, Family: f.table}
-	// Adding first makes deleting safe when there is none yet; all of it is one transaction.
+	before, err := c.ListChainsOfTableFamily(f.table)
+	if err != nil {
+		return err
+	}
+	// The base chains are added again and stay what they are. Were they replaced, a new connection could slip between the
+	// hooks of the old and the new ones, and would be exempt from translation for good.
 	c.AddTable(t)
-	c.DelTable(t)
-	c.AddTable(t)
+	c.FlushTable(t)
 	chain := func(name string) *nftables.Chain { return c.AddChain(&nftables.Chain{Name: name, Table: t}) }
 	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
 		return c.AddChain(&nftables.Chain{Name: name, Table: t, Type: kind, Hooknum: hook, Priority: prio})
@@ -79,17 +85,27 @@ func (f family) write(c *nftables.Conn, list []services.Service) {
 	}
 	post := base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: append(marked(), &expr.Masq{})})
+	wanted := map[string]bool{pick.Name: true, refuse.Name: true}
 	for i, s := range list {
 		for j, p := range s.Ports {
 			for k, vip := range s.VIPs {
 				if !f.is(vip) {
 					continue
 				}
-				b := backend{c: c, t: t, f: f, name: fmt.Sprintf("svc-%d-%d-%d", i, j, k), label: s.Namespace + "/" + s.Name}
+				b := &backend{c: c, t: t, f: f, name: fmt.Sprintf("svc-%d-%d-%d", i, j, k), label: s.Namespace + "/" + s.Name}
 				b.write(pick, refuse, vip, p)
+				for _, name := range b.chains {
+					wanted[name] = true
+				}
 			}
 		}
 	}
+	for _, old := range before {
+		if old.Table.Name == tableName && old.Hooknum == nil && !wanted[old.Name] {
+			c.DelChain(&nftables.Chain{Name: old.Name, Table: t})
+		}
+	}
+	return nil
 }
 
 type backend struct {
@@ -97,9 +113,10 @@ type backend struct {
 	t           *nftables.Table
 	f           family
 	name, label string
+	chains      []string // that were needed
 }
 
-func (b backend) write(pick, refuse *nftables.Chain, vip netip.Addr, p services.Port) {
+func (b *backend) write(pick, refuse *nftables.Chain, vip netip.Addr, p services.Port) {
 	var endpoints []netip.AddrPort
 	for _, e := range p.Endpoints {
 		if b.f.is(e.Addr()) {
@@ -135,22 +152,23 @@ func (b backend) write(pick, refuse *nftables.Chain, vip netip.Addr, p services.
 	}
 }
 
-func (b backend) chain(name string) *nftables.Chain {
+func (b *backend) chain(name string) *nftables.Chain {
+	b.chains = append(b.chains, name)
 	return b.c.AddChain(&nftables.Chain{Name: name, Table: b.t})
 }
 
-func (b backend) rule(chain *nftables.Chain, exprs []expr.Any) {
+func (b *backend) rule(chain *nftables.Chain, exprs []expr.Any) {
 	b.c.AddRule(&nftables.Rule{Table: b.t, Chain: chain, Exprs: exprs, UserData: []byte(b.label)})
 }
 
-func (b backend) address(offset uint32, a netip.Addr) []expr.Any {
+func (b *backend) address(offset uint32, a netip.Addr) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: b.f.size},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a.AsSlice()},
 	}
 }
 
-func (b backend) match(vip netip.Addr, p services.Port) ([]expr.Any, bool) {
+func (b *backend) match(vip netip.Addr, p services.Port) ([]expr.Any, bool) {
 	proto := map[string]byte{"TCP": unix.IPPROTO_TCP, "UDP": unix.IPPROTO_UDP, "SCTP": unix.IPPROTO_SCTP}[p.Protocol]
 	if proto == 0 {
 		return nil, false
