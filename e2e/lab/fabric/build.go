@@ -278,6 +278,9 @@ func (s *space) enslave(name, bridge string) error {
 func (s *space) bridge(name string, addrs []netip.Addr, bits []int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
+	// Left to itself a bridge takes the lowest address among its ports, and changes it with them: everyone's neighbour
+	// entry for the gateway would go stale whenever a pod comes or goes.
+	attrs.HardwareAddr = hardware(addrs[0])
 	snooping := false
 	if err := s.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}); err != nil {
 		return fmt.Errorf("bridge %s in %s: %w", name, s.name, err)
@@ -288,6 +291,12 @@ func (s *space) bridge(name string, addrs []netip.Addr, bits []int) error {
 		}
 	}
 	return s.up(name)
+}
+
+// hardware makes an Ethernet address out of an IPv4 address, as CNI bridges do: locally administered, and known in advance.
+func hardware(a netip.Addr) net.HardwareAddr {
+	b := a.As4()
+	return net.HardwareAddr{0x0a, 0x58, b[0], b[1], b[2], b[3]}
 }
 
 func (s *space) up(name string) error {

@@ -59,6 +59,16 @@ func TestPodsReachEachOther(t *testing.T) {
 		return q
 	}
 	a, b, c := add("node1", 2), add("node1", 3), add("node2", 2)
+	n1, _ := p.Host("node1")
+	if err := netspace.Do(netspace.Path(n1.Netns), func() error {
+		br, err := net.InterfaceByName(podBridge)
+		if err == nil && br.HardwareAddr.String() != hardware(n1.PodGateways[0]).String() {
+			err = fmt.Errorf("the gateway's address changed to %s as pods came", br.HardwareAddr)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
 	ctl, _ := p.Host(ControlHost)
 	for _, dst := range []pod{b, c, {netspace.Path(ctl.Netns), ctl.Addrs}} {
 		for i := range dst.addrs {
