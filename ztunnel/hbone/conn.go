@@ -44,14 +44,15 @@ type conn struct {
 	graceful  bool      // dead, but everything queued still goes out
 
 	// sending, guarded by mu
-	ctl      []byte
-	ctlSpare []byte
-	out      buffer.Queue
-	flushing bool
-	henc     *hpack.Encoder
-	hbuf     bytes.Buffer
-	sendWin  int64
-	blocked  []*Stream // want to send, wait for sendWin or for room in out
+	ctl       []byte
+	ctlSpare  []byte
+	out       buffer.Queue
+	flushing  bool
+	gathering bool // somebody is about to flush
+	henc      *hpack.Encoder
+	hbuf      bytes.Buffer
+	sendWin   int64
+	blocked   []*Stream // want to send, wait for sendWin or for room in out
 
 	// receiving, guarded by mu
 	recvWin int64 // what the peer may still send

@@ -139,7 +139,7 @@ func (s *Stream) WriteBuffer(b *buffer.Buffer) error {
 		}
 		if b.Len() <= room {
 			s.queueLocked(b)
-			c.flushLocked(inlineRounds)
+			c.flushSoonLocked()
 			return nil
 		}
 		// The window is smaller than what we hold: send the part that fits.

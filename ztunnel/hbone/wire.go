@@ -6,10 +6,8 @@ import (
 	"io"
 	"net"
 	"sync"
-	"syscall"
 
 	"github.com/ambit-mesh/ambit/ztunnel/hbone/buffer"
-	"golang.org/x/sys/unix"
 )
 
 // Wire goes between a TCP socket and crypto/tls, which by itself makes a system call for every 16 KiB record in both
@@ -19,9 +17,9 @@ import (
 // It holds a buffer only while bytes are in it.
 type Wire struct {
 	*net.TCPConn
-	raw syscall.RawConn
 
 	// owned by the reader; tls.Conn admits one at a time
+	src  *buffer.Source
 	in   *buffer.Buffer
 	left int // bytes of the current record not handed out yet
 
@@ -77,14 +75,14 @@ func (w *Wire) Read(p []byte) (int, error) {
 
 // fetch waits for the socket and takes what it has.
 func (w *Wire) fetch() error {
-	if w.raw == nil {
+	if w.src == nil {
 		raw, err := w.SyscallConn()
 		if err != nil {
 			return err
 		}
-		w.raw = raw
+		w.src = buffer.NewSource(raw)
 	}
-	b, err := readReady(w.raw)
+	b, err := w.src.Next(buffer.Large)
 	if err != nil {
 		return &net.OpError{Op: "read", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: err}
 	}
@@ -174,33 +172,4 @@ func wireOf(nc net.Conn) *Wire {
 	}
 	w, _ := t.NetConn().(*Wire)
 	return w
-}
-
-// readReady waits without a buffer until the socket has something and returns it; nil at the end of the stream.
-func readReady(raw syscall.RawConn) (b *buffer.Buffer, err error) {
-	var n int
-	lerr := raw.Read(func(fd uintptr) bool {
-		b = buffer.Get(buffer.Large)
-		for {
-			n, err = unix.Read(int(fd), b.Room())
-			if err != unix.EINTR {
-				break
-			}
-		}
-		if err == unix.EAGAIN {
-			b.Free()
-			b = nil
-			return false
-		}
-		return true
-	})
-	if lerr != nil {
-		err = lerr
-	}
-	if err != nil || n == 0 {
-		b.Free()
-		return nil, err
-	}
-	b.Fill(n)
-	return b, nil
 }

@@ -34,6 +34,7 @@ func (d *direction) splice(src, dst *net.TCPConn) error {
 	if err != nil {
 		return d.wrote(err)
 	}
+	in := buffer.NewSource(sr)
 	full := 0
 	for {
 		if full >= bulkAfter {
@@ -46,7 +47,7 @@ func (d *direction) splice(src, dst *net.TCPConn) error {
 				return err
 			}
 		}
-		b, err := readReady(sr, buffer.Medium)
+		b, err := in.Next(buffer.Medium)
 		if err != nil {
 			return d.read(err)
 		}

@@ -27,6 +27,7 @@ func tunnelled(out, in *direction) {
 		return
 	}
 	s := &socketSink{direction: in, stream: stream, raw: raw}
+	s.try = s.attempt
 	s.running.Add(1) // the direction itself; drain ends it
 	stream.Divert(s)
 	out.end(out.pump(raw, stream))
@@ -36,9 +37,10 @@ func tunnelled(out, in *direction) {
 // pump carries a socket's bytes into the tunnel until the socket's end. It waits without holding a buffer.
 func (d *direction) pump(raw syscall.RawConn, stream *hbone.Stream) error {
 	limit := stream.MaxWrite()
+	in := buffer.NewSource(raw)
 	size := min(buffer.Medium, limit)
 	for {
-		b, err := readReady(raw, size)
+		b, err := in.Next(size)
 		if err != nil {
 			return d.read(err)
 		}
@@ -56,41 +58,6 @@ func (d *direction) pump(raw syscall.RawConn, stream *hbone.Stream) error {
 	}
 }
 
-// readReady waits until the socket has something and returns it; nil at the end of the stream.
-func readReady(raw syscall.RawConn, size int) (*buffer.Buffer, error) {
-	var b *buffer.Buffer
-	var n int
-	var failed error
-	err := raw.Read(func(fd uintptr) bool {
-		b = buffer.Get(size)
-		n, failed = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), b.Room()[:size]) })
-		if failed == unix.EAGAIN {
-			b.Free()
-			b = nil
-			return false
-		}
-		return true
-	})
-	if err == nil {
-		err = failed
-	}
-	if err != nil || n == 0 {
-		b.Free()
-		return nil, err
-	}
-	b.Fill(n)
-	return b, nil
-}
-
-func ignoringEINTR(call func() (int, error)) (int, error) {
-	for {
-		n, err := call()
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
-}
-
 // socketSink takes a stream's bytes from the tunnel's reader and writes them to a socket. What the socket refuses is
 // carried by drain, in a goroutine that lives only as long as the application is behind.
 type socketSink struct {
@@ -98,35 +65,47 @@ type socketSink struct {
 	stream  *hbone.Stream
 	raw     syscall.RawConn
 	running sync.WaitGroup
+
+	// owned by TryWrite, which the tunnel's reader alone calls
+	try  func(fd uintptr) bool // s.attempt, bound once
+	p    []byte
+	done int
+	err  error
 }
 
 // TryWrite implements hbone.Sink.
 func (s *socketSink) TryWrite(p []byte) (int, error) {
-	total := 0
-	var failed error
-	err := s.raw.Write(func(fd uintptr) bool {
-		for total < len(p) {
-			n, err := ignoringEINTR(func() (int, error) { return unix.Write(int(fd), p[total:]) })
-			if err != nil {
-				if err != unix.EAGAIN {
-					failed = err
-				}
-				break
-			}
-			total += n
-		}
-		return true // never wait here
-	})
+	s.p, s.done, s.err = p, 0, nil
+	err := s.raw.Write(s.try)
+	s.p = nil
 	if err == nil {
-		err = failed
+		err = s.err
 	}
-	if total > 0 {
-		s.moved(total)
+	if s.done > 0 {
+		s.moved(s.done)
 	}
 	if err != nil {
 		s.job.fail(s.wrote(err))
 	}
-	return total, err
+	return s.done, err
+}
+
+// attempt writes what the socket takes and never waits.
+func (s *socketSink) attempt(fd uintptr) bool {
+	for s.done < len(s.p) {
+		n, err := unix.Write(int(fd), s.p[s.done:])
+		switch err {
+		case nil:
+			s.done += n
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return true
+		default:
+			s.err = err
+			return true
+		}
+	}
+	return true
 }
 
 // Wake implements hbone.Sink.

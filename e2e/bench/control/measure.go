@@ -59,7 +59,7 @@ func measureSize(ctx context.Context, cfg config, res *results, pods int) error 
 	res.add(row{Measure: "memory", Pods: pods, Values: m})
 	for _, n := range cfg.clients {
 		if err := measureCell(ctx, cfg, res, w, p, n); err != nil {
-			return fmt.Errorf("%d proxies: %w", n, err)
+			return fmt.Errorf("%d proxies: %w%s", n, err, p.obituary())
 		}
 		if err := w.tidy(); err != nil {
 			return err

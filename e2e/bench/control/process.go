@@ -91,6 +91,17 @@ func (p *process) stop() {
 	}
 }
 
+// obituary says how the process ended, if it did: usually that is why a measurement failed.
+func (p *process) obituary() string {
+	select {
+	case err := <-p.ended:
+		p.ended <- err
+		return fmt.Sprintf("; ambitd ended: %v\n%s", err, p.log)
+	case <-time.After(time.Second):
+		return "; ambitd still runs, its log ends with\n" + p.log.String()
+	}
+}
+
 func freePort() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

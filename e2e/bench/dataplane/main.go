@@ -65,7 +65,7 @@ func command(ctx context.Context, args []string) error {
 	f.StringVar(&cfg.paths, "paths", "", "only paths whose name contains one of these, separated by |, and the direct ones")
 	f.StringVar(&cfg.json, "json", "", "write the figures to this file as well")
 	f.BoolVar(&cfg.keep, "keep", false, "leave the lab up")
-	f.StringVar(&cfg.dir, "profile", "", "put CPU profiles of our proxies into this folder")
+	f.StringVar(&cfg.dir, "profile", "", "put CPU and heap profiles of our proxies into this folder")
 	f.Parse(args)
 	if f.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", f.Arg(0))

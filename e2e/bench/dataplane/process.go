@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,21 +90,25 @@ func (w *world) memory(ctx context.Context, p *path) ([]float64, error) {
 // profile takes CPU profiles of a path's proxies over the coming sample, if they are ours and profiles are wanted. The
 // returned function waits for them. Being watched costs a little: do not quote figures of such a run.
 func (w *world) profile(ctx context.Context, p *path, cell string) (wait func()) {
+	return w.fetch(ctx, p, cell, fmt.Sprintf("profile?seconds=%d", max(1, int(w.cfg.sample.Seconds()))))
+}
+
+// fetch begins to take a profile of each of a path's proxies.
+func (w *world) fetch(ctx context.Context, p *path, name, profile string) (wait func()) {
 	if w.cfg.dir == "" || !strings.HasPrefix(p.Name, "ours") {
 		return func() {}
 	}
 	var taking sync.WaitGroup
-	for _, name := range p.Proxies {
-		_, node, _ := strings.Cut(name, "@")
+	for _, proxy := range p.Proxies {
+		_, node, _ := strings.Cut(proxy, "@")
 		taking.Go(func() {
-			url := fmt.Sprintf("http://127.0.0.1:15000/debug/pprof/profile?seconds=%d", max(1, int(w.cfg.sample.Seconds())))
-			data, err := w.admin(ctx, node, url)
+			data, err := w.admin(ctx, node, "http://127.0.0.1:15000/debug/pprof/"+profile)
 			if err == nil {
-				file := fmt.Sprintf("%s/%s-%s-%s.pprof", w.cfg.dir, cell, strings.NewReplacer(" ", "-", ",", "").Replace(p.Name), node)
-				err = os.WriteFile(file, data, 0o644)
+				file := fmt.Sprintf("%s-%s-%s.pprof", name, strings.NewReplacer(" ", "-", ",", "").Replace(p.Name), node)
+				err = os.WriteFile(filepath.Join(w.cfg.dir, file), data, 0o644)
 			}
 			if err != nil {
-				step("profile of %s: %v", name, err)
+				step("profile of %s: %v", proxy, err)
 			}
 		})
 	}
