@@ -59,8 +59,12 @@ func Refusals(ctx context.Context, l *lab.Lab) ([]Refusal, error) {
 	return out.Entries, nil
 }
 
-// settle is how long the control plane may take to read what was just applied.
-const settle = 250 * time.Millisecond
+// settle is how long the control plane may take to read what was just applied, and unsettled how long it is waited for
+// when it is seen to be behind, on a machine that is busy.
+const (
+	settle    = 250 * time.Millisecond
+	unsettled = 5 * time.Second
+)
 
 // Objections waits a moment for the control plane to read what was applied and returns what it has against it.
 func Objections(ctx context.Context, l *lab.Lab, applied []wire.Result) ([]Refusal, error) {
@@ -68,7 +72,7 @@ func Objections(ctx context.Context, l *lab.Lab, applied []wire.Result) ([]Refus
 	for _, r := range applied {
 		mine[wire.Ref{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}] = r.Error == ""
 	}
-	deadline := time.Now().Add(settle)
+	began := time.Now()
 	for {
 		all, err := Refusals(ctx, l)
 		if err != nil {
@@ -80,8 +84,14 @@ func Objections(ctx context.Context, l *lab.Lab, applied []wire.Result) ([]Refus
 				list = append(list, r)
 			}
 		}
-		if len(list) > 0 || time.Now().After(deadline) {
-			return list, nil
+		// Earlier than that, it may be an objection to the version before.
+		if waited := time.Since(began); waited > settle {
+			if len(list) > 0 {
+				return list, nil
+			}
+			if late, err := behind(ctx, l); late == "" || err != nil || waited > unsettled {
+				return nil, err
+			}
 		}
 		timer := time.NewTimer(settle / 5)
 		select {

@@ -58,6 +58,14 @@ type report struct {
 
 // unsynced names one thing that is not in force yet.
 func unsynced(ctx context.Context, l *lab.Lab) (string, error) {
+	if waiting, err := behind(ctx, l); waiting != "" || err != nil {
+		return waiting, err
+	}
+	return unacknowledged(ctx, l)
+}
+
+// behind names a policy that the control plane has not read as it is now.
+func behind(ctx context.Context, l *lab.Lab) (string, error) {
 	var read struct {
 		Entries []Refusal `json:"entries"`
 		Objects []report  `json:"objects"`
@@ -65,7 +73,7 @@ func unsynced(ctx context.Context, l *lab.Lab) (string, error) {
 	if err := ask(ctx, l, "/debug/refusals", &read); err != nil {
 		return "", err
 	}
-	seen := map[string]int{}
+	seen, doubted := map[string]int{}, false
 	for _, o := range read.Objects {
 		if o.Kind == "AuthorizationPolicy" {
 			seen[o.Namespace+"/"+o.Name] = o.ObservedGeneration
@@ -76,6 +84,7 @@ func unsynced(ctx context.Context, l *lab.Lab) (string, error) {
 		if r.Kind == "AuthorizationPolicy" && r.Refused() {
 			seen[r.Namespace+"/"+r.Name] = -1
 		}
+		doubted = doubted || r.Kind == "PeerAuthentication" && r.Refused()
 	}
 	policies, err := l.Get(ctx, "AuthorizationPolicy", "", "")
 	if err != nil {
@@ -91,11 +100,14 @@ func unsynced(ctx context.Context, l *lab.Lab) (string, error) {
 	for key := range seen {
 		return "the control plane has not noticed that authorizationpolicy " + key + " is gone", nil
 	}
-	return unacknowledged(ctx, l)
+	if doubted {
+		return "", nil
+	}
+	return unread(ctx, l)
 }
 
-// unacknowledged compares what depends on PeerAuthentications, of which there are no reports, and what proxies confirmed.
-func unacknowledged(ctx context.Context, l *lab.Lab) (string, error) {
+// unread looks for PeerAuthentications by what is served for them, since there are no reports of them.
+func unread(ctx context.Context, l *lab.Lab) (string, error) {
 	var served struct {
 		Policies []struct{ Name string } `json:"policies"`
 	}
@@ -109,6 +121,11 @@ func unacknowledged(ctx context.Context, l *lab.Lab) (string, error) {
 	if (len(peers) > 0) != (len(served.Policies) > 0) {
 		return "the control plane has not read the peerauthentications", nil
 	}
+	return "", nil
+}
+
+// unacknowledged names a proxy that has not confirmed what it was sent.
+func unacknowledged(ctx context.Context, l *lab.Lab) (string, error) {
 	var clients []struct {
 		NodeID string `json:"nodeId"`
 		Types  []struct{ SentVersion, AckedVersion, NACK string }
