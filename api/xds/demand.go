@@ -1,5 +1,7 @@
 package xds
 
+import "slices"
+
 // demand is what an on-demand stream subscribed to, and what followed from it.
 //
 // A client asks for a name it needs and gets that resource, the endpoints if it is a service, and all workloads of its own
@@ -29,6 +31,12 @@ func (d *demand) answer(c *Collection, names []string) *batch {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	b := &batch{version: c.version}
+	d.answerInto(b, c, names)
+	return b
+}
+
+// answerInto is answer for a caller that holds mu for reading.
+func (d *demand) answerInto(b *batch, c *Collection, names []string) {
 	var found []*entry
 	given := make(map[*entry]struct{}, len(names))
 	for _, name := range names {
@@ -53,7 +61,6 @@ func (d *demand) answer(c *Collection, names []string) *batch {
 	if d.node != "" {
 		d.giveMissing(b, c.byNode[d.node])
 	}
-	return b
 }
 
 // resume answers a reconnecting client: what it says it has is asked for again and sent only where it differs.
@@ -62,7 +69,9 @@ func (d *demand) resume(c *Collection, names []string, known known) *batch {
 	for name, version := range known.each {
 		have[string(name)] = string(version)
 	}
+	fresh := slices.DeleteFunc(names, func(name string) bool { _, ok := have[name]; return ok })
 	c.mu.RLock()
+	defer c.mu.RUnlock() // for all of it: no name may be both given and removed
 	b := &batch{version: c.version}
 	for name, version := range have {
 		d.asked[canonicalAlias(name)] = struct{}{}
@@ -83,18 +92,7 @@ func (d *demand) resume(c *Collection, names []string, known known) *batch {
 			d.follow(c, b, e)
 		}
 	}
-	c.mu.RUnlock()
-
-	fresh := names[:0:0]
-	for _, name := range names {
-		if _, ok := have[name]; !ok {
-			fresh = append(fresh, name)
-		}
-	}
-	more := d.answer(c, fresh)
-	b.resources = append(b.resources, more.resources...)
-	b.removed = append(b.removed, more.removed...)
-	b.bytes += more.bytes
+	d.answerInto(b, c, fresh)
 	return b
 }
 

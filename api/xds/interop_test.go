@@ -3,6 +3,8 @@ package xds
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"testing"
@@ -255,4 +257,71 @@ func TestOurClientTalksToAForeignServer(t *testing.T) {
 	if v := again.GetInitialResourceVersions(); len(v) != 2 || v["a"] != "1" || v["b"] != "2" {
 		t.Fatalf("resumed with %v", v)
 	}
+}
+
+// TestResumeDuringChanges resumes a large collection while it is churned: no name may be given and removed at once, and what the
+// client ends up with is what there is.
+func TestResumeDuringChanges(t *testing.T) {
+	c, versions := filled(3 * resumeStep)
+	stop, done := make(chan struct{}), make(chan struct{})
+	names := slices.Sorted(maps.Keys(versions))
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			one, two := names[i*7%len(names)], names[i*13%len(names)]
+			c.Apply([]*Resource{{Name: one, Version: fmt.Sprint(i)}}, []string{two})
+		}
+	}()
+	for range 20 {
+		state := maps.Clone(versions)
+		b, cursor, err := c.resume(knownOf(versions))
+		if err != nil {
+			t.Fatal(err)
+		}
+		take := func(b *batch) {
+			given := upserted(t, b)
+			for _, name := range b.removed {
+				if _, twice := slices.BinarySearch(given, name); twice {
+					t.Fatalf("%s is given and removed", name)
+				}
+				delete(state, name)
+			}
+			for _, name := range given {
+				state[name] = ""
+			}
+		}
+		take(b)
+		c.mu.RLock()
+		seq := c.seq
+		live := make(map[string]bool)
+		for name, e := range c.entries {
+			if e.item != nil {
+				live[name] = true
+			}
+		}
+		c.after(cursor, func(e *entry) bool {
+			if e.seq <= seq && e.item == nil {
+				delete(state, e.name)
+			} else if e.item != nil {
+				state[e.name] = ""
+			}
+			return true
+		})
+		c.mu.RUnlock()
+		for name := range state {
+			if !live[name] {
+				t.Fatalf("%s stayed though it is gone", name)
+			}
+		}
+		if len(state) != len(live) {
+			t.Fatalf("%d names, want %d", len(state), len(live))
+		}
+	}
+	close(stop)
+	<-done
 }

@@ -179,7 +179,9 @@ func TestLogAgreesWithMap(t *testing.T) {
 			for c.pending(v.reader.cursor.Load()) {
 				b, cursor, err := c.changes(v.reader.cursor.Load())
 				if err != nil { // what a reconnecting client does
-					b, cursor = c.resume(knownOf(v.state))
+					if b, cursor, err = c.resume(knownOf(v.state)); err != nil {
+						rt.Fatal(err)
+					}
 				}
 				v.reader.cursor.Store(cursor)
 				take(v, b)

@@ -79,13 +79,22 @@ func (c *Collection) changes(cursor uint64) (*batch, uint64, error) {
 	return b, p.to, nil
 }
 
-// resume collects what differs from what a reconnecting subscriber to everything says it has.
-func (c *Collection) resume(have known) (*batch, uint64) {
+// resumeStep is how many names are looked up before producers get a turn.
+const resumeStep = 2048
+
+// resume collects what differs from what a reconnecting subscriber to everything says it has. Changes may come in between
+// steps; the walk at the end sees them, because it starts from what the first step knew.
+func (c *Collection) resume(have known) (*batch, uint64, error) {
 	c.mu.RLock()
-	defer c.mu.RUnlock()
-	b := &batch{version: c.version}
-	same := make([]uint64, 0, min(have.n, len(c.entries)))
+	start := c.seq
+	same := make([]uint64, 0, min(have.n, c.live))
+	b := &batch{}
+	n := 0
 	for name, version := range have.each {
+		if n++; n%resumeStep == 0 {
+			c.mu.RUnlock()
+			c.mu.RLock()
+		}
 		e := c.entries[string(name)]
 		switch {
 		case e == nil || e.item == nil:
@@ -94,17 +103,30 @@ func (c *Collection) resume(have known) (*batch, uint64) {
 			same = append(same, e.seq)
 		}
 	}
+	c.mu.RUnlock()
 	slices.Sort(same)
+
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if start < c.horizon {
+		return nil, 0, errBehind // removals since the first step are forgotten already
+	}
+	// Clients may handle removals last, so a name that came back meanwhile must not be among them.
+	b.removed = slices.DeleteFunc(b.removed, func(name string) bool { e := c.entries[name]; return e != nil && e.item != nil })
+	b.version = c.version
 	cursor := c.after(0, func(e *entry) bool { // in the order of seq as well
 		for len(same) > 0 && same[0] < e.seq {
 			same = same[1:]
 		}
-		if e.item != nil && (len(same) == 0 || same[0] != e.seq) {
+		switch {
+		case e.item == nil && e.seq > start:
+			b.remove(e.name)
+		case e.item != nil && (len(same) == 0 || same[0] != e.seq):
 			b.add(e.item)
 		}
 		return true
 	})
-	return b, cursor
+	return b, cursor, nil
 }
 
 // Snapshot lists the resources in order of name, for people who look. Bodies are shared with what is sent: read them only.

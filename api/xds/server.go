@@ -64,7 +64,8 @@ const (
 	maxRequest      = 64 << 20
 	maxPeerStreams  = 100
 	concurrentFirst = 4
-	patienceFirst   = time.Second
+	patienceFirst   = 15 * time.Second
+	holdFirst       = 3 * time.Second
 	ageGrace        = 10 * time.Second
 )
 
@@ -185,7 +186,7 @@ func (s *Server) admit(ctx context.Context) (done func()) {
 		return func() {}
 	}
 	release := sync.OnceFunc(func() { <-s.slots })
-	timer := time.AfterFunc(patienceFirst, release)
+	timer := time.AfterFunc(holdFirst, release)
 	return func() {
 		timer.Stop()
 		release()

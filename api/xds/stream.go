@@ -192,7 +192,10 @@ func (st *stream) open(req *request) error {
 	st.mu.Lock()
 	st.watches = append(st.watches, w)
 	st.mu.Unlock()
-	b := w.open(req, st.node)
+	b, err := w.open(req, st.node)
+	if err != nil {
+		return status.Error(codes.Aborted, err.Error())
+	}
 	if err := st.bounded(w); err != nil {
 		return err
 	}

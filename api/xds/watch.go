@@ -26,26 +26,26 @@ type sentResponse struct {
 }
 
 // open handles the first request of a type. The caller sends the answer even when it is empty: clients wait for it.
-func (w *watch) open(req *request, node string) *batch {
+func (w *watch) open(req *request, node string) (*batch, error) {
 	everything := len(req.subscribe) == 0 || slices.Contains(req.subscribe, wildcard)
 	// Subscribing to and unsubscribing from everything in one request is how a client says "on demand".
 	if slices.Contains(req.unsubscribe, wildcard) {
 		everything = false
 	}
 	if w.collection == nil {
-		return &batch{removed: namesOnly(req.subscribe)}
+		return &batch{removed: namesOnly(req.subscribe)}, nil
 	}
 	if everything {
 		if req.known.n == 0 {
-			return w.everything()
+			return w.everything(), nil
 		}
-		b, cursor := w.collection.resume(req.known)
+		b, cursor, err := w.collection.resume(req.known)
 		w.reader.cursor.Store(cursor)
-		return b
+		return b, err
 	}
 	w.demand = newDemand(node)
 	w.reader.cursor.Store(w.collection.now()) // before resolving, so that what happens meanwhile is pushed
-	return w.demand.resume(w.collection, subscribed(req), req.known)
+	return w.demand.resume(w.collection, subscribed(req), req.known), nil
 }
 
 // update handles a later request and says whether it is owed an answer.
