@@ -16,7 +16,7 @@ func Client(nc net.Conn, cfg Config) *ClientConn { return &ClientConn{newConn(nc
 // Run serves the connection until it ends, and returns why. It returns nil after Close, after a drain, and when ctx
 // ends, which resets all streams.
 func (cc *ClientConn) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { cc.c.end(nil) })
+	stop := context.AfterFunc(ctx, func() { cc.c.end(ErrClosed) })
 	defer stop()
 	return cc.c.run()
 }
@@ -150,7 +150,7 @@ func (cc *ClientConn) Drain() {
 }
 
 // Close ends the connection and all its streams at once.
-func (cc *ClientConn) Close() { cc.c.end(nil) }
+func (cc *ClientConn) Close() { cc.c.end(ErrClosed) }
 
 // Done is closed when Run has returned.
 func (cc *ClientConn) Done() <-chan struct{} { return cc.c.done }

@@ -139,41 +139,54 @@ func (c *conn) run() error {
 	}
 	c.mu.Unlock()
 	// The last words (a GOAWAY, or the tail of the last streams) get a moment, a stuck peer does not get more.
-	linger := time.Second
+	linger := hardLinger
 	if graceful {
-		linger = 5 * time.Second
+		linger = flushLinger
 	}
 	c.nc.SetWriteDeadline(time.Now().Add(linger))
 	c.wakeWriter()
 	writer.Wait()
-	c.hangUp()
+	c.hangUp(graceful)
 	c.mu.Lock()
 	c.out.Discard()
 	c.mu.Unlock()
 	close(c.done)
-	if graceful {
+	if graceful || errors.Is(err, ErrClosed) {
 		return nil
 	}
 	return err
 }
 
-// hangUp closes the connection such that a peer still sending gets to read our last words: closing a TCP socket with
-// unread bytes resets it and takes the GOAWAY along.
-func (c *conn) hangUp() {
+// How long an ending connection waits: for its last frames to leave, and for the peer to have read them.
+const (
+	flushLinger   = 5 * time.Second
+	hardLinger    = 250 * time.Millisecond
+	goodbyeLinger = 2 * time.Second
+)
+
+// hangUp closes the connection after the peer has, or has had time to: a TCP socket that is closed while bytes arrive, be
+// it only a WINDOW_UPDATE, is reset, and the tail of what we sent is lost with it.
+func (c *conn) hangUp(graceful bool) {
 	defer c.nc.Close()
-	half, ok := c.nc.(interface{ CloseWrite() error })
+	wait := goodbyeLinger
 	var v *ProtocolViolation
-	if !ok || !errors.As(c.dead, &v) || half.CloseWrite() != nil {
+	switch {
+	case graceful:
+	case errors.As(c.dead, &v):
+		wait = hardLinger // it has its GOAWAY to read
+	default:
 		return
 	}
-	c.nc.SetReadDeadline(time.Now().Add(lastWords))
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(wait))
 	io.CopyN(io.Discard, c.nc, 1<<20)
 }
 
-// lastWords is how long hangUp waits.
-const lastWords = 250 * time.Millisecond
-
-// end makes the connection end with err; nil means in good order. Safe from any goroutine.
+// end makes the connection end with err: nil means in good order, with everything queued still sent, ErrClosed at once on
+// our own wish. Safe from any goroutine.
 func (c *conn) end(err error) {
 	c.mu.Lock()
 	c.endLocked(err)

@@ -34,7 +34,7 @@ func Serve(ctx context.Context, nc net.Conn, cfg Config, h Handler) error {
 func (sc *ServerConn) Run(ctx context.Context, h Handler) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { sc.c.end(nil) })
+	stop := context.AfterFunc(ctx, func() { sc.c.end(ErrClosed) })
 	defer stop()
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
@@ -108,7 +108,7 @@ func (sc *ServerConn) InUse() int {
 }
 
 // Close ends the connection and all its streams at once.
-func (sc *ServerConn) Close() { sc.c.end(nil) }
+func (sc *ServerConn) Close() { sc.c.end(ErrClosed) }
 
 // onRequestHeaders takes a complete field section from the client.
 func (c *conn) onRequestHeaders(id uint32, hb *headerBlock, end bool) error {

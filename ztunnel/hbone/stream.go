@@ -153,6 +153,16 @@ func (s *Stream) WriteBuffer(b *buffer.Buffer) error {
 	return nil
 }
 
+// Ready waits until the peer's windows and our queue admit bytes. A caller that asks before it reads from its source need
+// not hold what it cannot send.
+func (s *Stream) Ready() error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	_, err := s.waitSendLocked()
+	s.c.unblockLocked() // the turn is not used yet
+	return err
+}
+
 // MaxWrite is the largest payload that fits one frame to this peer.
 func (s *Stream) MaxWrite() int {
 	s.c.mu.Lock()

@@ -40,6 +40,9 @@ func (d *direction) pump(raw syscall.RawConn, stream *hbone.Stream) error {
 	in := buffer.NewSource(raw)
 	size := min(buffer.Medium, limit)
 	for {
+		if err := stream.Ready(); err != nil {
+			return d.wrote(err)
+		}
 		b, err := in.Next(size)
 		if err != nil {
 			return d.read(err)
