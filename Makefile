@@ -35,11 +35,11 @@ stories: build ## end-to-end stories in network namespaces (root)
 race: ## the concurrent packages under the race detector
 	go test -race ./api/... ./ca/... ./control/... ./ztunnel/... ./cni/...
 
-bench: build ## data plane side by side: direct, ours, naive, and PEER_ZTUNNEL=path (root)
-	$(BIN)/dataplane $(BENCH_ARGS)
+bench: build ## data plane side by side: direct, ours, naive, and PEER_ZTUNNEL=path (root; BENCH_ARGS=-quick)
+	go run ./e2e/bench/dataplane $(BENCH_ARGS)
 
 bench-control: build ## control plane with simulated nodes
-	$(BIN)/controlplane $(BENCH_ARGS)
+	go run ./e2e/bench/control $(BENCH_ARGS)
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@tools/fuzz.sh $(or $(FUZZTIME),10s)
