@@ -202,7 +202,7 @@ func (pd *pod) deliver(ctx context.Context, info telemetry.ConnInfo, d route.Inb
 // authorize asks the policies as they are now.
 func (pd *pod) authorize(info telemetry.ConnInfo, check authz.Connection) error {
 	s := pd.proxy.State.Current()
-	w := s.Workload(pd.workloadUID())
+	w := pd.described(s)
 	if w == nil {
 		w = info.Destination
 	}

@@ -72,7 +72,7 @@ func protocol(d route.Decision) string {
 // reach decides where a connection goes and opens the way there. Whatever happens, info describes the last try.
 func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.Decision, telemetry.ConnInfo, error) {
 	info := telemetry.ConnInfo{Direction: telemetry.Outbound, Src: src, Dst: dst}
-	if err := pd.synced(ctx); err != nil {
+	if err := pd.synced(ctx, telemetry.UnknownSource, "nothing is known about any destination"); err != nil {
 		info.Source = pd.self(pd.proxy.State.Current(), src.Addr())
 		return nil, route.Decision{}, info, err
 	}
@@ -111,8 +111,8 @@ func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.
 }
 
 // synced waits for the first complete answer of the control plane: before it everything would look unknown, and what is
-// unknown goes out in plaintext.
-func (pd *pod) synced(ctx context.Context) error {
+// unknown goes out in plaintext and is kept out by no policy.
+func (pd *pod) synced(ctx context.Context, reason telemetry.Reason, so string) error {
 	select {
 	case <-pd.proxy.Synced:
 		return nil
@@ -126,7 +126,7 @@ func (pd *pod) synced(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-t.C:
-		return telemetry.Fail(telemetry.UnknownSource, "no answer from the control plane yet, so nothing is known about any destination", nil)
+		return telemetry.Fail(reason, "no answer from the control plane yet, so "+so, nil)
 	}
 }
 

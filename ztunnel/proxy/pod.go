@@ -169,7 +169,7 @@ func (pd *pod) accept(l net.Listener, wg *sync.WaitGroup, handle func(context.Co
 // self is the pod as the control plane describes it. Right after it started the control plane may not have heard of it;
 // what the agent told us together with the namespace is enough to be a client, so outbound connections do not wait.
 func (pd *pod) self(s *state.Snapshot, addr netip.Addr) *state.Workload {
-	if w := s.Workload(pd.workloadUID()); w != nil {
+	if w := pd.described(s); w != nil {
 		return w
 	}
 	return &state.Workload{
@@ -180,9 +180,24 @@ func (pd *pod) self(s *state.Snapshot, addr netip.Addr) *state.Workload {
 	}
 }
 
+// described is what the control plane says of the pod, nil while it says nothing. A pod of the same name but with another
+// service account is another pod, one that is gone: what is said of it, its policies included, does not apply.
+// istio/ztunnel src/state.rs WorkloadInfo::matches.
+func (pd *pod) described(s *state.Snapshot) *state.Workload {
+	w := s.Workload(pd.workloadUID())
+	if w == nil || w.ServiceAccount != pd.info.ServiceAccount {
+		return nil
+	}
+	return w
+}
+
 // destination is the pod as policies see it. Unlike a client, a server whose policies are not known must not be reached:
-// it waits for the control plane, and fails closed.
+// it waits for the control plane, and fails closed. Workloads and policies come in separate answers, so that the pod is
+// described does not mean that its policies are.
 func (pd *pod) destination(ctx context.Context, own netip.Addr) (*state.Snapshot, *state.Workload, error) {
+	if err := pd.synced(ctx, telemetry.UnknownDestination, "the policies of pod "+pd.info.String()+" are unknown"); err != nil {
+		return nil, nil, err
+	}
 	if err := pd.demand(ctx, own, false); err != nil {
 		return nil, nil, err
 	}
@@ -190,7 +205,7 @@ func (pd *pod) destination(ctx context.Context, own netip.Addr) (*state.Snapshot
 	defer cancel()
 	for {
 		s := pd.proxy.State.Current()
-		if w := s.Workload(pd.workloadUID()); w != nil {
+		if w := pd.described(s); w != nil {
 			return s, w, nil
 		}
 		select {

@@ -99,7 +99,7 @@ func (r *registry) list() []*connection {
 // recheck asks policy again about every open inbound connection and ends those that are no longer allowed.
 // istio/ztunnel src/proxy/connection_manager.rs PolicyWatcher.
 func (pd *pod) recheck(s *state.Snapshot) {
-	dst := s.Workload(pd.workloadUID())
+	dst := pd.described(s)
 	if dst == nil {
 		// The control plane forgot the pod while it runs: its policies are as they were.
 		return

@@ -69,6 +69,14 @@ func (c *catestManager) Hold(identity.ID) func() { return func() {} }
 
 func start(t *testing.T, st *state.State, change func(*Config)) *world {
 	t.Helper()
+	synced := make(chan struct{})
+	close(synced)
+	return startSynced(t, st, change, synced)
+}
+
+// startSynced starts a world whose control plane has answered once synced is closed.
+func startSynced(t *testing.T, st *state.State, change func(*Config), synced <-chan struct{}) *world {
+	t.Helper()
 	ns, err := netns.Make()
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EPERM) {
 		t.Skip("needs CAP_SYS_ADMIN to make a network namespace")
@@ -91,8 +99,6 @@ func start(t *testing.T, st *state.State, change func(*Config)) *world {
 	if change != nil {
 		change(&cfg)
 	}
-	synced := make(chan struct{})
-	close(synced)
 	w.proxy = New(cfg, Deps{
 		State: st, Certificates: &catestManager{ca: w.ca, m: map[identity.ID]*certs.SVID{}}, Synced: synced,
 		Recorder: telemetry.New(telemetry.Options{Logs: telemetry.NewLogs(w, false, levels)}), Logger: slog.New(slog.DiscardHandler),
