@@ -42,7 +42,9 @@ func (s *Stream) Take() (*buffer.Buffer, error) {
 }
 
 func (s *Stream) wakeSinkLocked() {
-	if s.sink != nil && !s.behind {
+	// While the reader is in TryWrite it does this itself afterwards: whoever learns of the end by Take may rely on
+	// TryWrite never being called again.
+	if s.sink != nil && !s.behind && !s.inSink {
 		s.behind = true
 		s.sink.Wake()
 	}
@@ -62,20 +64,23 @@ func (s *Stream) deliver(p []byte) {
 	}
 	if s.sink != nil && !s.behind {
 		sink := s.sink
+		s.inSink = true
 		c.mu.Unlock()
 		n, err := sink.TryWrite(p)
 		c.mu.Lock()
+		s.inSink = false
 		if err != nil {
 			n = len(p)
 		}
 		c.consumedLocked(n)
 		s.consumedLocked(n)
-		if n == len(p) {
+		p = p[n:]
+		if s.err != nil {
+			c.consumedLocked(len(p))
+			s.wakeSinkLocked()
 			return
 		}
-		p = p[n:]
-		if s.err != nil || s.closed {
-			c.consumedLocked(len(p))
+		if len(p) == 0 {
 			return
 		}
 	}

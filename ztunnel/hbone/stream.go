@@ -47,6 +47,7 @@ type Stream struct {
 	err       error // reset, or the connection's end
 	closed    bool  // Close was called: nobody reads any more
 	sink      Sink  // takes bytes directly, if set
+	inSink    bool  // the reader is in sink.TryWrite
 	behind    bool  // the sink was woken and empties recvq; until it has, bytes are queued
 
 	// a request that is not a tunnel, guarded by c.mu
