@@ -7,7 +7,7 @@
 // The package knows names, versions, aliases and bytes. It does not know what is inside a resource, who may read it, or
 // how the bytes are protected on the way: authentication and TLS belong to the caller.
 //
-// A stream is served on the goroutine gRPC gives it plus one that reads requests; a Client works on its caller's goroutine plus
-// two per connection, which Run waits for. Constructors start nothing. Start reading at collection.go, then stream.go; for the other end
-// at client.go.
+// A stream is served on the goroutine gRPC gives it plus one that reads requests, which Server.Wait waits for; a Client
+// works on its caller's goroutine plus one a connection, which Run waits for. Constructors start nothing. Start reading
+// at collection.go, then stream.go; for the other end at client.go.
 package xds
