@@ -246,6 +246,10 @@ func (in *Incoming) answer(status int, end bool, fields []Header) error {
 		s.localEnd = true
 		s.leaveIfDoneLocked()
 	}
+	if err := c.controlLocked(); err != nil {
+		c.endLocked(err)
+		return err
+	}
 	c.flushLocked(inlineRounds)
 	return nil
 }

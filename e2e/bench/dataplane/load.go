@@ -328,7 +328,7 @@ func (w *world) idle(ctx context.Context, p *path) ([]float64, error) {
 	if err := pause(ctx, 2*time.Second); err != nil {
 		return nil, err
 	}
-	w.fetch(ctx, p, "idle", "heap?debug=1")()
+	w.fetch(ctx, p, "idle", "heap?gc=1&debug=1")()
 	after, err := w.memory(ctx, p)
 	for i := range after {
 		after[i] = (after[i] - before[i]) / float64(w.cfg.idle)
