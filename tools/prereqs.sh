@@ -11,6 +11,7 @@ need openssl openssl
 need iptables-restore iptables
 need nft nftables
 need ip iproute2
+need curl curl
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
   echo "please install:$missing" >&2
