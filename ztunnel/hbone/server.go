@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // Handler answers one request. It runs in its own goroutine, and the stream it accepted is closed when it returns.
@@ -87,6 +88,15 @@ func (sc *ServerConn) Drain() {
 	c.ctl = appendPing(c.ctl, 0, drainPing)
 	c.armDrainTimerLocked()
 	c.wakeWriter()
+}
+
+// armDrainTimerLocked sends the second GOAWAY even to a peer that ignores our PING.
+func (c *conn) armDrainTimerLocked() {
+	c.drainTimer = time.AfterFunc(c.cfg.DrainGrace, func() {
+		c.mu.Lock()
+		c.secondGoAwayLocked()
+		c.mu.Unlock()
+	})
 }
 
 func (c *conn) secondGoAwayLocked() {
