@@ -11,5 +11,6 @@
 //
 // Locking: each connection has one mutex over its streams, windows and send queues. It is never held across I/O.
 //
-// Start reading at conn.go, then parser.go, conn_recv.go and conn_send.go; client.go, server.go and pool.go are the surface.
+// Start reading at conn.go, then parser.go, conn_recv.go and conn_send.go; client.go, server.go and pool.go are the
+// surface.
 package hbone

@@ -327,4 +327,3 @@ func (p *parser) endBlock() error {
 	}
 	return p.c.onRequestHeaders(p.blockID, &hb, p.blockEnd)
 }
-

@@ -108,15 +108,21 @@ func (p *Pool) Run(ctx context.Context) error {
 // answer are *StatusError; a connection that turns out to be draining is replaced once.
 func (p *Pool) Open(ctx context.Context, key Key, authority string, fields []Header) (*Stream, error) {
 	var failed *ClientConn
-	for attempt := 0; ; attempt++ {
+	for replaced := false; ; {
 		cc, err := p.conn(ctx, key, failed)
 		if err != nil {
 			return nil, err
 		}
 		s, err := cc.Open(ctx, authority, fields)
-		retry := errors.Is(err, ErrDraining) || errors.Is(err, ErrFull)
-		// A connection filled up by others between our look and our Open is no fault of its own.
-		if !retry || attempt >= 1 && !errors.Is(err, ErrFull) || attempt >= 8 || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			return s, err
+		case errors.Is(err, ErrFull):
+			// Others were quicker. That is no fault of the connection's, and the number of connections bounds how
+			// often it can happen.
+		case errors.Is(err, ErrDraining) && !replaced:
+			replaced = true
+		default:
 			return s, err
 		}
 		failed = cc

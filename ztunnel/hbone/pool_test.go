@@ -114,6 +114,19 @@ func TestPoolGrowsWhenFull(t *testing.T) {
 	})
 }
 
+// TestPoolTakesABurst opens more streams at once than eight connections carry.
+func TestPoolTakesABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, PoolConfig{}, hold)
+		var all sync.WaitGroup
+		for range 1000 {
+			all.Go(func() { w.open(key("a")) })
+		}
+		all.Wait()
+		w.expect(10, 10)
+	})
+}
+
 func TestPoolHeedsPeersLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, PoolConfig{}, hold)
