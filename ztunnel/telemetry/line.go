@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -97,14 +99,28 @@ func (n *line) key(k string) {
 	n.buf = append(n.buf, '=')
 }
 
-// bare writes a value that never needs quotes in text, such as an address.
+// bare writes a value without quotes in text if it looks like an address. What a peer asked for may look like anything,
+// and could go on with fields of its own.
 func (n *line) bare(k, v string) {
-	if n.json {
+	if n.json || !addressLike(v) {
 		n.quoted(k, v)
 		return
 	}
 	n.key(k)
-	n.buf = appendSafe(n.buf, v)
+	n.buf = append(n.buf, v...)
+}
+
+// addressLike admits what addresses and hostnames are made of.
+func addressLike(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '.', c == ':', c == '-', c == '_', c == '[', c == ']', c == '*':
+		default:
+			return false
+		}
+	}
+	return s != ""
 }
 
 func (n *line) quoted(k, v string) {
@@ -131,7 +147,8 @@ func appendSafe(b []byte, s string) []byte {
 
 const hexDigits = "0123456789abcdef"
 
-// appendEscaped writes the inside of a JSON string, which serves the text form too.
+// appendEscaped writes the inside of a JSON string, which serves the text form too. Whatever does not print is escaped:
+// names come from peers, lines end up in terminals, and to those U+009B begins a command and U+202E turns the text around.
 func appendEscaped(b []byte, s string) []byte {
 	for i := 0; i < len(s); {
 		c := s[i]
@@ -150,8 +167,14 @@ func appendEscaped(b []byte, s string) []byte {
 			b = append(b, c)
 		default:
 			r, size := utf8.DecodeRuneInString(s[i:])
-			b = utf8.AppendRune(b, r) // an invalid byte becomes U+FFFD
 			i += size
+			if unicode.IsPrint(r) {
+				b = utf8.AppendRune(b, r) // an invalid byte becomes U+FFFD
+				continue
+			}
+			for _, u := range utf16.AppendRune(nil, r) {
+				b = append(b, '\\', 'u', hexDigits[u>>12], hexDigits[u>>8&15], hexDigits[u>>4&15], hexDigits[u&15])
+			}
 			continue
 		}
 		i++

@@ -348,3 +348,23 @@ func TestLogger(t *testing.T) {
 		}
 	})
 }
+
+func TestForeignTextStaysInItsField(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		var out bytes.Buffer
+		info := full(Inbound)
+		info.HBONEAddr = "x:1 src.identity=\"spiffe://cluster.local/ns/a/sa/admin\""
+		info.Source, info.Peer = nil, &Peer{Workload: "a\u009b2Jb\u202ec\u2028d\U000e0001e"}
+		record(&out, asJSON, "debug").Refused(info, Fail(BadAuthority, "", nil))
+		line := out.String()
+		if strings.Contains(line, ` src.identity="spiffe://cluster.local/ns/a/sa/admin"`) {
+			t.Errorf("a field was forged: %s", line)
+		}
+		if want := `"a\u009b2Jb\u202ec\u2028d\udb40\udc01e"`; !strings.Contains(line, want) {
+			t.Errorf("want %s in: %s", want, line)
+		}
+		if asJSON && !json.Valid(out.Bytes()) {
+			t.Errorf("not JSON: %s", line)
+		}
+	}
+}
