@@ -46,13 +46,13 @@ func (c *conn) readLoop() error {
 // fill waits for bytes and takes what is here already on top, in whole records: they make larger pieces for the
 // application.
 func (c *conn) fill(b *buffer.Buffer) error {
-	for {
-		n, err := c.nc.Read(b.Room())
+	n, err := c.nc.Read(b.Room())
+	b.Fill(n)
+	for err == nil && c.wire != nil && c.wire.ready() && len(b.Room()) >= maxRecord {
+		n, err = c.wire.readMore(c.nc, b.Room())
 		b.Fill(n)
-		if err != nil || c.wire == nil || !c.wire.ready() || len(b.Room()) < maxRecord {
-			return err
-		}
 	}
+	return err
 }
 
 // peerClosed judges an end of the byte stream: orderly when nothing was open, or after a GOAWAY.

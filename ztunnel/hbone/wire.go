@@ -3,6 +3,7 @@ package hbone
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -21,7 +22,8 @@ type Wire struct {
 	// owned by the reader; tls.Conn admits one at a time
 	src  *buffer.Source
 	in   *buffer.Buffer
-	left int // bytes of the current record not handed out yet
+	left int  // bytes of the current record not handed out yet
+	hold bool // do not wait for the socket
 
 	mu sync.Mutex
 	// guarded by mu
@@ -50,11 +52,17 @@ func (w *Wire) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if w.in == nil {
+		if w.hold {
+			return 0, errNothingHere{}
+		}
 		if err := w.fetch(); err != nil {
 			return 0, err
 		}
 	}
 	for w.left == 0 {
+		if w.hold && w.in.Len() < recordHeaderLen {
+			return 0, errNothingHere{}
+		}
 		if w.in.Len() >= recordHeaderLen {
 			w.left = recordHeaderLen + int(binary.BigEndian.Uint16(w.in.Bytes()[3:]))
 			break
@@ -140,6 +148,25 @@ func (w *Wire) Write(p []byte) (int, error) {
 	}
 	return w.out.Append(p), nil
 }
+
+// readMore is c.Read for a TLS connection whose next record is here already. The record may carry nothing for us (a ticket,
+// a key update), and what was read before must not wait for what comes after it.
+func (w *Wire) readMore(c net.Conn, p []byte) (int, error) {
+	w.hold = true
+	n, err := c.Read(p)
+	w.hold = false
+	if errors.As(err, new(errNothingHere)) {
+		err = nil
+	}
+	return n, err
+}
+
+// errNothingHere is a temporary error to crypto/tls, which goes on where it was at the next Read.
+type errNothingHere struct{}
+
+func (errNothingHere) Error() string   { return "nothing here without waiting" }
+func (errNothingHere) Timeout() bool   { return true }
+func (errNothingHere) Temporary() bool { return true }
 
 func (w *Wire) cork() {
 	w.mu.Lock()
