@@ -187,6 +187,7 @@ func identities(ctx context.Context, s *stage) error {
 	if !strings.Contains(out, "spiffe://cluster.local/ns/bookinfo/sa/client") || !strings.Contains(out, "sa/bookinfo-productpage") {
 		return errors.New("both identities were expected")
 	}
+	s.proof("both ends have proved who they are")
 	_, err = s.show(ctx, 8, "ambitctl ztunnel-config certificate --node "+c.node["productpage"])
 	return err
 }
