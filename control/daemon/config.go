@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
@@ -17,6 +19,8 @@ import (
 type Config struct {
 	// ConfigDir is the folder of Kubernetes YAML that describes the mesh.
 	ConfigDir string
+	// StateDir is where the last good versions of policies are kept over a restart; empty keeps none.
+	StateDir string
 
 	// Listen is where node proxies connect over TLS, with the certificate in TLSDir (tls.crt, tls.key, and root-cert.pem
 	// to accept client certificates). Plaintext is a listener without TLS, for this machine only unless PlaintextAnywhere.
@@ -68,6 +72,7 @@ func Default() Config {
 func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	for name, v := range map[string]*string{
 		"AMBIT_CONFIG_DIR":    &c.ConfigDir,
+		"AMBIT_STATE_DIR":     &c.StateDir,
 		"AMBIT_LISTEN":        &c.Listen,
 		"AMBIT_PLAINTEXT":     &c.Plaintext,
 		"AMBIT_TLS_DIR":       &c.TLSDir,
@@ -113,6 +118,9 @@ func (c Config) Validate() error {
 	} else if !st.IsDir() {
 		bad("--config-dir %s is not a folder", c.ConfigDir)
 	}
+	if inside(c.StateDir, c.ConfigDir) {
+		bad("--state-dir %s is within --config-dir, and would be read as configuration: name a folder elsewhere", c.StateDir)
+	}
 	if c.Listen == "" && c.Plaintext == "" {
 		bad("nothing to serve on: give --listen or --plaintext")
 	}
@@ -136,4 +144,14 @@ func (c Config) Validate() error {
 		bad("--window %s is not between 0 and %s", c.Window, push.MaxWindow)
 	}
 	return errors.Join(errs...)
+}
+
+// inside reports whether a folder is another one or a part of it.
+func inside(dir, of string) bool {
+	if dir == "" || of == "" {
+		return false
+	}
+	d, err1 := filepath.Abs(dir)
+	o, err2 := filepath.Abs(of)
+	return err1 == nil && err2 == nil && (d == o || strings.HasPrefix(d, o+string(filepath.Separator)))
 }

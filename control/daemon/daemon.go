@@ -76,7 +76,7 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 		Window: cfg.Window, Addresses: d.addresses, Policies: d.policies,
 		Status: d.status, Logger: logger, Registerer: d.registry,
 	})
-	d.source = file.New(file.Config{Root: cfg.ConfigDir, Sink: d.pusher, Status: d.status, Logger: logger})
+	d.source = file.New(file.Config{Root: cfg.ConfigDir, Keep: cfg.StateDir, Sink: d.pusher, Status: d.status, Logger: logger})
 
 	var verifier *token.Verifier
 	if cfg.TokenKeys != "" {
@@ -98,6 +98,9 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 func (d *Daemon) Run(ctx context.Context) error {
 	if d.cfg.TokenKeys == "" {
 		d.logger.Warn("no --token-keys: every client that reaches the listener is served")
+	}
+	if d.cfg.StateDir == "" {
+		d.logger.Warn("no --state-dir: a policy that is refused loses its last good version when the control plane restarts")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -30,6 +30,10 @@ type Config struct {
 	Sink   object.Sink
 	Status *status.Registry
 	Limits intake.Limits
+	// Keep is a folder of the source's own, where it notes what is in force of files with policies in them. A policy that
+	// is refused then also keeps its last good version over a restart. Without it, that version is gone: whoever it kept
+	// out gets in.
+	Keep string
 	// Folder tunes the watch; its Chunk and Synced are the source's own.
 	Folder folder.Options
 	// Logger hears about refusals, once each; nil means silence.
@@ -41,6 +45,8 @@ type Source struct {
 	cfg Config
 	log *slog.Logger
 	dec *intake.Decoder
+	// kept is owned by Run; nil without Config.Keep.
+	kept *keep
 
 	// synced is owned by Run.
 	synced bool
@@ -55,6 +61,9 @@ func New(cfg Config) *Source {
 	s := &Source{cfg: cfg, log: cfg.Logger, dec: intake.NewDecoder(cfg.Limits), ledger: newLedger()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Keep != "" {
+		s.kept = &keep{root: cfg.Keep, log: s.log}
 	}
 	return s
 }
@@ -73,12 +82,20 @@ func (s *Source) Run(ctx context.Context) error {
 	if opts.Logger == nil {
 		opts.Logger = s.log
 	}
+	if s.kept != nil {
+		if err := s.kept.open(); err != nil {
+			return fmt.Errorf("open the folder of last good versions: %w", err)
+		}
+	}
 	start := time.Now()
 	opts.Synced = func() error {
 		refused, warnings := s.cfg.Status.Counts()
 		st := s.Stats()
 		s.log.Info("the folder is read", "path", s.cfg.Root, "files", st.Files, "objects", st.Objects, "refused", refused, "warnings", warnings, "dur", time.Since(start))
 		s.synced = true
+		if s.kept != nil {
+			s.kept.prune(func(path string) bool { return s.ledger.files[path] != nil })
+		}
 		s.cfg.Sink.Synced()
 		return nil
 	}
@@ -110,6 +127,9 @@ func (s *Source) Stats() Stats {
 // apply takes one batch of changes to the sink.
 func (s *Source) apply(changes []folder.Change) {
 	read := s.read(changes)
+	if s.kept != nil && !s.synced {
+		s.recall(read)
+	}
 	s.mu.Lock()
 	out := s.ledger.apply(read)
 	s.mu.Unlock()
@@ -122,6 +142,9 @@ func (s *Source) apply(changes []folder.Change) {
 	s.mu.Unlock()
 	if len(out.events) > 0 {
 		s.cfg.Sink.Apply(out.events)
+	}
+	if s.kept != nil {
+		s.retain(read)
 	}
 }
 

@@ -24,11 +24,11 @@ func (d *Decoder) document(file string, part folder.Document, sum Sum, room int)
 			line, problem = se.line, se.text
 		}
 		doc := d.broken(file, line, "not understood: "+problem, syntaxFix(problem))
-		doc.Line, doc.Sum = part.Line, sum
+		doc.Line, doc.Sum, doc.Data = part.Line, sum, part.Data
 		return doc
 	}
 	budget := d.limits.Nodes
-	doc := Document{Line: part.Line, Sum: sum}
+	doc := Document{Line: part.Line, Sum: sum, Data: part.Data}
 	d.root(&doc, file, root, &budget, room)
 	return doc
 }

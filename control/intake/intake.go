@@ -64,6 +64,8 @@ type Item struct {
 type Document struct {
 	Line int
 	Sum  Sum
+	// Data is the text, a part of what File was given.
+	Data []byte
 	// Unchanged is set when the caller said it knows the document; then there are no items.
 	Unchanged bool
 	// Broken is set when it is not known which objects the document is about, or not all of them: nothing can be said
@@ -108,7 +110,7 @@ func (d *Decoder) File(name string, data []byte, known func(Sum) bool) []Documen
 		// Blank lines around a document come and go as others are put before and behind it.
 		sum := Sum(maphash.Bytes(d.seed, bytes.Trim(part.Data, "\r\n")))
 		if known != nil && known(sum) {
-			docs = append(docs, Document{Line: part.Line, Sum: sum, Unchanged: true})
+			docs = append(docs, Document{Line: part.Line, Sum: sum, Data: part.Data, Unchanged: true})
 			count++
 			continue
 		}

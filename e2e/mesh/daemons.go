@@ -174,7 +174,7 @@ func (p plan) control() lab.Daemon {
 	return lab.Daemon{
 		Name: "ambitd", Kind: "control", Host: lab.ControlHost, Ready: "unix:" + p.l.Control.AdminSocket + ":/readyz",
 		Args: append([]string{p.program("ambitd"),
-			"--config-dir", p.l.ConfigDir, "--listen", ":" + controlPort, "--tls-dir", p.file("control"),
+			"--config-dir", p.l.ConfigDir, "--state-dir", p.file("control-state"), "--listen", ":" + controlPort, "--tls-dir", p.file("control"),
 			"--token-keys", p.file("token.jwks"), "--admin-socket", p.l.Control.AdminSocket, "--dry-run-policies",
 		}, p.o.ControlArgs...),
 	}
