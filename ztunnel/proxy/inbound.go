@@ -23,20 +23,26 @@ import (
 func (pd *pod) hbone(ctx context.Context, c *net.TCPConn) {
 	defer c.Close()
 	src, local := addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
-	if n := pd.tunnels.Add(1); n > int64(pd.proxy.cfg.MaxTunnels) {
-		pd.tunnels.Add(-1)
-		pd.log.Warn("tunnel refused: the pod has too many open", "limit", pd.proxy.cfg.MaxTunnels, "src", src.String())
-		abort(c)
+	if pd.tunnels.Load() >= int64(pd.proxy.cfg.MaxTunnels) {
+		pd.refuseTunnel(c, src)
 		return
 	}
-	defer pd.tunnels.Add(-1)
+	proven := pd.handshakes.begin(c, pd.maxHandshakes())
 	pd.keepalive(c)
 	conn, peer, err := pd.handshake(ctx, c)
+	if !proven() {
+		err = pd.gaveWay()
+	}
 	if err != nil {
 		// A probe that opens the port and leaves again is not worth a line.
 		if !errors.Is(err, io.EOF) {
 			pd.proxy.Recorder.Refused(pd.inboundInfo(pd.proxy.State.Current(), src, local), err)
 		}
+		return
+	}
+	defer pd.tunnels.Add(-1)
+	if pd.tunnels.Add(1) > int64(pd.proxy.cfg.MaxTunnels) {
+		pd.refuseTunnel(c, src)
 		return
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -52,6 +58,11 @@ func (pd *pod) hbone(ctx context.Context, c *net.TCPConn) {
 	if err != nil {
 		pd.log.Debug("tunnel connection ended", "peer", peer.String(), "src", src.String(), "error", err)
 	}
+}
+
+func (pd *pod) refuseTunnel(c *net.TCPConn, src netip.AddrPort) {
+	pd.log.Warn("tunnel refused: the pod has too many open", "limit", pd.proxy.cfg.MaxTunnels, "src", src.String())
+	abort(c)
 }
 
 func (pd *pod) serverConfig() hbone.Config {

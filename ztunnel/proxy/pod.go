@@ -34,6 +34,9 @@ type pod struct {
 	pool  *hbone.Pool
 	conns *registry
 	peers peers
+	// handshakes and tunnels are the HBONE connections: of strangers so far, and of proven peers.
+	handshakes handshakes
+	tunnels    atomic.Int64
 
 	// written by listen, before anything runs
 	outboundL, plaintextL, hboneL net.Listener
@@ -41,7 +44,6 @@ type pod struct {
 	v6                            bool
 
 	closing sync.Once
-	tunnels atomic.Int64 // accepted HBONE connections
 }
 
 func newPod(p *Proxy, in inpod.Pod) *pod {
