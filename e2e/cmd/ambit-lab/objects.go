@@ -286,13 +286,17 @@ func (a *app) wait() *cobra.Command {
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			p := newProgress()
-			if err := l.DaemonsReady(ctx, p.waiting); err != nil {
+			whole, control, err := intact(ctx, l)
+			if err != nil {
+				return err
+			}
+			if err := l.DaemonsReady(ctx, p.waiting, whole...); err != nil {
 				return err
 			}
 			if err := l.Settled(ctx, "", "", "", p.waiting); err != nil {
 				return err
 			}
-			if err := l.Enrolled(ctx, p.waiting); err != nil {
+			if err := l.Enrolled(ctx, p.waiting); err != nil || !control {
 				return err
 			}
 			return mesh.Synced(ctx, l, p.waiting)
@@ -300,4 +304,23 @@ func (a *app) wait() *cobra.Command {
 	}
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
 	return c
+}
+
+// intact lists the daemons that are not broken on purpose, which it would be vain to wait for, and says whether the
+// control plane is among them.
+func intact(ctx context.Context, l *lab.Lab) (names []string, control bool, err error) {
+	st, err := l.Status(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, d := range st.Daemons {
+		broken := slices.ContainsFunc(st.Faults, func(f lab.Fault) bool {
+			return (f.Kind == d.Kind || f.Kind == "node") && (f.Host == d.Host || f.Host == "")
+		})
+		if !broken {
+			names = append(names, d.Name)
+			control = control || d.Kind == "control"
+		}
+	}
+	return names, control, nil
 }
