@@ -16,12 +16,27 @@ type binding struct {
 	weight uint32
 	// ingress says that ingress gateways use the waypoint too; ingressSaid that a label speaks of it.
 	ingress, ingressSaid bool
+	// inherited says that the labels of the namespace ask, not the object's own.
+	inherited bool
 	// problem is why there is no waypoint, or no canary when there is one.
 	problem *problem
 }
 
 // problem has a reason from Istio's list.
 type problem struct{ reason, message string }
+
+// fix is what to do about it.
+func (p *problem) fix() string {
+	switch p.reason {
+	case "WaypointIsNotReady":
+		return "make the waypoint ready, or take label " + mesh.LabelUseWaypoint + " away"
+	case "AttachmentDenied":
+		return "admit the namespace in the Gateway's listener, or use a waypoint of the namespace itself"
+	case "UnsupportedTrafficType":
+		return "set label " + mesh.LabelWaypointFor + " on the Gateway, or use another waypoint"
+	}
+	return "use a waypoint of the same namespace"
+}
 
 // resolve finds the waypoint an object asks for: by its own label, else by that of its namespace. inherited tells which.
 func (m *Model) resolve(ns *namespace, labels object.Labels) (w *waypoint, inherited bool, p *problem) {
@@ -74,7 +89,7 @@ func (m *Model) bindService(s *service) binding {
 	if m.isWaypointInstance(s.ns, meta.Labels) {
 		return binding{}
 	}
-	w, _, p := m.resolve(s.ns, meta.Labels)
+	w, inherited, p := m.resolve(s.ns, meta.Labels)
 	if w != nil && !w.fact.services {
 		w, p = nil, unsupported(w, "service")
 	}
@@ -82,7 +97,7 @@ func (m *Model) bindService(s *service) binding {
 		w, p = nil, &problem{"CrossNamespaceWaypointForbidden", fmt.Sprintf("waypoint %q is in another namespace, which a ServiceEntry visible in its own namespace only may not use", w.id)}
 	}
 	if w == nil {
-		return binding{problem: p}
+		return binding{problem: p, inherited: inherited}
 	}
 	b := binding{to: w}
 	b.ingress, b.ingressSaid = ingressUse(meta.Labels, s.ns.labels())
@@ -163,7 +178,7 @@ func (m *Model) bindWorkload(ns *namespace, labels object.Labels, kind object.Ki
 		}
 		return binding{problem: unsupported(w, "workload")}
 	}
-	return binding{to: w, problem: p}
+	return binding{to: w, problem: p, inherited: inherited}
 }
 
 // setWaypoint fills in how traffic reaches a workload: through its waypoint, or, when it is an instance of one, by the

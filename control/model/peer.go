@@ -239,6 +239,7 @@ func (p *peer) report(m *Model) (object.Key, Report) {
 		return p.key(), r
 	}
 	r.Generation = p.obj.Generation
+	r.root(m.cfg, p.ns.name)
 	root := p.ns.name == m.cfg.RootNamespace
 	if root && !wide(p.obj) {
 		r.warn("spec.selector", "a PeerAuthentication of the root namespace is about the whole mesh and cannot choose workloads: it has no effect",

@@ -185,6 +185,7 @@ func (p *policy) report(m *Model) (object.Key, Report) {
 		return p.key(), r
 	}
 	r.Generation = p.obj.Generation
+	r.root(m.cfg, p.ns.name)
 	if len(p.obj.TargetRefs) > 0 {
 		m.reportTargets(&r, p)
 		return p.key(), r

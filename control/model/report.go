@@ -56,6 +56,18 @@ const (
 	WaypointAccepted  = "WaypointAccepted"
 )
 
+// istioRoot is where Istio's own installation keeps what is about the whole mesh.
+const istioRoot = "istio-system"
+
+// root warns about a policy that was written for the whole mesh of an Istio installation: pasted unchanged, it would be
+// about one namespace, and nothing would show that the others go without it.
+func (r *Report) root(cfg Config, ns string) {
+	if ns == istioRoot && cfg.RootNamespace != istioRoot {
+		r.warn("metadata.namespace", "mesh-wide policies live in namespace "+cfg.RootNamespace+" here: this one is about namespace "+ns+" alone",
+			"move it to namespace "+cfg.RootNamespace+", or start ambitd with --root-namespace="+istioRoot)
+	}
+}
+
 // bound says what came of the wish for a waypoint.
 func (r *Report) bound(b binding) {
 	switch {
@@ -74,7 +86,11 @@ func (r *Report) bound(b binding) {
 		r.say(WaypointBound, true, "WaypointAccepted", msg)
 	case b.problem != nil:
 		r.say(WaypointBound, false, b.problem.reason, b.problem.message)
-		r.warn("metadata.labels", b.problem.message, "until then traffic goes directly, without the waypoint's policies and routes")
+		msg := b.problem.message
+		if b.inherited {
+			msg += " (asked for by the labels of the namespace)"
+		}
+		r.warn("metadata.labels", msg+"; until that is mended traffic goes directly, without the waypoint's policies and routes", b.problem.fix())
 	}
 }
 

@@ -223,3 +223,28 @@ func TestCronJobName(t *testing.T) {
 		t.Error("a static pod is called after itself")
 	}
 }
+
+// TestPoliciesInIstiosRootNamespace is a manifest pasted from an Istio installation: it says nothing about the mesh here,
+// and must not say it quietly.
+func TestPoliciesInIstiosRootNamespace(t *testing.T) {
+	for _, c := range []struct {
+		root, ns string
+		warned   bool
+	}{
+		{"", "istio-system", true},
+		{"istio-system", "istio-system", false},
+		{"", mesh.SystemNamespace, false},
+		{"", "shop", false},
+	} {
+		w := newWorld(t, Config{RootNamespace: c.root})
+		w.put(&object.PeerAuthentication{Meta: object.Meta{Namespace: c.ns, Name: "default"}, Mode: object.Strict},
+			&object.AuthorizationPolicy{Meta: object.Meta{Namespace: c.ns, Name: "deny"}, Action: object.Deny})
+		for _, k := range []object.Kind{object.KindPeerAuthentication, object.KindAuthorizationPolicy} {
+			name := map[object.Kind]string{object.KindPeerAuthentication: "default", object.KindAuthorizationPolicy: "deny"}[k]
+			warned := slices.ContainsFunc(w.recorder.reports[object.Key{Kind: k, Namespace: c.ns, Name: name}].Warnings, func(w Warning) bool { return w.Field == "metadata.namespace" })
+			if warned != c.warned {
+				t.Errorf("root %q, %s in %s: warned is %v", c.root, k, c.ns, warned)
+			}
+		}
+	}
+}
