@@ -204,14 +204,23 @@ func (b *batch) countCIDR(c NetPrefix, by int) {
 func (b *batch) upsertPolicy(in *security.Authorization) error {
 	p, err := decodePolicy(in)
 	if err != nil {
+		if closed := closedPolicy(in); closed != nil {
+			if _, known := b.policies.Get(closed.key); !known {
+				b.putPolicy(closed)
+			}
+		}
 		return err
 	}
+	b.putPolicy(p)
+	return nil
+}
+
+func (b *batch) putPolicy(p *Policy) {
 	b.removePolicy(p.Key())
 	b.policies.Set(b.by, p.Key(), p)
 	if ns, ok := p.setKey(); ok {
 		b.policyNS.Set(b.by, ns, b.policySet(ns).with(p))
 	}
-	return nil
 }
 
 func (b *batch) removePolicy(key string) {

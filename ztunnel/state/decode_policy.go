@@ -48,6 +48,21 @@ func decodePolicy(in *security.Authorization) (*Policy, error) {
 	return p, nil
 }
 
+// closedPolicy stands for a policy that cannot be read and has no last good version: somebody wanted to restrict this
+// scope, and until it is known how, nothing is allowed there. It is nil where no restriction can be told to have been
+// meant: a dry run, or an action or scope this version does not know.
+func closedPolicy(in *security.Authorization) *Policy {
+	head := &security.Authorization{Name: in.GetName(), Namespace: in.GetNamespace(), Scope: in.GetScope(), Action: in.GetAction()}
+	p, err := decodePolicy(head)
+	if err != nil || in.GetDryRun() {
+		return nil
+	}
+	if p.Deny {
+		p.Rules = []Rule{{}} // without clauses it matches everything; an ALLOW policy without rules allows nothing
+	}
+	return p
+}
+
 // decodeMatch refuses what it does not understand instead of leaving it out: a match with one condition less matches more.
 func decodeMatch(in *security.Match) (Match, error) {
 	var m Match
