@@ -13,6 +13,7 @@ import (
 	"net/http/pprof"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -128,7 +129,24 @@ func (s Sources) metrics() http.Handler {
 	if s.Metrics == nil {
 		return http.NotFoundHandler()
 	}
-	return promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError})
+	return hurried(promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: maxScrapes,
+	}))
+}
+
+// The metrics port is open to the network, and a page of metrics may take tens of megabytes while it is made: few at a
+// time, and none for a reader that does not read.
+const (
+	maxScrapes    = 4
+	scrapeTimeout = 30 * time.Second
+)
+
+func hurried(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Writers that know no deadline are tests' own.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(scrapeTimeout))
+		h.ServeHTTP(w, r)
+	})
 }
 
 // ready answers in Istio's words: what probes and people search for.

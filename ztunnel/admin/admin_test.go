@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/api/workload"
@@ -291,5 +292,46 @@ func TestServeRefusesBadAddress(t *testing.T) {
 	err := admin.Serve(t.Context(), admin.Addresses{Metrics: "256.0.0.1:1"}, admin.Sources{}, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "listen on 256.0.0.1:1") {
 		t.Errorf("err = %v", err)
+	}
+}
+
+// slowMetrics are made as soon as the channel is closed.
+type slowMetrics chan struct{}
+
+func (slowMetrics) Describe(chan<- *prometheus.Desc)   {}
+func (m slowMetrics) Collect(chan<- prometheus.Metric) { <-m }
+
+// The metrics port is open to everybody who can reach the node.
+func TestMetricsAreMadeForFewAtATime(t *testing.T) {
+	slow, reg := make(slowMetrics), prometheus.NewRegistry()
+	reg.MustRegister(slow)
+	h := admin.MetricsHandler(admin.Sources{Metrics: reg})
+	const scrapers = 20
+	codes := make(chan int, scrapers)
+	for range scrapers {
+		go func() {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			codes <- w.Code
+		}()
+	}
+	for n := range scrapers {
+		select {
+		case code := <-codes:
+			if code != http.StatusServiceUnavailable {
+				t.Errorf("status %d, want 503", code)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("only %d of %d were turned away", n, scrapers)
+		}
+		if n == scrapers-5 {
+			break
+		}
+	}
+	close(slow)
+	for range 4 {
+		if code := <-codes; code != http.StatusOK {
+			t.Errorf("status %d, want 200", code)
+		}
 	}
 }
