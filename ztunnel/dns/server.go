@@ -61,6 +61,7 @@ func (s *Server) ServePacket(ctx context.Context, pc net.PacketConn) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { pc.Close() })()
 	buf := make([]byte, maxUDP)
+	send := sender(pc)
 	for {
 		n, from, err := pc.ReadFrom(buf)
 		if err != nil {
@@ -74,19 +75,19 @@ func (s *Server) ServePacket(ctx context.Context, pc net.PacketConn) error {
 		}
 		j, answer := s.handle(ctx, buf[:n], false)
 		if j == nil {
-			send(pc, answer, from)
+			send(answer, from)
 			continue
 		}
 		select {
 		case s.forwards <- struct{}{}:
 		default:
-			send(pc, j.failed(ctx, errors.New("too many questions are waiting for an answer")), from)
+			send(j.failed(ctx, errors.New("too many questions are waiting for an answer")), from)
 			continue
 		}
 		j.msg = append([]byte(nil), j.msg...)
 		wg.Go(func() {
 			defer func() { <-s.forwards }()
-			send(pc, j.run(ctx), from)
+			send(j.run(ctx), from)
 		})
 	}
 }
@@ -96,12 +97,6 @@ func (s *Server) ServePacket(ctx context.Context, pc net.PacketConn) error {
 func transient(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && !ne.Timeout() && !errors.Is(err, net.ErrClosed)
-}
-
-func send(pc net.PacketConn, answer []byte, to net.Addr) {
-	if answer != nil {
-		_, _ = pc.WriteTo(answer, to) // a client that is gone will not miss it
-	}
 }
 
 // ServeStream answers on a listener until ctx ends, then closes it and every client's connection.
