@@ -28,6 +28,9 @@ func Clean(name string) error {
 	if !nameRule.MatchString(name) {
 		return fmt.Errorf("lab name %q: up to 20 lower case letters, digits and dashes", name)
 	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("remove lab %q: labs are for root: try again with sudo", name)
+	}
 	dir := labfile.Dir(name)
 	// The supervisor first, or it would start again what is killed next.
 	errs := []error{killSupervisor(dir), sandbox.FindCgroups(id(name)).Kill(""), killResidents(id(name))}

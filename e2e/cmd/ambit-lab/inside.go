@@ -228,8 +228,8 @@ func (a *app) fail() *cobra.Command {
 			f := lab.Fault{Kind: args[0], Restart: restart}
 			if len(args) == 2 {
 				f.Host = args[1]
-			} else if f.Kind != "control" && f.Kind != "ca" {
-				return fmt.Errorf("on which node? as in: ambit-lab fail %s node1", f.Kind)
+			} else if slices.Contains([]string{"node", "link", "ztunnel", "cni"}, f.Kind) {
+				return usagef("on which node? as in: ambit-lab fail %s node1", f.Kind)
 			}
 			if err := l.Fail(cmd.Context(), f); err != nil {
 				return err

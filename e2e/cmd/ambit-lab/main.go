@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/ambit-mesh/ambit/e2e/lab"
+	"github.com/spf13/cobra"
 )
 
 func main() {
@@ -22,7 +24,9 @@ func main() {
 		code = int(exit)
 	} else if err != nil {
 		fmt.Fprintf(os.Stderr, "ambit-lab: %v\n", err)
-		code = 1
+		if code = 1; isUsage(err) {
+			code = exitUsage
+		}
 	}
 	stop()
 	os.Exit(code) //nolint:gocritic // stop has run
@@ -32,3 +36,35 @@ func main() {
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// exitUsage is the exit status of a command line that makes no sense, as ambitctl has it.
+const exitUsage = 64
+
+// usageError is about the command line rather than about a lab.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// isUsage also knows the two errors that cobra makes outside of the functions it can be given.
+func isUsage(err error) bool {
+	var u usageError
+	return errors.As(err, &u) || strings.HasPrefix(err.Error(), "unknown command ") || strings.HasPrefix(err.Error(), "required flag(s) ")
+}
+
+// asUsage makes wrong flags and arguments of a command, and of those below it, usage errors.
+func asUsage(c *cobra.Command) {
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usagef("%s: %w; usage: %s", c.Name(), err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		asUsage(sub)
+	}
+}

@@ -64,7 +64,7 @@ func objections(ctx context.Context, l *lab.Lab, applied []wire.Result) error {
 	list, err := mesh.Objections(ctx, l, applied)
 	if err != nil {
 		// What was applied is stored all the same, and is read when the control plane is back.
-		fmt.Fprintf(os.Stderr, "warning: %v\n", err)
+		fmt.Fprintf(os.Stderr, "warning: what was applied is stored, but the control plane did not say whether it takes it; see \"ambit-lab status\", later \"ambitctl config refused\": %v\n", err)
 		return nil
 	}
 	var errs []error
@@ -142,7 +142,7 @@ func (a *app) remove() *cobra.Command {
 				})
 			}
 			if len(args) != 2 {
-				return errors.New("say what to delete: -f FILE, or a kind and a name")
+				return usagef("say what to delete: -f FILE, or a kind and a name")
 			}
 			if err := l.DeleteObject(cmd.Context(), args[0], a.namespace, args[1], grace); err != nil {
 				return err
@@ -172,7 +172,7 @@ func (a *app) label() *cobra.Command {
 				} else if k, ok := strings.CutSuffix(arg, "-"); ok {
 					remove = append(remove, k)
 				} else {
-					return fmt.Errorf("%q: KEY=VALUE sets a label, KEY- removes it", arg)
+					return usagef("%q: KEY=VALUE sets a label, KEY- removes it", arg)
 				}
 			}
 			o, err := a.one(cmd.Context(), l, args[0], args[1])
@@ -183,9 +183,11 @@ func (a *app) label() *cobra.Command {
 				return err
 			}
 			fmt.Printf("%s labelled\n", o.Key())
-			return nil
+			return objections(cmd.Context(), l, []wire.Result{{Kind: o.Kind(), Namespace: o.Namespace(), Name: o.Name()}})
 		},
 	}
+	// kubectl wants to be told; fingers that know it need not unlearn it.
+	c.Flags().Bool("overwrite", true, "accepted as kubectl's; labels are always replaced")
 	return a.namespaced(c)
 }
 
@@ -214,7 +216,7 @@ func (a *app) scale() *cobra.Command {
 			}
 			n, err := strconv.Atoi(args[2])
 			if err != nil {
-				return fmt.Errorf("replicas: %q is not a number", args[2])
+				return usagef("replicas: %q is not a number", args[2])
 			}
 			o, err := a.one(cmd.Context(), l, args[0], args[1])
 			if err != nil {

@@ -35,6 +35,7 @@ Nothing is connected to the machine's own network, and "ambit-lab down" leaves n
 	root.PersistentFlags().StringVar(&a.name, "lab", os.Getenv("AMBIT_LAB"), "which lab, when several are running (default $AMBIT_LAB)")
 	root.AddCommand(a.up(), a.down(), a.list(), a.status(), a.apply(), a.remove(), a.get(), a.label(), a.scale(), a.rollout(),
 		a.exec(), a.logs(), a.capture(), a.fail(), a.heal(), a.wait())
+	asUsage(root)
 	return root
 }
 

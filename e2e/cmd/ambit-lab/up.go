@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -36,6 +37,18 @@ func (a *app) up() *cobra.Command {
 			}
 			if len(args) == 1 {
 				name = args[0]
+			}
+			// What can be seen to be wrong is said before anything is built.
+			if nodes < 1 {
+				return usagef("--nodes %d: a lab needs at least one", nodes)
+			}
+			if !slices.Contains([]string{"", "auto", "nftables", "iptables"}, redirection) {
+				return usagef("--redirection %q: auto, nftables or iptables", redirection)
+			}
+			if dir != "" && dir != "-" {
+				if _, err := os.Stat(dir); err != nil {
+					return fmt.Errorf("--file: %w", err)
+				}
 			}
 			path, err := binaries()
 			if err != nil {
@@ -146,8 +159,12 @@ func (a *app) list() *cobra.Command {
 				nodes, pods, state := "-", "-", "crashed: ambit-lab down "+name
 				if l, err := lab.Open(name); err == nil {
 					nodes = fmt.Sprint(len(l.Nodes))
-					if list, err := l.Get(cmd.Context(), "pod", "", ""); err == nil {
+					list, err := l.Get(cmd.Context(), "pod", "", "")
+					switch {
+					case err == nil:
 						pods, state = fmt.Sprint(len(list)), "running"
+					case os.Geteuid() != 0:
+						state = "only root can tell"
 					}
 				}
 				row(w, name, nodes, pods, state, labfile.Dir(name))

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -178,6 +179,9 @@ func (c *Client) Call(ctx context.Context, method, path string, query url.Values
 		return fmt.Errorf("request: %w", err)
 	}
 	resp, err := c.http.Do(req)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("labs are for root: try again with sudo (%s: permission denied)", c.socket)
+	}
 	if err != nil {
 		return fmt.Errorf("the lab's supervisor does not answer on %s (crashed? \"ambit-lab down\" cleans up): %w", c.socket, err)
 	}
