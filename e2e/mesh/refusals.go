@@ -28,7 +28,7 @@ type Refusal struct {
 // String says it in one line.
 func (r Refusal) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s/%s: ", strings.ToLower(r.Kind), r.Namespace, r.Name)
+	fmt.Fprintf(&b, "%s %s: ", strings.ToLower(r.Kind), strings.TrimPrefix(r.Namespace+"/"+r.Name, "/"))
 	if r.Field != "" {
 		b.WriteString(r.Field + ": ")
 	}
