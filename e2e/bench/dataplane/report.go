@@ -92,10 +92,17 @@ func (w *world) measure(ctx context.Context) (*results, error) {
 	return res, nil
 }
 
+// measureIdle holds idle connections on the paths with most proxies first. A proxy is measured once: memory that it has
+// grown to before says nothing about the next thousand connections.
 func (w *world) measureIdle(ctx context.Context, res *results) error {
-	for _, p := range w.paths {
-		if len(p.Proxies) == 0 {
+	measured := map[string]bool{}
+	for _, p := range slices.SortedStableFunc(slices.Values(w.paths), func(a, b *path) int { return len(b.Proxies) - len(a.Proxies) }) {
+		known := func(name string) bool { return measured[name] }
+		if len(p.Proxies) == 0 || slices.ContainsFunc(p.Proxies, known) {
 			continue
+		}
+		for _, name := range p.Proxies {
+			measured[name] = true
 		}
 		step("memory: %d idle connections, %s", w.cfg.idle, p.Name)
 		base, err := w.memory(ctx, p)

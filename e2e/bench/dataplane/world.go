@@ -91,13 +91,16 @@ func newWorld(ctx context.Context, cfg config, naive string) (*world, error) {
 			daemons[i].Env = append(d.Env, c.env...)
 		}
 	}
-	if err := l.Run(ctx, daemons...); err != nil {
-		return w, err
-	}
 	ready, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := l.DaemonsReady(ready, nil); err != nil {
-		return w, err
+	// The CA comes first, since everybody's trust is its to write. A foreign proxy reads that once, when it starts.
+	for _, batch := range [][]lab.Daemon{daemons[:1], daemons[1:]} {
+		if err := l.Run(ctx, batch...); err != nil {
+			return w, err
+		}
+		if err := l.DaemonsReady(ready, nil); err != nil {
+			return w, err
+		}
 	}
 	if err := w.pods(ready, all); err != nil {
 		return w, err
