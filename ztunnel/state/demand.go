@@ -30,11 +30,19 @@ type demanded struct {
 	answered <-chan struct{}
 	found    func(*Snapshot) bool
 	used     time.Time // guarded by Demand.mu
+	waiting  int       // guarded by Demand.mu
 }
 
 // idleDemand is how long a name that turned out to be unknown stays subscribed after its last use. Unknown names are as many
 // as there are addresses outside the mesh; known ones are no more than the mesh, and stay.
 const idleDemand = 10 * time.Minute
+
+// maxDemanded is how many names there may be before unknown ones have to go early: an application that tries every address
+// there is must fill neither our memory nor the control plane's. crowdedTries bounds the search for one.
+const (
+	maxDemanded  = 10_000
+	crowdedTries = 64
+)
 
 // NewDemand starts nothing.
 func NewDemand(st *State, ask Asker) *Demand {
@@ -60,9 +68,34 @@ func (d *Demand) sweep(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for name, n := range d.names {
-		if now.Sub(n.used) >= idleDemand && !n.found(s) {
-			delete(d.names, name)
-			d.ask.Release(mesh.TypeAddress, name)
+		if now.Sub(n.used) >= idleDemand && n.unneeded(s) {
+			d.dropLocked(name)
+		}
+	}
+}
+
+// unneeded reports whether a name is nothing and nobody waits to hear so.
+func (n *demanded) unneeded(s *Snapshot) bool { return n.waiting == 0 && !n.found(s) }
+
+func (d *Demand) dropLocked(name string) {
+	delete(d.names, name)
+	d.state.unanswer(name)
+	d.ask.Release(mesh.TypeAddress, name)
+}
+
+// makeRoomLocked drops an unknown name, whichever comes first, when there are too many.
+func (d *Demand) makeRoomLocked() {
+	if len(d.names) < maxDemanded {
+		return
+	}
+	s, tries := d.state.Current(), 0
+	for name, n := range d.names {
+		if n.unneeded(s) {
+			d.dropLocked(name)
+			return
+		}
+		if tries++; tries == crowdedTries {
+			return
 		}
 	}
 }
@@ -125,6 +158,7 @@ func (d *Demand) wait(ctx context.Context, name string, found func(*Snapshot) bo
 	d.mu.Lock()
 	n := d.names[name]
 	if n == nil {
+		d.makeRoomLocked()
 		// A name may be known without having been asked for, as an endpoint of something that was. It is asked for all
 		// the same: otherwise it would vanish together with what brought it.
 		n = &demanded{answered: d.state.answer(name, found), found: found}
@@ -132,7 +166,13 @@ func (d *Demand) wait(ctx context.Context, name string, found func(*Snapshot) bo
 		d.ask.Demand(mesh.TypeAddress, name)
 	}
 	n.used = time.Now()
+	n.waiting++
 	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		n.waiting--
+		d.mu.Unlock()
+	}()
 	select {
 	case <-n.answered:
 		return nil
@@ -161,6 +201,13 @@ func (st *State) answer(name string, found func(*Snapshot) bool) <-chan struct{}
 	}
 	st.waiters[name] = w
 	return w.answered
+}
+
+// unanswer forgets a waiter nobody needs any more.
+func (st *State) unanswer(name string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	delete(st.waiters, name)
 }
 
 // notify tells those who wait for names of a response. Names that do not exist come back as removed, spelled as asked.

@@ -3,6 +3,7 @@ package state_test
 import (
 	"context"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -185,4 +186,40 @@ func TestDemandOverXDS(t *testing.T) {
 
 func nodeMetadata(node string) (*structpb.Struct, error) {
 	return structpb.NewStruct(map[string]any{"NODE_NAME": node})
+}
+
+// counter counts the names subscribed to.
+type counter struct {
+	mu  sync.Mutex
+	now int
+	max int
+}
+
+func (c *counter) Demand(_, _ string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now++
+	c.max = max(c.max, c.now)
+}
+
+func (c *counter) Release(_, _ string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now--
+}
+
+// An application that tries one address after the other must not make the proxy remember them all.
+func TestDemandIsBounded(t *testing.T) {
+	st := state.New()
+	ask := &counter{}
+	d := state.NewDemand(st, ask)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 30_000 {
+		// The control plane is slow, the application impatient.
+		_ = d.Addr(gone, at(netip.AddrFrom4([4]byte{1, byte(i >> 16), byte(i >> 8), byte(i)}).String()))
+	}
+	if ask.max > 10_000 {
+		t.Errorf("%d names were subscribed to at once", ask.max)
+	}
 }
