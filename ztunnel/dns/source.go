@@ -7,9 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sender returns how to answer on a socket: from the address it is bound to, said with every datagram. The kernel keeps a
-// bound address and the source it sends from apart, and while a pod's routes change under a bind the latter can stay empty:
-// answers then leave from the pod's own address, miss the redirection on their way back, and never reach who asked.
+// sender returns how to answer on a socket: from the address it is bound to, said with every datagram. Linux keeps a bound
+// address and the source it sends from apart, and the latter is left empty by a bind in a namespace that has no address
+// yet (__inet_bind, net/ipv4/af_inet.c): a pod's listeners may come that early. Answers then leave from the pod's own
+// address, miss the redirection on their way back, and never reach who asked.
 func sender(pc net.PacketConn) func(answer []byte, to net.Addr) {
 	write := pc.WriteTo
 	if uc, ok := pc.(*net.UDPConn); ok {

@@ -2,29 +2,52 @@ package dns
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/api/netns/netnstest"
 )
 
-// TestAnswersFromBoundAddress: an answer comes from the address that was asked; a connected client takes no other.
+// TestAnswersFromBoundAddress: answers come from the address that was asked, also on a socket that was bound before the
+// namespace had any address. A connected client takes no others, and the redirection knows no others.
 func TestAnswersFromBoundAddress(t *testing.T) {
-	for _, bound := range []string{"127.0.0.77:0", "127.0.0.1:0", "[::1]:0"} {
-		pc, err := net.ListenPacket("udp", bound)
-		if err != nil {
-			t.Logf("%s: %v", bound, err)
-			continue
-		}
-		defer pc.Close()
-		c, err := net.Dial("udp", pc.LocalAddr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		sender(pc)([]byte("answer"), c.LocalAddr())
-		b := make([]byte, 16)
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
-		if n, err := c.Read(b); err != nil || string(b[:n]) != "answer" {
-			t.Errorf("%s: %q, %v", bound, b[:n], err)
-		}
+	ns := netnstest.Make(t)
+	pc, err := ns.ListenPacket(t.Context(), "udp", netip.MustParseAddrPort("127.0.0.1:0"), nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer pc.Close()
+	if err := ns.Do(loopbackUp); err != nil {
+		t.Fatal(err)
+	}
+	// A client with another address than the server's, as a pod's is.
+	client := netip.MustParseAddrPort("127.0.0.2:5353")
+	c, err := ns.Dial(t.Context(), "udp", client, pc.LocalAddr().(*net.UDPAddr).AddrPort(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sender(pc)([]byte("answer"), net.UDPAddrFromAddrPort(client))
+	b := make([]byte, 16)
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if n, err := c.Read(b); err != nil || string(b[:n]) != "answer" {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
 }
