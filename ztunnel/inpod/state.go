@@ -206,7 +206,7 @@ func (s *state) start(ctx context.Context, pod Pod) error {
 	}
 	delete(s.pending, pod.UID)
 	s.running[pod.UID] = entry{info: pod.Info, netns: id}
-	s.log.Info("pod is in the mesh", "pod", pod.Info, "uid", pod.UID, "netns", id)
+	s.log.Debug("pod was handed over", "pod", pod.Info, "uid", pod.UID, "netns", id)
 	return nil
 }
 
