@@ -24,7 +24,7 @@ func TestAnswersFromBoundAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A client with another address than the server's, as a pod's is.
-	client := netip.MustParseAddrPort("127.0.0.2:5353")
+	client := netip.MustParseAddrPort("10.1.2.3:5353")
 	c, err := ns.Dial(t.Context(), "udp", client, pc.LocalAddr().(*net.UDPAddr).AddrPort(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -38,6 +38,7 @@ func TestAnswersFromBoundAddress(t *testing.T) {
 	}
 }
 
+// loopbackUp gives the namespace 127.0.0.1 and a pod's address.
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -49,5 +50,14 @@ func loopbackUp() error {
 		return err
 	}
 	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
+		return err
+	}
+	if req, err = unix.NewIfreq("lo:pod"); err != nil {
+		return err
+	}
+	if err := req.SetInet4Addr([]byte{10, 1, 2, 3}); err != nil {
+		return err
+	}
+	return unix.IoctlIfreq(fd, unix.SIOCSIFADDR, req)
 }
