@@ -297,7 +297,8 @@ func (s sink) DeletePod(k enroll.Key) {
 
 func (s sink) SetNamespace(name string, labels map[string]string) {
 	s.a.mu.Lock()
-	same := maps.Equal(s.a.namespaces[name], labels)
+	old, known := s.a.namespaces[name]
+	same := known && maps.Equal(old, labels)
 	s.a.namespaces[name] = labels
 	s.a.mu.Unlock()
 	if !same {

@@ -297,6 +297,33 @@ func TestLabelsComeAndGo(t *testing.T) {
 	w.eventually("proxy drops the pod", func() bool { return p.lacks("uid-web") })
 }
 
+// TestNamespaceGoesBeforeItsPods is a namespace that is deleted while its pods still serve: they stay in the mesh to
+// their end, unless the namespace comes back and says otherwise, or they say so themselves.
+func TestNamespaceGoesBeforeItsPods(t *testing.T) {
+	w := newWorld(t)
+	ns := netnstest.Make(t)
+	w.namespace("shop", "ambient")
+	w.pod("web", ns, "")
+	w.run()
+	p := w.proxy()
+	w.annotated("web", "enabled")
+
+	if err := folder.Remove(w.dir, "shop.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t.Context(), nil, 4*w.cfg.LeaveGrace)
+	w.captured(ns, true)
+	w.annotated("web", "enabled")
+	if !p.has("uid-web", ns.ID()) {
+		t.Error("the proxy lost the pod")
+	}
+
+	w.namespace("shop", "none")
+	w.annotated("web", "")
+	w.eventually("proxy drops the pod", func() bool { return p.lacks("uid-web") })
+	w.captured(ns, false)
+}
+
 func TestPendingUntilThereIsAProxy(t *testing.T) {
 	w := newWorld(t)
 	ns := netnstest.Make(t)

@@ -60,6 +60,9 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 		return nil
 	}
 	decision := a.cfg.Policy.Decide(pod, labels)
+	if !decision.Enrolled && rec != nil && a.orphaned(pod) {
+		return nil
+	}
 	if !decision.Enrolled {
 		return a.unenrol(ctx, pod, rec, decision.Reason)
 	}
@@ -74,6 +77,16 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 		return nil
 	}
 	return err
+}
+
+// orphaned reports whether a pod lost its namespace's say rather than being told to leave. A namespace that is deleted
+// goes before its pods have ended, and until then they serve: letting them out of the mesh would open them to plaintext,
+// and to everyone their policies keep out, for as long as they take to stop.
+func (a *Agent) orphaned(p enroll.Pod) bool {
+	a.mu.Lock()
+	_, known := a.namespaces[p.Namespace]
+	a.mu.Unlock()
+	return !known && a.cfg.Policy.Decide(p, map[string]string{mesh.LabelDataplaneMode: mesh.DataplaneModeAmbient}).Enrolled
 }
 
 // request is how a pod came to be enrolled.
