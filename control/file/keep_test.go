@@ -95,3 +95,25 @@ func TestOnlyFilesWithPoliciesAreNoted(t *testing.T) {
 		t.Errorf("noted: %v", list)
 	}
 }
+
+// TestPlaceFollowsTheText asks where objects are written while they move up, down and to another file.
+func TestPlaceFollowsTheText(t *testing.T) {
+	w := newWorld(t)
+	key := object.Key{Kind: object.KindServiceAccount, Namespace: "ns", Name: "b"}
+	for _, s := range []struct {
+		cs   []change
+		path string
+		line int
+	}{
+		{[]change{{"x.yaml", sa("ns", "a") + "---\n" + sa("ns", "b")}}, "x.yaml", 7},
+		{[]change{{"x.yaml", sa("ns", "b") + "---\n" + sa("ns", "a")}}, "x.yaml", 1},
+		{[]change{{"y.yaml", "\n\n" + sa("ns", "b")}}, "x.yaml", 1},
+		{[]change{{"x.yaml", sa("ns", "a")}}, "y.yaml", 3},
+		{[]change{{"y.yaml", ""}}, "", 0},
+	} {
+		w.apply(s.cs...)
+		if path, line := w.src.Place(key); path != s.path || line != s.line {
+			t.Errorf("after %q it is at %s:%d, want %s:%d", s.cs, path, line, s.path, s.line)
+		}
+	}
+}

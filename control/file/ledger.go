@@ -35,6 +35,8 @@ type claim struct {
 	// seen is when the object first turned up, in Unix nanoseconds. It stands in for a creation time the YAML does not
 	// tell, or what was written last would count as older than everything that does tell its own.
 	seen int64
+	// line is where the owner has it. A file may hold thousands of objects, each of which may be asked for.
+	line int32
 }
 
 // put is the event for an object in force.
@@ -54,16 +56,11 @@ type waiter struct {
 
 // place is where the version of an object that is in force is written.
 func (l *ledger) place(key object.Key) (path string, line int) {
-	owner := l.claims[key].owner
-	if owner == nil {
+	c := l.claims[key]
+	if c.owner == nil {
 		return "", 0
 	}
-	for _, h := range owner.held {
-		if h.key == key {
-			line = int(h.line)
-		}
-	}
-	return owner.path, line
+	return c.owner.path, int(c.line)
 }
 
 func newLedger() *ledger {
@@ -329,19 +326,21 @@ func (b *batch) place(s step) {
 		}
 		switch {
 		case c.owner == s.rec:
+			c.line = f.line
+			b.claims[f.key] = c
 			s.rec.held = append(s.rec.held, f.holding)
 			if f.object != nil {
 				b.emit(c.put(f.object))
 			}
 		case c.owner == nil && f.object != nil:
-			c.owner = s.rec
+			c.owner, c.line = s.rec, f.line
 			b.claims[f.key] = c
 			s.rec.held = append(s.rec.held, f.holding)
 			b.emit(c.put(f.object))
 		case f.object != nil:
 			c.waiting = append(c.waiting, waiter{from: s.rec, holding: f.holding, object: f.object})
 			b.claims[f.key] = c
-			s.rec.duplicates = append(s.rec.duplicates, duplicate(s.rec, f, c.owner))
+			s.rec.duplicates = append(s.rec.duplicates, duplicate(s.rec, f, c))
 		}
 	}
 	s.rec.trim()
@@ -361,7 +360,7 @@ func (b *batch) settle() {
 		}
 		slices.SortFunc(c.waiting, func(x, y waiter) int { return strings.Compare(x.from.path, y.from.path) })
 		w := c.waiting[0]
-		c.owner, c.waiting = w.from, slices.Clone(c.waiting[1:])
+		c.owner, c.line, c.waiting = w.from, w.holding.line, slices.Clone(c.waiting[1:])
 		b.claims[key] = c
 		b.touch(w.from)
 		w.from.held = append(w.from.held, w.holding)
@@ -369,7 +368,7 @@ func (b *batch) settle() {
 		for _, o := range c.waiting {
 			b.touch(o.from)
 			o.from.forget(key)
-			o.from.duplicates = append(o.from.duplicates, duplicate(o.from, finding{holding: o.holding}, c.owner))
+			o.from.duplicates = append(o.from.duplicates, duplicate(o.from, finding{holding: o.holding}, c))
 		}
 		b.emit(c.put(w.object))
 	}

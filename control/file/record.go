@@ -72,17 +72,11 @@ func cutOff(path string, it intake.Item) status.Entry {
 }
 
 // duplicate is the refusal of an object another file has in force.
-func duplicate(rec *record, f finding, owner *record) status.Entry {
-	line := int32(0)
-	for _, h := range owner.held {
-		if h.key == f.key {
-			line = h.line
-		}
-	}
+func duplicate(rec *record, f finding, c claim) status.Entry {
 	return status.Entry{
 		Severity: status.Refused, File: rec.path, Line: int(f.line),
 		Kind: f.key.Kind.String(), Namespace: f.key.Namespace, Name: f.key.Name,
-		Problem: fmt.Sprintf("the object is also in %s:%d, and that version is in force", owner.path, line),
+		Problem: fmt.Sprintf("the object is also in %s:%d, and that version is in force", c.owner.path, c.line),
 		Fix:     "remove it from one of the two files",
 	}
 }
