@@ -158,6 +158,9 @@ func serviceTable(answers []answer, items [][]dump.Item[dump.Service]) *table.Ta
 			for _, v := range s.VIPs {
 				vips = append(vips, dump.Address(v))
 			}
+			for _, v := range s.CIDRs {
+				vips = append(vips, dump.Address(v))
+			}
 			healthy := 0
 			for uid := range s.Endpoints {
 				if !unhealthy[uid] {

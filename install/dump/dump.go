@@ -66,6 +66,7 @@ type Service struct {
 	Namespace string              `json:"namespace"`
 	Hostname  string              `json:"hostname"`
 	VIPs      []string            `json:"vips"`
+	CIDRs     []string            `json:"cidrVips"`
 	Waypoint  *Gateway            `json:"waypoint"`
 	Endpoints map[string]Endpoint `json:"endpoints"`
 }
