@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -367,4 +368,81 @@ func socketPair(t *testing.T) (x, y *net.TCPConn) {
 	}
 	t.Cleanup(func() { x.Close(); y.Close() })
 	return x, y
+}
+
+// TestResetsLeaveNothing opens and resets connections in quick succession; every one must end at the other side.
+func TestResetsLeaveNothing(t *testing.T) {
+	eachPath(t, func(t *testing.T, p path) {
+		const workers, each = 16, 100
+		var apps, clients sync.WaitGroup
+		apps.Go(func() {
+			for range workers * each {
+				c, err := p.app.AcceptTCP()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				apps.Go(func() {
+					defer c.Close()
+					c.SetDeadline(time.Now().Add(20 * time.Second))
+					if _, err := io.Copy(c, c); errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Error("a connection did not end")
+					}
+				})
+			}
+		})
+		for range workers {
+			clients.Go(func() {
+				for i := range each {
+					c := p.dial()
+					c.Write(make([]byte, 1+i*1000))
+					io.ReadFull(c, make([]byte, 1))
+					c.SetLinger(0)
+					c.Close()
+				}
+			})
+		}
+		clients.Wait()
+		apps.Wait()
+	})
+}
+
+// TestBulkResetsLeaveNothing resets connections in the middle of a lot of data.
+func TestBulkResetsLeaveNothing(t *testing.T) {
+	eachPath(t, func(t *testing.T, p path) {
+		const conns = 64
+		var apps, clients sync.WaitGroup
+		apps.Go(func() {
+			for range conns {
+				c, err := p.app.AcceptTCP()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				apps.Go(func() {
+					defer c.Close()
+					c.SetDeadline(time.Now().Add(30 * time.Second))
+					if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Error("a connection did not end")
+					}
+				})
+			}
+		})
+		stop := time.Now().Add(300 * time.Millisecond)
+		for range conns {
+			c := p.dial()
+			clients.Go(func() {
+				c.SetDeadline(stop)
+				for data := make([]byte, 256<<10); ; {
+					if _, err := c.Write(data); err != nil {
+						break
+					}
+				}
+				c.SetLinger(0)
+				c.Close()
+			})
+		}
+		clients.Wait()
+		apps.Wait()
+	})
 }
