@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
 // stream serves one client. The goroutine gRPC gave it decides and sends; a second one only receives:
@@ -31,7 +34,7 @@ type stream struct {
 	ended    atomic.Bool
 
 	mu        sync.Mutex // also guards the status fields of the watches
-	watches   []*watch   // in order of subscription, which is also the order of pushes; written by serve under mu
+	watches   []*watch   // in the order of pushes; written by serve under mu
 	nodeID    string     // guarded by mu
 	peer      string
 	connected time.Time
@@ -190,7 +193,12 @@ func (st *stream) open(req *request) error {
 		w.collection.join(&w.reader)
 	}
 	st.mu.Lock()
-	st.watches = append(st.watches, w)
+	if w.typeURL == mesh.TypeAuthorization {
+		// Whatever the client asked for first: a workload must not arrive before a policy that it names.
+		st.watches = slices.Insert(st.watches, 0, w)
+	} else {
+		st.watches = append(st.watches, w)
+	}
 	st.mu.Unlock()
 	b, err := w.open(req, st.node)
 	if err != nil {

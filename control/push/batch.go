@@ -27,7 +27,8 @@ type batch struct {
 	reports             *reports
 
 	address, policy resources
-	buf             []byte // of what is being encoded
+	retiring        []string // policies to be removed once no workload that clients know names them
+	buf             []byte   // of what is being encoded
 	put, removed    int
 	failed          error // the last message that could not be encoded
 	// wrapped are reused for every message: what travels is an Address with one of the two inside.
@@ -145,15 +146,29 @@ func alias(network string, raw []byte, length *uint32) string {
 	return s
 }
 
-// apply hands over what was collected. Policies go first: a workload should not name one that clients have not heard of.
+// apply hands over what was collected. New policies go first, removed ones last: a workload must name neither one that
+// clients have not heard of, nor one they have forgotten, or it would be without any for that moment. What is to be removed
+// waits for retire.
 func (b *batch) apply() {
-	if len(b.policy.put)+len(b.policy.remove) > 0 {
-		b.policies.Apply(b.policy.put, b.policy.remove)
-		b.policy.clear()
+	b.retiring = slices.DeleteFunc(b.retiring, func(name string) bool {
+		return slices.ContainsFunc(b.policy.put, func(r *xds.Resource) bool { return r.Name == name })
+	})
+	b.retiring = append(b.retiring, b.policy.remove...)
+	if len(b.policy.put) > 0 {
+		b.policies.Apply(b.policy.put, nil)
 	}
+	b.policy.clear()
 	if len(b.address.put)+len(b.address.remove) > 0 {
 		b.addresses.Apply(b.address.put, b.address.remove)
 		b.address.clear()
+	}
+}
+
+// retire removes the policies that nobody names any more.
+func (b *batch) retire() {
+	if len(b.retiring) > 0 {
+		b.policies.Apply(nil, b.retiring)
+		b.retiring = nil
 	}
 }
 

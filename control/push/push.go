@@ -136,6 +136,7 @@ func (p *Pusher) Run(ctx context.Context) error {
 			return nil
 		case <-window.C:
 		}
+		p.batch.retire()
 	}
 }
 

@@ -209,3 +209,49 @@ func TestWarningsReachTheRegistry(t *testing.T) {
 		t.Errorf("left over: %v", l)
 	}
 }
+
+// TestRenamedPolicyLeavesNoGap: a policy's successor is there before any workload names it, and the policy itself until no
+// workload does.
+func TestRenamedPolicyLeavesNoGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig()
+		r.start(t)
+		policy := func(name string) *object.AuthorizationPolicy {
+			return &object.AuthorizationPolicy{
+				Meta:     object.Meta{Namespace: "ns", Name: name},
+				Selector: object.Selector{Present: true, Labels: object.LabelsOf("app", "web")},
+				Rules:    []object.Rule{{}},
+			}
+		}
+		names := func() (out []string) {
+			for _, res := range r.policies.Snapshot() {
+				out = append(out, res.Name)
+			}
+			return out
+		}
+		r.Apply([]object.Event{object.Put(policy("old"))})
+		r.Synced()
+		synctest.Wait()
+		time.Sleep(time.Hour)
+		old := policy("old")
+		r.Apply([]object.Event{object.Put(policy("new")), object.Delete(old.Key())})
+		synctest.Wait()
+		if got := names(); !slices.Equal(got, []string{"ns/new", "ns/old"}) {
+			t.Errorf("at once: %v, want both", got)
+		}
+		time.Sleep(MaxWindow)
+		synctest.Wait()
+		if got := names(); !slices.Equal(got, []string{"ns/new"}) {
+			t.Errorf("after the window: %v, want the new one", got)
+		}
+		// Deleted and made again within a window: it stays.
+		r.Apply([]object.Event{object.Delete(policy("new").Key())})
+		synctest.Wait()
+		r.Apply([]object.Event{object.Put(policy("new"))})
+		time.Sleep(2 * MaxWindow)
+		synctest.Wait()
+		if got := names(); !slices.Equal(got, []string{"ns/new"}) {
+			t.Errorf("deleted and made again: %v", got)
+		}
+	})
+}
