@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/ambit-mesh/ambit/ca/certs"
 	"github.com/ambit-mesh/ambit/ca/identity"
@@ -254,7 +255,7 @@ func (pd *pod) dialDelivered(ctx context.Context, d route.InboundDecision, clien
 
 // inboundInfo is what is known of any connection that reaches the pod.
 func (pd *pod) inboundInfo(s *state.Snapshot, src, dst netip.AddrPort) telemetry.ConnInfo {
-	return telemetry.ConnInfo{Direction: telemetry.Inbound, Src: src, Dst: dst, Destination: pd.self(s, dst.Addr())}
+	return telemetry.ConnInfo{Direction: telemetry.Inbound, Src: src, Dst: dst, Destination: pd.self(s, dst.Addr()), Since: time.Now()}
 }
 
 // identifySource finds the workload at the other end of a tunnel. The identity is proven, the address is not: an address

@@ -71,7 +71,7 @@ func protocol(d route.Decision) string {
 
 // reach decides where a connection goes and opens the way there. Whatever happens, info describes the last try.
 func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.Decision, telemetry.ConnInfo, error) {
-	info := telemetry.ConnInfo{Direction: telemetry.Outbound, Src: src, Dst: dst}
+	info := telemetry.ConnInfo{Direction: telemetry.Outbound, Src: src, Dst: dst, Since: time.Now()}
 	if err := pd.synced(ctx, telemetry.UnknownSource, "nothing is known about any destination"); err != nil {
 		info.Source = pd.self(pd.proxy.State.Current(), src.Addr())
 		return nil, route.Decision{}, info, err

@@ -38,6 +38,8 @@ type ConnInfo struct {
 	SourceID, DestID    identity.ID // proven by mutual TLS; zero without it
 	Service             *state.Service
 	MutualTLS           bool
+	// Since is when the connection was accepted; zero means when it is opened.
+	Since time.Time
 	// Peer fills in for Source (inbound) or Destination (outbound) where no workload is known but the peer described itself
 	// in baggage.
 	Peer *Peer
@@ -61,7 +63,10 @@ type Connection struct {
 
 // Open counts a new connection and returns what follows it. Close must be called.
 func (r *Recorder) Open(info ConnInfo) *Connection {
-	c := &Connection{rec: r, info: info, opened: time.Now()}
+	c := &Connection{rec: r, info: info, opened: info.Since}
+	if c.opened.IsZero() {
+		c.opened = time.Now()
+	}
 	c.series = r.traffic.acquire(labelsOf(&info, "-"))
 	c.series.opened.Add(1)
 	r.log.opened(c)
