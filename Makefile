@@ -6,7 +6,7 @@ export GOFLAGS += -buildvcs=false
 export AMBIT_BIN := $(BIN)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: help build demo test check unit stories bench bench-control fuzz race generate prereqs clean
+.PHONY: help build demo test check unit stories bench bench-data bench-control fuzz race generate prereqs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,11 +35,13 @@ stories: build ## end-to-end stories in network namespaces (root)
 race: ## the concurrent packages under the race detector
 	go test -race ./api/... ./ca/... ./control/... ./ztunnel/... ./cni/...
 
-bench: build ## data plane side by side: direct, ours, naive, and PEER_ZTUNNEL=path (root; BENCH_ARGS=-quick)
-	go run ./e2e/bench/dataplane $(BENCH_ARGS)
+bench: bench-data bench-control ## both benchmarks (root; QUICK=1 for short ones)
 
-bench-control: build ## control plane with simulated nodes
-	go run ./e2e/bench/control $(BENCH_ARGS)
+bench-data: build ## data plane side by side: direct, ours, naive, and PEER_ZTUNNEL=path
+	go run ./e2e/bench/dataplane $(if $(QUICK),-quick) $(BENCH_ARGS)
+
+bench-control: build ## control plane with simulated node proxies
+	go run ./e2e/bench/control $(if $(QUICK),-quick) $(BENCH_ARGS)
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@tools/fuzz.sh $(or $(FUZZTIME),10s)
