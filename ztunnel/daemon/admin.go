@@ -27,7 +27,11 @@ func (z *ztunnel) pods() []admin.Pod {
 		open[p.UID] = p
 	}
 	var out []admin.Pod
-	for _, st := range z.agent.Dump() {
+	handed := z.agent.Dump()
+	if z.serving.Load() {
+		handed = append(handed, inpod.Status{UID: dedicatedUID, Info: z.cfg.Dedicated})
+	}
+	for _, st := range handed {
 		p := admin.Pod{
 			UID: st.UID, State: podState(st), Name: st.Info.Name, Namespace: st.Info.Namespace, ServiceAccount: st.Info.ServiceAccount,
 		}

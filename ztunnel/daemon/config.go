@@ -1,16 +1,21 @@
 package daemon
 
 import (
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
 	"os"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/inpod"
 )
 
 // A Config is everything a ztunnel can be told. Default fills in what Istio users expect; FromEnv reads the variables
@@ -50,6 +55,10 @@ type Config struct {
 	// SecretTTL is the lifetime asked for in certificate requests.
 	SecretTTL time.Duration
 
+	// Dedicated, if set, names the one pod this proxy runs in and serves, instead of the pods an agent hands over.
+	Dedicated inpod.Info
+	// WorkerThreads bounds the processors used; 0 leaves it to the runtime, which knows the CPU limit.
+	WorkerThreads int
 	// InpodUDS is the agent's ZDS socket.
 	InpodUDS  string
 	PortReuse bool
@@ -166,6 +175,11 @@ func FromEnv(environ []string) (Config, error) {
 	c.Metadata = e.prefixed("ISTIO_META_")
 	e.boolean("XDS_ON_DEMAND", &c.OnDemand)
 	e.duration("SECRET_TTL", &c.SecretTTL)
+	e.dedicated(&c.Dedicated)
+	e.threads("ZTUNNEL_WORKER_THREADS", &c.WorkerThreads)
+	for _, name := range []string{"LOCAL_XDS", "LOCAL_XDS_PATH", "FAKE_CA", "UNSTABLE_ENABLE_SOCKS5"} {
+		e.unsupported(name)
+	}
 	e.str("INPOD_UDS", &c.InpodUDS)
 	e.boolean("INPOD_PORT_REUSE", &c.PortReuse)
 	e.u32("PACKET_MARK", &c.Mark)
@@ -216,13 +230,14 @@ func (c Config) Validate() error {
 	if c.NodeName == "" {
 		errs = append(errs, errors.New("NODE_NAME is not set: name the node this proxy serves"))
 	}
-	if c.TLS12 {
-		errs = append(errs, errors.New("TLS12_ENABLED is not supported: HBONE between meshes of this version is TLS 1.3 only; unset it"))
-	}
 	switch c.CompliancePolicy {
 	case "", "pqc":
+	case "fips":
+		if !fips140.Enabled() {
+			errs = append(errs, errors.New("COMPLIANCE_POLICY=fips needs Go's FIPS 140-3 module: start with GODEBUG=fips140=on"))
+		}
 	default:
-		errs = append(errs, fmt.Errorf("COMPLIANCE_POLICY=%q is not supported: use pqc or leave it empty", c.CompliancePolicy))
+		errs = append(errs, fmt.Errorf("COMPLIANCE_POLICY=%q is not known: use pqc, fips, or leave it empty", c.CompliancePolicy))
 	}
 	if c.OnDemand && c.DNSProxy {
 		errs = append(errs, errors.New("XDS_ON_DEMAND and the DNS proxy exclude each other: set DNS_PROXY=false"))
@@ -231,6 +246,18 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("HTTP2_FRAME_SIZE=%d is outside 16384 to 16777215", c.FrameSize))
 	}
 	return errors.Join(errs...)
+}
+
+// dedicated reports whether the proxy serves the one pod it runs in.
+func (c Config) dedicated() bool { return c.Dedicated != inpod.Info{} }
+
+// self is the identity the proxy's own token proves: in dedicated mode it is the pod's, and nobody is impersonated.
+func (c Config) self() identity.ID {
+	id := identity.ID{TrustDomain: c.TrustDomain, Namespace: c.PodNamespace, ServiceAccount: c.ServiceAccount}
+	if c.dedicated() {
+		id.Namespace, id.ServiceAccount = c.Dedicated.Namespace, c.Dedicated.ServiceAccount
+	}
+	return id
 }
 
 // Token reads the bearer token as it is now; tokens are rotated in place.
@@ -305,6 +332,51 @@ func (e *env) u32(name string, to *uint32) {
 		*to = uint32(n)
 		return err
 	})
+}
+
+// dedicated reads PROXY_MODE and PROXY_WORKLOAD_INFO. istio/ztunnel src/config.rs.
+func (e *env) dedicated(to *inpod.Info) {
+	switch mode := e.values["PROXY_MODE"]; mode {
+	case "", "shared":
+		return
+	case "dedicated":
+	default:
+		e.errs = append(e.errs, fmt.Errorf("PROXY_MODE=%q: want shared or dedicated", mode))
+		return
+	}
+	info := e.values["PROXY_WORKLOAD_INFO"]
+	parts := strings.Split(info, "/")
+	if len(parts) != 3 || slices.Contains(parts, "") {
+		e.errs = append(e.errs, fmt.Errorf("PROXY_WORKLOAD_INFO=%q: want NAMESPACE/POD/SERVICEACCOUNT, which PROXY_MODE=dedicated needs", info))
+		return
+	}
+	*to = inpod.Info{Namespace: parts[0], Name: parts[1], ServiceAccount: parts[2]}
+}
+
+// threads accepts a number, or a share of the machine's processors such as 25%.
+func (e *env) threads(name string, to *int) {
+	e.parse(name, "a number of at least 1, or a percentage such as 25%", func(v string) error {
+		text, share := strings.CutSuffix(v, "%")
+		n, err := strconv.Atoi(text)
+		if err == nil && n < 1 {
+			err = strconv.ErrRange
+		}
+		if share {
+			n = max(1, (runtime.NumCPU()*n+99)/100)
+		}
+		*to = n
+		return err
+	})
+}
+
+// unsupported refuses a variable that changes what the proxy does and that this one does not know: ignored, it would run as
+// something else than it was told to.
+func (e *env) unsupported(name string) {
+	switch v := e.values[name]; v {
+	case "", "false":
+	default:
+		e.errs = append(e.errs, fmt.Errorf("%s=%q is not supported by this proxy: unset it", name, v))
+	}
 }
 
 func (e *env) addr(name string, to *netip.Addr) {

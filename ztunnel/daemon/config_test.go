@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ambit-mesh/ambit/ztunnel/inpod"
 )
 
 func TestFromEnv(t *testing.T) {
@@ -37,6 +39,10 @@ func TestFromEnv(t *testing.T) {
 			with(func(c *Config) { c.TerminationDeadline = 9 * time.Second })},
 		{"the deadline itself wins", []string{"TERMINATION_GRACE_PERIOD_SECONDS=30", "CONNECTION_TERMINATION_DEADLINE=2m"},
 			with(func(c *Config) { c.TerminationDeadline = 2 * time.Minute })},
+		{"dedicated to one pod", []string{"PROXY_MODE=dedicated", "PROXY_WORKLOAD_INFO=ns/pod/sa"},
+			with(func(c *Config) { c.Dedicated = inpod.Info{Namespace: "ns", Name: "pod", ServiceAccount: "sa"} })},
+		{"worker threads", []string{"ZTUNNEL_WORKER_THREADS=3"}, with(func(c *Config) { c.WorkerThreads = 3 })},
+		{"TLS 1.2 as well", []string{"TLS12_ENABLED=true"}, with(func(c *Config) { c.TLS12 = true })},
 		{"mark in hexadecimal", []string{"PACKET_MARK=0x53a"}, with(func(c *Config) { c.Mark = 0x53a })},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -54,15 +60,15 @@ func TestFromEnv(t *testing.T) {
 // TestFromEnvRefuses wants every mistake named at once, each with its variable.
 func TestFromEnvRefuses(t *testing.T) {
 	_, err := FromEnv([]string{
-		"XDS_ADDRESS=cp:15012", "IPV6_ENABLED=maybe", "SECRET_TTL=-1h", "INSTANCE_IP=10.0.0", "TLS12_ENABLED=true",
-		"COMPLIANCE_POLICY=rot13", "HTTP2_FRAME_SIZE=1", "POOL_MAX_STREAMS_PER_CONNECTION=0",
+		"XDS_ADDRESS=cp:15012", "IPV6_ENABLED=maybe", "SECRET_TTL=-1h", "INSTANCE_IP=10.0.0", "PROXY_MODE=dedicated",
+		"COMPLIANCE_POLICY=rot13", "LOCAL_XDS_PATH=/x", "FAKE_CA=true", "ZTUNNEL_WORKER_THREADS=0%", "HTTP2_FRAME_SIZE=1", "POOL_MAX_STREAMS_PER_CONNECTION=0",
 	})
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, name := range []string{
-		"NODE_NAME", "XDS_ADDRESS", "IPV6_ENABLED", "SECRET_TTL", "INSTANCE_IP", "TLS12_ENABLED", "COMPLIANCE_POLICY",
-		"HTTP2_FRAME_SIZE", "POOL_MAX_STREAMS_PER_CONNECTION",
+		"NODE_NAME", "XDS_ADDRESS", "IPV6_ENABLED", "SECRET_TTL", "INSTANCE_IP", "PROXY_WORKLOAD_INFO", "COMPLIANCE_POLICY",
+		"LOCAL_XDS_PATH", "FAKE_CA", "ZTUNNEL_WORKER_THREADS", "HTTP2_FRAME_SIZE", "POOL_MAX_STREAMS_PER_CONNECTION",
 	} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not named in:\n%v", name, err)

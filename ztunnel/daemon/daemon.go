@@ -13,14 +13,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
+	"runtime"
+	"sync/atomic"
+	"syscall"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/api/xds"
 	"github.com/ambit-mesh/ambit/ca/certs"
 	"github.com/ambit-mesh/ambit/ca/client"
@@ -48,6 +54,7 @@ type ztunnel struct {
 
 	version string
 	revoked *certs.RevocationFile // nil without CRL_PATH
+	serving atomic.Bool           // in dedicated mode, once the listeners are open
 }
 
 // Run serves until ctx ends, drains, and returns when everything it started has ended.
@@ -57,6 +64,9 @@ func Run(ctx context.Context, cfg Config, version string) error {
 		return fmt.Errorf("RUST_LOG: %w", err)
 	}
 	logs := telemetry.NewLogs(os.Stdout, cfg.LogJSON, levels)
+	if cfg.WorkerThreads > 0 {
+		runtime.GOMAXPROCS(cfg.WorkerThreads)
+	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 	z := build(cfg, logs, version, quit)
@@ -80,7 +90,7 @@ func Run(ctx context.Context, cfg Config, version string) error {
 		defer cancel()
 		// If any other part ends, so does this one: a proxy without its parts must not look alive.
 		defer context.AfterFunc(serve, cancel)()
-		err := z.agent.Run(agentCtx)
+		err := z.servePods(agentCtx)
 		z.drain(serve)
 		return err
 	})
@@ -91,6 +101,26 @@ func Run(ctx context.Context, cfg Config, version string) error {
 	z.log.Info("stopped")
 	return err
 }
+
+// servePods serves the pods the agent hands over, or the one this proxy is dedicated to and runs in, until ctx ends.
+func (z *ztunnel) servePods(ctx context.Context) error {
+	if !z.cfg.dedicated() {
+		return z.agent.Run(ctx)
+	}
+	ns, err := netns.Open("/proc/self/ns/net")
+	if err != nil {
+		return fmt.Errorf("own network namespace: %w", err)
+	}
+	if err := z.proxy.Start(ctx, inpod.Pod{UID: dedicatedUID, Info: z.cfg.Dedicated, Netns: ns}); err != nil {
+		return errors.Join(err, ns.Close())
+	}
+	z.serving.Store(true)
+	<-ctx.Done()
+	return nil
+}
+
+// dedicatedUID stands for the uid an agent would use.
+const dedicatedUID = "dedicated"
 
 // drain gives open connections until the deadline.
 func (z *ztunnel) drain(ctx context.Context) {
@@ -149,11 +179,28 @@ func (z *ztunnel) caConfig(logs *telemetry.Logs) client.Config {
 	for k, v := range c.CAHeaders {
 		headers[k] = v
 	}
-	return client.Config{
+	cfg := client.Config{
 		Address: c.CAAddress, ServerName: c.AltCAHostname, RootCA: client.RootFile(c.CARootCA), Token: c.Token,
 		Headers: headers, TTL: c.SecretTTL, Logger: logs.Logger("ca"),
-		Self: identity.ID{TrustDomain: c.TrustDomain, Namespace: c.PodNamespace, ServiceAccount: c.ServiceAccount},
+		Self: c.self(),
 	}
+	if c.dedicated() {
+		cfg.DialContext = c.dialMarked
+	}
+	return cfg
+}
+
+// dialMarked connects past the rules of the pod that a dedicated proxy lives in: its own connections to the control plane
+// and the authority must not come back to it.
+func (c Config) dialMarked(ctx context.Context, addr string) (net.Conn, error) {
+	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		ctlErr := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(c.Mark))
+		})
+		return errors.Join(ctlErr, err)
+	}}
+	return d.DialContext(ctx, "tcp", addr)
 }
 
 func (z *ztunnel) xdsConfig(logs *telemetry.Logs) xds.ClientConfig {
@@ -169,6 +216,9 @@ func (z *ztunnel) xdsConfig(logs *telemetry.Logs) xds.ClientConfig {
 	cfg := xds.ClientConfig{
 		Target: u.Host, ServerName: c.AltXDSHostname, Token: c.Token, Headers: headers, Node: c.node(),
 		OnDemand: c.OnDemand, Logger: logs.Logger("xds"),
+	}
+	if c.dedicated() {
+		cfg.Dial = func(ctx context.Context) (net.Conn, error) { return c.dialMarked(ctx, u.Host) }
 	}
 	if u.Scheme == "https" {
 		cfg.TLS = func() (*tls.Config, error) { return serverTLS(c.XDSRootCA) }
@@ -221,7 +271,13 @@ func (z *ztunnel) blockers() []string {
 	default:
 		out = append(out, "xds")
 	}
-	return append(out, z.agent.Blockers()...)
+	if !z.cfg.dedicated() {
+		return append(out, z.agent.Blockers()...)
+	}
+	if !z.serving.Load() {
+		out = append(out, "listeners")
+	}
+	return out
 }
 
 // noAuthority answers while CA_ADDRESS is empty.

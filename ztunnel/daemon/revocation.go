@@ -11,7 +11,9 @@ import (
 const revocationCheck = 5 * time.Second
 
 func (z *ztunnel) tlsPolicy() certs.Policy {
-	p := certs.Policy{PostQuantum: z.cfg.CompliancePolicy == "pqc"}
+	p := certs.Policy{
+		PostQuantum: z.cfg.CompliancePolicy == "pqc", FIPS: z.cfg.CompliancePolicy == "fips", TLS12: z.cfg.TLS12,
+	}
 	if z.revoked != nil {
 		p.Revoked = z.revoked.Revoked
 	}

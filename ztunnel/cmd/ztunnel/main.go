@@ -28,6 +28,7 @@ It is configured by its environment. The variables one usually sets:
   AUTH_TOKEN         file with the bearer token
   INPOD_UDS          the CNI agent's socket (/var/run/ztunnel/ztunnel.sock)
   CLUSTER_ID, NETWORK, TRUST_DOMAIN
+  PROXY_MODE         shared, or dedicated to the one pod it runs in (PROXY_WORKLOAD_INFO=NAMESPACE/POD/SERVICEACCOUNT)
   RUST_LOG           log level: debug, info, warn, error; LOG_FORMAT=json for JSON
   AMBIT_ADMIN_SOCKET unix socket for the admin interface, besides localhost:15000
 
