@@ -6,6 +6,8 @@ require github.com/ambit-mesh/ambit/api v0.0.0
 
 require github.com/ambit-mesh/ambit/ca v0.0.0
 
+require github.com/ambit-mesh/ambit/cni v0.0.0
+
 require github.com/ambit-mesh/ambit/ztunnel v0.0.0
 
 require (
