@@ -30,7 +30,9 @@ func TestSmallCell(t *testing.T) {
 	for _, r := range res.Rows {
 		got[r.Measure]++
 		for name, v := range r.Values {
-			if v.N == 0 || v.Median < 0 || v.P99 < v.Median && v.lag {
+			// Memory may well be given back while it is measured.
+			negative := v.Median < 0 && !strings.HasPrefix(name, "RSS growth")
+			if v.N == 0 || negative || v.P99 < v.Median && v.lag {
 				t.Errorf("%s, %d proxies: %s is %+v", r.Measure, r.Clients, name, v)
 			}
 		}
