@@ -81,15 +81,27 @@ func itoa(p uint16) string {
 	return netip.AddrPortFrom(netip.IPv4Unspecified(), p).String()[len("0.0.0.0:"):]
 }
 
+// listenBoth finds a port that is free for both protocols: the kernel chooses for one at a time.
+func listenBoth(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for try := 0; ; try++ {
+		p, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", p.LocalAddr().String())
+		if err == nil {
+			return p, l
+		}
+		p.Close()
+		if try == 20 {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestServesBothProtocols(t *testing.T) {
-	p, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", p.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, l := listenBoth(t)
 	var s Server
 	s.Set(shop())
 	ctx, cancel := context.WithCancel(t.Context())
