@@ -209,13 +209,23 @@ const testLimit = 10 * time.Second
 // dial makes a TCP connection inside the namespace.
 func (w *world) dial(from, to string) net.Conn {
 	w.t.Helper()
-	c, err := w.ns.Dial(w.t.Context(), "tcp", netip.AddrPortFrom(netip.MustParseAddr(from), 0), netip.MustParseAddrPort(to), nil)
+	c, err := w.tryDial(from, to)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return c
+}
+
+// tryDial is for connections that may be refused: a reset can arrive before the dial has even returned.
+func (w *world) tryDial(from, to string) (net.Conn, error) {
+	w.t.Helper()
+	c, err := w.ns.Dial(w.t.Context(), "tcp", netip.AddrPortFrom(netip.MustParseAddr(from), 0), netip.MustParseAddrPort(to), nil)
+	if err != nil {
+		return nil, err
+	}
 	w.t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(testLimit))
-	return c
+	return c, nil
 }
 
 // tunnel connects to port 15008 of the pod as a service account, from an address.
