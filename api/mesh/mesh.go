@@ -66,6 +66,7 @@ const (
 	LabelCanonicalRevision   = "service.istio.io/canonical-revision"
 	LabelGatewayManaged      = "gateway.istio.io/managed"
 	LabelGatewayName         = "gateway.networking.k8s.io/gateway-name"
+	LabelGatewayClassName    = "gateway.networking.k8s.io/gateway-class-name"
 
 	AnnotationRedirection         = "ambient.istio.io/redirection"
 	RedirectionEnabled            = "enabled"
@@ -78,6 +79,15 @@ const (
 	AnnotationTrafficDistribution = "networking.istio.io/traffic-distribution"
 	AnnotationCanaryWeight        = "istio.io/use-waypoint-canary-weight"
 	AnnotationInboundBinding      = "ambient.istio.io/waypoint-inbound-binding"
+	AnnotationNameOverride        = "gateway.istio.io/name-override"
+	AnnotationServiceAccount      = "gateway.istio.io/service-account"
+	AnnotationControllerVersion   = "gateway.istio.io/controller-version"
+
+	// AnnotationEnforcement on a Service, ServiceEntry, pod or Namespace says what becomes of traffic that should have come
+	// through a waypoint with a policy and did not: "closed" (refused, the default) or "open" (let through, counted).
+	AnnotationEnforcement = "ambit.io/waypoint-enforcement"
+	EnforcementClosed     = "closed"
+	EnforcementOpen       = "open"
 )
 
 // GatewayClasses.
@@ -104,7 +114,31 @@ const (
 	TypeAddress       = "type.googleapis.com/istio.workload.Address"
 	TypeWorkload      = "type.googleapis.com/istio.workload.Workload"
 	TypeAuthorization = "type.googleapis.com/istio.security.Authorization"
+
+	// The waypoint API; resources belong to a Gateway, see GatewayScope.
+	TypeWaypointGateway     = "type.googleapis.com/ambit.waypoint.Gateway"
+	TypeWaypointVirtualHost = "type.googleapis.com/ambit.waypoint.VirtualHost"
+	TypeWaypointService     = "type.googleapis.com/ambit.waypoint.Service"
+	TypeWaypointDestination = "type.googleapis.com/ambit.waypoint.Destination"
+	TypeWaypointSecret      = "type.googleapis.com/ambit.waypoint.Secret"
 )
+
+// Extensions of istio.workload resources, by name. Who does not know them ignores them.
+const (
+	ExtensionGuards = "ambit.io/guards"
+	ExtensionLabels = "ambit.io/labels"
+)
+
+// Request headers of an HBONE CONNECT with which a waypoint tells the destination's node proxy whom it speaks for. They
+// are believed of a waypoint bound to the destination and of nobody else.
+const (
+	HeaderClientIdentity = "x-ambit-client-identity" // a SPIFFE id
+	HeaderClientAddress  = "x-ambit-client-address"  // an IP address, without a port
+)
+
+// GatewayScope is the name under which a proxy subscribes to every resource that belongs to its Gateway, and to the
+// workloads bound to it.
+func GatewayScope(namespace, name string) string { return namespace + "/" + name + "/*" }
 
 // StaticStrictPolicy is the name, in the root namespace, of the policy that refuses plaintext.
 const StaticStrictPolicy = "istio_converted_static_strict"

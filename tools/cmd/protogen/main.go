@@ -23,6 +23,13 @@ var files = []string{
 	"security/authorization.proto",
 	"zds/zds.proto",
 	"auth/ca.proto",
+	"waypoint/value.proto",
+	"waypoint/telemetry.proto",
+	"waypoint/policy.proto",
+	"waypoint/route.proto",
+	"waypoint/destination.proto",
+	"waypoint/guard.proto",
+	"waypoint/waypoint.proto",
 }
 
 func main() {
