@@ -54,12 +54,12 @@ func (p productpage) collect(r *http.Request) shown {
 	s.Pod, _ = os.Hostname()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := p.details.get(r.Context(), "/details/0", &s.Details); err != nil {
+		if err := p.details.get(r, "/details/0", &s.Details); err != nil {
 			s.DetailsProblem = err.Error()
 		}
 	})
 	wg.Go(func() {
-		if err := p.reviews.get(r.Context(), "/reviews/0", &s.Reviews); err != nil {
+		if err := p.reviews.get(r, "/reviews/0", &s.Reviews); err != nil {
 			s.ReviewsProblem = err.Error()
 		}
 	})

@@ -47,7 +47,7 @@ func (s reviews) get(w http.ResponseWriter, r *http.Request) {
 			color = "crimson"
 		}
 		var stars ratings
-		if err := s.ratings.get(r.Context(), "/ratings/"+r.PathValue("book"), &stars); err != nil {
+		if err := s.ratings.get(r, "/ratings/"+r.PathValue("book"), &stars); err != nil {
 			page.Problem = err.Error()
 		}
 		for i := range page.Reviews {

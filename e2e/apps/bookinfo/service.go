@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,11 +22,19 @@ func newService(base string) service {
 	return service{base: strings.TrimSuffix(base, "/"), client: &http.Client{Transport: transport, Timeout: 3 * time.Second}}
 }
 
-// get fetches a path and decodes the answer.
-func (s service) get(ctx context.Context, path string, out any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+path, nil)
+// passedOn are the request headers a service hands to those it asks: what keeps a trace together, and who the user is.
+var passedOn = []string{"Traceparent", "Tracestate", "X-Request-Id", "B3", "X-B3-Traceid", "X-B3-Spanid", "X-B3-Parentspanid", "X-B3-Sampled", "End-User", "Authorization"}
+
+// get fetches a path for the sake of a request that came in, and decodes the answer.
+func (s service) get(in *http.Request, path string, out any) error {
+	req, err := http.NewRequestWithContext(in.Context(), http.MethodGet, s.base+path, nil)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", s.base, err)
+	}
+	for _, name := range passedOn {
+		if v := in.Header.Get(name); v != "" {
+			req.Header.Set(name, v)
+		}
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {

@@ -13,31 +13,77 @@ import (
 	"time"
 )
 
-// Get fetches a URL once and writes the answer's body to out. A status of 400 or more is an error.
-func Get(ctx context.Context, url string, header http.Header, timeout time.Duration, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// Request is one HTTP request to make.
+type Request struct {
+	URL string
+	// Method is GET if empty.
+	Method string
+	Header http.Header
+	Body   string
+	// HTTP2 speaks it from the first byte, without TLS.
+	HTTP2 bool
+	// Head writes the status line and the header before the body.
+	Head    bool
+	Timeout time.Duration
+}
+
+// Do makes the request once and writes the answer's body to out. A status of 400 or more is an error.
+func (q Request) Do(ctx context.Context, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, q.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return fmt.Errorf("get: %w", err)
-	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
-	// No proxy from the environment: what is tried out is the network between these two.
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
+	transport := q.transport()
+	defer transport.CloseIdleConnections()
+	resp, err := q.send(ctx, &http.Client{Transport: transport, CheckRedirect: stay})
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	if q.Head {
+		fmt.Fprintf(out, "%s %s\n", resp.Proto, resp.Status)
+		if err := resp.Header.Write(out); err != nil {
+			return err
+		}
+		fmt.Fprintln(out)
+	}
 	if _, err := io.Copy(out, resp.Body); err != nil {
-		return fmt.Errorf("get %s: %w", url, err)
+		return fmt.Errorf("get %s: %w", q.URL, err)
 	}
 	if resp.StatusCode >= 400 {
-		return fmt.Errorf("get %s: status %s", url, resp.Status)
+		return fmt.Errorf("get %s: status %s", q.URL, resp.Status)
 	}
 	return nil
+}
+
+// stay shows redirects instead of following them.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// transport uses no proxy from the environment: what is tried out is the network between these two.
+func (q Request) transport() *http.Transport {
+	t := &http.Transport{DisableKeepAlives: !q.HTTP2}
+	if q.HTTP2 {
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetUnencryptedHTTP2(true)
+	}
+	return t
+}
+
+func (q Request) send(ctx context.Context, client *http.Client) (*http.Response, error) {
+	method := q.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	req, err := http.NewRequestWithContext(ctx, method, q.URL, strings.NewReader(q.Body))
+	if err != nil {
+		return nil, fmt.Errorf("get: %w", err)
+	}
+	for k, v := range q.Header {
+		req.Header[k] = v
+	}
+	if host := q.Header.Get("Host"); host != "" {
+		req.Host = host
+		req.Header.Del("Host")
+	}
+	return client.Do(req)
 }
 
 // Held is how a held connection fared.

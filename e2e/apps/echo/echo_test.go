@@ -50,7 +50,7 @@ func TestConversations(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	var body strings.Builder
-	if err := Get(ctx, "http://"+s.HTTP+"/x", nil, time.Second, &body); err != nil {
+	if err := (Request{URL: "http://" + s.HTTP + "/x", Timeout: time.Second}).Do(ctx, &body); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"Hostname=", "Text=blue", "Client=127.0.0.1:", "URL=/x"} {
@@ -58,12 +58,24 @@ func TestConversations(t *testing.T) {
 			t.Errorf("answer lacks %q:\n%s", want, body.String())
 		}
 	}
-	if err := Get(ctx, "http://"+s.HTTP+"/status/503", nil, time.Second, &body); err == nil {
+	if err := (Request{URL: "http://" + s.HTTP + "/status/503", Timeout: time.Second}).Do(ctx, &body); err == nil {
 		t.Error("status 503 was no error")
 	}
 	body.Reset()
-	if err := Get(ctx, "http://"+s.HTTP+"/download?bytes=100000", nil, time.Second, &body); err != nil || body.Len() != 100000 {
+	if err := (Request{URL: "http://" + s.HTTP + "/download?bytes=100000", Timeout: time.Second}).Do(ctx, &body); err != nil || body.Len() != 100000 {
 		t.Errorf("download: %d bytes, %v", body.Len(), err)
+	}
+	body.Reset()
+	post := Request{URL: "http://" + s.HTTP + "/x", Method: "POST", Body: "b", HTTP2: true, Head: true, Timeout: time.Second}
+	if err := post.Do(ctx, &body); err != nil || !strings.Contains(body.String(), "Proto=HTTP/2.0") || !strings.HasPrefix(body.String(), "HTTP/2.0 200") {
+		t.Errorf("HTTP/2: %v\n%s", err, body.String())
+	}
+	if text, err := WebSocket(ctx, "ws://"+s.HTTP+"/ws", "hi"); err != nil || text != "hi" {
+		t.Errorf("websocket: %q, %v", text, err)
+	}
+	count := Tally{Request: Request{URL: "http://" + s.HTTP + "/", Timeout: time.Second}, Requests: 10, Workers: 3, By: "Text"}.Run(ctx)
+	if count["200 blue"] != 10 || len(count) != 1 {
+		t.Errorf("tally: %v", count)
 	}
 	if line, err := Greeting(ctx, s.First); err != nil || !strings.HasPrefix(line, "220 ") || !strings.Contains(line, "blue") {
 		t.Errorf("greeting %q, %v", line, err)

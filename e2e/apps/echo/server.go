@@ -159,7 +159,9 @@ func host() string {
 }
 
 func (s Server) serveHTTP(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{Handler: s.handler(ctx), ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: s.handler(ctx), ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {
@@ -183,11 +185,13 @@ func (s Server) serveHTTP(ctx context.Context, l net.Listener) error {
 }
 
 // handler answers on every path with who served and who asked. /download?bytes=N sends N bytes, /upload counts what it
-// gets, /hold keeps the response open with a line a second, /delay?d=100ms waits, /status/N answers with that status.
+// gets, /hold keeps the response open with a line a second, /delay?d=100ms waits, /status/N answers with that status,
+// /ws is a WebSocket.
 func (s Server) handler(ctx context.Context) http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("/", s.who)
 	m.HandleFunc("/download", download)
+	m.Handle("/ws", webSocketHandler())
 	m.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
 		if err != nil {

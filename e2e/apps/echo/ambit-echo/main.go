@@ -21,7 +21,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{Use: "ambit-echo", Short: "A server and a client for trying out networks", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(serve(), get(), loop(), hold(), bulk(), greeting(), idle())
+	root.AddCommand(serve(), get(), tally(), websocket(), loop(), hold(), bulk(), greeting(), idle())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "ambit-echo:", err)
 		os.Exit(1) //nolint:gocritic // the process ends here, and stop with it
@@ -32,7 +32,7 @@ func serve() *cobra.Command {
 	var s echo.Server
 	c := &cobra.Command{Use: "serve", Short: "Serve until told to end", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.Run(cmd.Context()) }}
-	c.Flags().StringVar(&s.HTTP, "http", ":8080", "HTTP: any path says who served and who asked; /download?bytes=N, /upload, /hold, /delay?d=1s, /status/N")
+	c.Flags().StringVar(&s.HTTP, "http", ":8080", "HTTP: any path says who served and who asked; /download?bytes=N, /upload, /hold, /delay?d=1s, /status/N, /ws; HTTP/2 without TLS too")
 	c.Flags().StringVar(&s.TCP, "tcp", ":9000", "TCP that sends back what it gets")
 	c.Flags().StringVar(&s.First, "first", ":9001", "TCP that greets first")
 	c.Flags().StringVar(&s.Sink, "sink", ":9002", "TCP that takes everything and says how much it was")
@@ -43,21 +43,69 @@ func serve() *cobra.Command {
 }
 
 func get() *cobra.Command {
+	var q echo.Request
+	c := &cobra.Command{Use: "get URL", Short: "Make one HTTP request", Args: cobra.ExactArgs(1)}
+	request(c, &q)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		q.URL = args[0]
+		return q.Do(cmd.Context(), os.Stdout)
+	}
+	c.Flags().BoolVarP(&q.Head, "include", "i", false, "show the status line and the header too")
+	return c
+}
+
+// request adds the flags that describe an HTTP request.
+func request(c *cobra.Command, q *echo.Request) {
 	var headers []string
-	var timeout time.Duration
-	c := &cobra.Command{Use: "get URL", Short: "Fetch a URL once", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			h := http.Header{}
-			for _, line := range headers {
-				k, v, ok := strings.Cut(line, ":")
-				if !ok {
-					return fmt.Errorf("header %q: NAME: VALUE", line)
-				}
-				h.Add(k, strings.TrimSpace(v))
+	c.PreRunE = func(*cobra.Command, []string) error {
+		q.Header = http.Header{}
+		for _, line := range headers {
+			k, v, ok := strings.Cut(line, ":")
+			if !ok {
+				return fmt.Errorf("header %q: NAME: VALUE", line)
 			}
-			return echo.Get(cmd.Context(), args[0], h, timeout, os.Stdout)
-		}}
+			q.Header.Add(k, strings.TrimSpace(v))
+		}
+		return nil
+	}
 	c.Flags().StringArrayVarP(&headers, "header", "H", nil, "header, as NAME: VALUE")
+	c.Flags().StringVarP(&q.Method, "request", "X", "GET", "method")
+	c.Flags().StringVarP(&q.Body, "data", "d", "", "body to send")
+	c.Flags().BoolVar(&q.HTTP2, "http2", false, "speak HTTP/2 from the first byte")
+	c.Flags().DurationVar(&q.Timeout, "timeout", 5*time.Second, "give up after this long")
+}
+
+func tally() *cobra.Command {
+	var t echo.Tally
+	c := &cobra.Command{Use: "tally URL", Short: "Make many HTTP requests, and count the answers by kind", Args: cobra.ExactArgs(1)}
+	request(c, &t.Request)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		t.URL = args[0]
+		if t.Requests < 1 {
+			return errors.New("--requests: at least 1")
+		}
+		fmt.Print(echo.Table(t.Run(cmd.Context())))
+		return nil
+	}
+	c.Flags().IntVarP(&t.Requests, "requests", "n", 100, "how many")
+	c.Flags().IntVar(&t.Workers, "workers", 4, "how many at the same time")
+	c.Flags().StringVar(&t.By, "by", "", "tell answers apart by this field of their JSON, Name=value line, or header")
+	return c
+}
+
+func websocket() *cobra.Command {
+	var timeout time.Duration
+	c := &cobra.Command{Use: "websocket URL [MESSAGE]", Short: "Send a message over a WebSocket (ws://HOST/ws) and show what comes back", Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			text, err := echo.WebSocket(ctx, args[0], append(args, "hello")[1])
+			if err != nil {
+				return err
+			}
+			fmt.Println(text)
+			return nil
+		}}
 	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "give up after this long")
 	return c
 }
