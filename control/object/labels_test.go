@@ -101,7 +101,7 @@ func TestLabelSelector(t *testing.T) {
 }
 
 func TestKinds(t *testing.T) {
-	for k := KindNamespace; k <= KindGatewayClass; k++ {
+	for k := KindNamespace; k <= KindExtensionPolicy; k++ {
 		if got, ok := ParseKind(k.String()); !ok || got != k {
 			t.Errorf("%v became %v", k, got)
 		}

@@ -27,21 +27,59 @@ const (
 	KindPeerAuthentication
 	KindGateway
 	KindGatewayClass
+	KindVirtualService
+	KindDestinationRule
+	KindHTTPRoute
+	KindGRPCRoute
+	KindTLSRoute
+	KindTCPRoute
+	KindReferenceGrant
+	KindBackendTLSPolicy
+	KindListenerSet
+	KindRequestAuthentication
+	KindTelemetry
+	KindWasmPlugin
+	KindTrafficExtension
+	KindSidecar
+	KindEnvoyFilter
+	KindSecret
+	KindConfigMap
+	KindLocalRateLimitPolicy
+	KindExtensionPolicy
 )
 
 var kindNames = [...]string{
-	KindNamespace:           "Namespace",
-	KindNode:                "Node",
-	KindServiceAccount:      "ServiceAccount",
-	KindPod:                 "Pod",
-	KindService:             "Service",
-	KindEndpointSlice:       "EndpointSlice",
-	KindServiceEntry:        "ServiceEntry",
-	KindWorkloadEntry:       "WorkloadEntry",
-	KindAuthorizationPolicy: "AuthorizationPolicy",
-	KindPeerAuthentication:  "PeerAuthentication",
-	KindGateway:             "Gateway",
-	KindGatewayClass:        "GatewayClass",
+	KindNamespace:             "Namespace",
+	KindNode:                  "Node",
+	KindServiceAccount:        "ServiceAccount",
+	KindPod:                   "Pod",
+	KindService:               "Service",
+	KindEndpointSlice:         "EndpointSlice",
+	KindServiceEntry:          "ServiceEntry",
+	KindWorkloadEntry:         "WorkloadEntry",
+	KindAuthorizationPolicy:   "AuthorizationPolicy",
+	KindPeerAuthentication:    "PeerAuthentication",
+	KindGateway:               "Gateway",
+	KindGatewayClass:          "GatewayClass",
+	KindVirtualService:        "VirtualService",
+	KindDestinationRule:       "DestinationRule",
+	KindHTTPRoute:             "HTTPRoute",
+	KindGRPCRoute:             "GRPCRoute",
+	KindTLSRoute:              "TLSRoute",
+	KindTCPRoute:              "TCPRoute",
+	KindReferenceGrant:        "ReferenceGrant",
+	KindBackendTLSPolicy:      "BackendTLSPolicy",
+	KindListenerSet:           "ListenerSet",
+	KindRequestAuthentication: "RequestAuthentication",
+	KindTelemetry:             "Telemetry",
+	KindWasmPlugin:            "WasmPlugin",
+	KindTrafficExtension:      "TrafficExtension",
+	KindSidecar:               "Sidecar",
+	KindEnvoyFilter:           "EnvoyFilter",
+	KindSecret:                "Secret",
+	KindConfigMap:             "ConfigMap",
+	KindLocalRateLimitPolicy:  "LocalRateLimitPolicy",
+	KindExtensionPolicy:       "ExtensionPolicy",
 }
 
 // String is the kind as it is written in YAML.
