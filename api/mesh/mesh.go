@@ -123,6 +123,15 @@ const (
 	TypeWaypointSecret      = "type.googleapis.com/ambit.waypoint.Secret"
 )
 
+// IsWaypointType reports whether resources of the type belong to a gateway and are named after it.
+func IsWaypointType(typeURL string) bool {
+	switch typeURL {
+	case TypeWaypointGateway, TypeWaypointVirtualHost, TypeWaypointService, TypeWaypointDestination, TypeWaypointSecret:
+		return true
+	}
+	return false
+}
+
 // Extensions of istio.workload resources, by name. Who does not know them ignores them.
 const (
 	ExtensionGuards = "ambit.io/guards"

@@ -34,6 +34,8 @@ type ClientConfig struct {
 	// OnDemand asks for no addresses at first; names are subscribed by Demand. Policies are always subscribed to as a
 	// whole: a policy nobody asked for would be a policy skipped. Otherwise the client subscribes to everything.
 	OnDemand bool
+	// Named asks for nothing but the names given to Subscribe, of every type except policies. Resources of a gateway are always asked for like that.
+	Named bool
 	// Dial replaces the TCP connection, for tests and unix sockets. Nil dials Target.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Logger receives state changes. Nil discards them.
@@ -57,7 +59,7 @@ type Rejected struct {
 
 // Handler applies what the server sends. It is called from one goroutine, once for each response, in order.
 type Handler interface {
-	// Apply removes and inserts resources of one type. What it returns is refused by name towards the server. On an on-demand client,
+	// Apply removes and inserts resources of one type. What it returns is refused by name towards the server. Where names are asked for,
 	// removed also carries names that were asked for and do not exist, spelled as they were asked.
 	Apply(typeURL string, upserts []Raw, removed []string) (rejected []Rejected)
 }
@@ -84,6 +86,7 @@ type Client struct {
 type demandChange struct {
 	typeURL, name string
 	drop          bool
+	again         bool // ask even if subscribed
 }
 
 // Reconnecting follows Istio's node proxy: 10 ms doubling to 15 s; here with jitter, so that a fleet does not return in step.
@@ -118,24 +121,42 @@ func (c *Client) Synced() <-chan struct{} { return c.synced }
 
 // Demand subscribes an on-demand client to one more name: a canonical one or "network/ip". It does not block. A name that is
 // already subscribed is asked for again, so that a caller whose state lost it gets an answer.
-func (c *Client) Demand(typeURL, name string) { c.change(demandChange{typeURL: typeURL, name: name}) }
+func (c *Client) Demand(typeURL, name string) {
+	c.change(demandChange{typeURL: typeURL, name: name, again: true})
+}
 
 // Release ends the subscription to a demanded name. The server sends no more of it; the handler's state is the caller's to clear.
 func (c *Client) Release(typeURL, name string) {
 	c.change(demandChange{typeURL: typeURL, name: name, drop: true})
 }
 
+// Subscribe adds names to a subscription that goes by name (ClientConfig.Named): canonical ones, "network/ip", or the scope of
+// a gateway (mesh.GatewayScope). It may be called at any time, does not block, and holds over reconnects. Names that are subscribed already are left alone.
+func (c *Client) Subscribe(typeURL string, names ...string) {
+	for _, name := range names {
+		c.change(demandChange{typeURL: typeURL, name: name})
+	}
+}
+
+// Unsubscribe takes names back. What the handler has only because of them it is told as removed, once the server has agreed.
+func (c *Client) Unsubscribe(typeURL string, names ...string) {
+	for _, name := range names {
+		c.change(demandChange{typeURL: typeURL, name: name, drop: true})
+	}
+}
+
 func (c *Client) change(d demandChange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	names := c.demanded[d.typeURL]
-	if names == nil || !c.onDemand(d.typeURL) {
+	if names == nil || c.whole(d.typeURL) {
 		return
 	}
+	_, has := names[d.name]
+	if has != d.drop && !d.again {
+		return // nothing would change
+	}
 	if d.drop {
-		if _, ok := names[d.name]; !ok {
-			return
-		}
 		delete(names, d.name)
 	} else {
 		names[d.name] = struct{}{}
@@ -147,9 +168,14 @@ func (c *Client) change(d demandChange) {
 	}
 }
 
-// onDemand reports whether resources of a type are asked for one by one.
-func (c *Client) onDemand(typeURL string) bool {
-	return c.cfg.OnDemand && typeURL != mesh.TypeAuthorization
+// whole reports whether a type is subscribed to as a whole; otherwise its resources are asked for by name.
+func (c *Client) whole(typeURL string) bool {
+	return typeURL == mesh.TypeAuthorization || !c.named(typeURL) && !c.cfg.OnDemand
+}
+
+// named reports whether the names of a type that are asked for are kept exactly, rather than as Istio's node proxy does on demand.
+func (c *Client) named(typeURL string) bool {
+	return mesh.IsWaypointType(typeURL) || c.cfg.Named && typeURL != mesh.TypeAuthorization
 }
 
 // Run connects, and reconnects whenever the stream ends, until ctx is done. It then returns nil.

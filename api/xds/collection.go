@@ -37,6 +37,7 @@ type Collection struct {
 	names   aliasIndex
 	byNode  groupIndex // workloads of a node
 	members groupIndex // endpoints of a service
+	scoped  groupIndex // what belongs to a gateway
 	readers map[*reader]struct{}
 
 	images imageCache
@@ -62,6 +63,7 @@ type item struct {
 	aliases  []string
 	node     string
 	services []string
+	scopes   []string
 	encoded  mem.Buffer
 }
 
@@ -84,6 +86,7 @@ func NewCollection(typeURL string) *Collection {
 		names:   newAliasIndex(),
 		byNode:  make(groupIndex),
 		members: make(groupIndex),
+		scoped:  make(groupIndex),
 		readers: make(map[*reader]struct{}),
 	}
 }
@@ -113,7 +116,7 @@ func (c *Collection) Apply(put []*Resource, remove []string) {
 	encoded := make([]*item, len(put))
 	for i, r := range put { // before taking the lock: encoding is the expensive part
 		encoded[i] = &item{
-			name: r.Name, version: r.Version, aliases: r.Aliases, node: r.Node, services: r.Services,
+			name: r.Name, version: r.Version, aliases: r.Aliases, node: r.Node, services: r.Services, scopes: r.Scopes,
 			encoded: encodeResource(c.typeURL, r),
 		}
 	}
@@ -225,7 +228,8 @@ func (c *Collection) sweep() {
 }
 
 func sameRouting(a, b *item) bool {
-	return a.node == b.node && slices.Equal(a.aliases, b.aliases) && slices.Equal(a.services, b.services)
+	return a.node == b.node && slices.Equal(a.aliases, b.aliases) && slices.Equal(a.services, b.services) &&
+		slices.Equal(a.scopes, b.scopes)
 }
 
 // index makes the entry's item findable by everything but its name; unindex undoes it.
@@ -239,6 +243,9 @@ func (c *Collection) index(e *entry) {
 	for _, s := range e.item.services {
 		c.members.add(s, e)
 	}
+	for _, s := range e.item.scopes {
+		c.scoped.add(s, e)
+	}
 }
 
 func (c *Collection) unindex(e *entry) {
@@ -250,6 +257,9 @@ func (c *Collection) unindex(e *entry) {
 	}
 	for _, s := range e.item.services {
 		c.members.remove(s, e)
+	}
+	for _, s := range e.item.scopes {
+		c.scoped.remove(s, e)
 	}
 }
 

@@ -2,7 +2,7 @@ package xds
 
 import "slices"
 
-// demand is what an on-demand stream subscribed to, and what followed from it.
+// demand is what an on-demand stream of Istio's kind subscribed to, and what followed from it. It knows no scopes; see selection.
 //
 // A client asks for a name it needs and gets that resource, the endpoints if it is a service, and all workloads of its own
 // node. Everything it got stays subscribed. istio/istio pilot/pkg/xds/workload.go GenerateDeltas.
@@ -23,6 +23,18 @@ func newDemand(node string) *demand {
 		resolved: make(map[string]struct{}),
 		sent:     make(map[string]struct{}),
 	}
+}
+
+func (d *demand) size() int { return len(d.asked) }
+
+func (d *demand) update(c *Collection, subscribe, unsubscribe []string) *batch {
+	if len(unsubscribe) > 0 {
+		d.forget(c, unsubscribe)
+	}
+	if len(subscribe) == 0 {
+		return &batch{}
+	}
+	return d.answer(c, subscribe)
 }
 
 // answer collects what a request for names is owed: the named resources even if the client has them, the rest only if it
@@ -173,15 +185,19 @@ func (d *demand) names(it *item) bool {
 	if _, ok := d.asked[it.name]; ok {
 		return true
 	}
+	return asksForAlias(d.asked, it)
+}
+
+func asksForAlias(asked map[string]struct{}, it *item) bool {
 	for _, alias := range it.aliases {
 		a, ok := parseAddress(alias)
 		if !ok {
 			continue
 		}
-		if _, ok := d.asked[a.String()]; ok {
+		if _, ok := asked[a.String()]; ok {
 			return true
 		}
-		if !a.single && d.asksWithin(a) {
+		if !a.single && asksWithin(asked, a) {
 			return true
 		}
 	}
@@ -189,8 +205,8 @@ func (d *demand) names(it *item) bool {
 }
 
 // asksWithin looks for an asked address inside a prefix. Only resources that cover a prefix cost this walk; they are rare.
-func (d *demand) asksWithin(around address) bool {
-	for name := range d.asked {
+func asksWithin(asked map[string]struct{}, around address) bool {
+	for name := range asked {
 		if a, ok := parseAddress(name); ok && a.single && a.network == around.network && around.prefix.Contains(a.prefix.Addr()) {
 			return true
 		}

@@ -33,6 +33,11 @@ func drawResource(t *rapid.T) *Resource {
 			r.Services = append(r.Services, fmt.Sprintf("ns/svc%d", i))
 		}
 	}
+	for i := range 2 {
+		if rapid.IntRange(0, 2).Draw(t, "scope") == 0 {
+			r.Scopes = append(r.Scopes, fmt.Sprintf("ns/gw%d", i))
+		}
+	}
 	return r
 }
 
@@ -42,6 +47,14 @@ func drawName(t *rapid.T) string {
 		rapid.Custom(func(t *rapid.T) string { return fmt.Sprintf("ns/svc%d", rapid.IntRange(0, 3).Draw(t, "svc")) }),
 		rapid.Custom(func(t *rapid.T) string { return fmt.Sprintf("c//Pod/ns/%d", rapid.IntRange(3, 9).Draw(t, "pod")) }),
 	).Draw(t, "name")
+}
+
+// drawSelected is drawName, or a gateway's scope.
+func drawSelected(t *rapid.T) string {
+	if rapid.Bool().Draw(t, "scope") {
+		return rapid.SampledFrom([]string{"ns/gw0/*", "ns/gw1/*"}).Draw(t, "gateway")
+	}
+	return drawName(t)
 }
 
 // owed computes, the slow way, what an on-demand client of node-a must have.
@@ -67,24 +80,50 @@ func owed(c *Collection, demanded map[string]bool) map[string]bool {
 	return want
 }
 
+// selected computes, the slow way, what a client that goes by name must have, and nothing else.
+func selected(c *Collection, names map[string]bool) map[string]string {
+	want := map[string]string{}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for name := range names {
+		hits := c.find(name)
+		for _, m := range c.entries {
+			if m.item == nil {
+				continue
+			}
+			in := slices.ContainsFunc(m.item.scopes, func(s string) bool { return s+"/*" == name })
+			for _, e := range hits {
+				in = in || e == m || slices.Contains(m.item.services, e.name)
+			}
+			if in {
+				want[m.name] = string(m.item.body())
+			}
+		}
+	}
+	return want
+}
+
 // TestClientsConverge churns a small mesh, cuts connections and asks for names in any order. Once it is quiet the wildcard
-// client has exactly what the server has; the on-demand client has everything it is owed, and nothing outdated.
+// client has exactly what the server has, the one that goes by name exactly what its names lead to; the on-demand client has everything it
+// is owed, and nothing outdated.
 func TestClientsConverge(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t, ServerConfig{})
 		defer w.stop()
 		w.address.keep, w.address.sweepAt = 2, 2 // forget removals early, so that clients fall behind
-		all, some := newReplica(), newReplica()
+		all, some, exact := newReplica(), newReplica(), newReplica()
 		_, stopAll := w.run(ClientConfig{}, all, addressType)
 		defer stopAll()
 		client, stopSome := w.run(ClientConfig{OnDemand: true}, some, addressType)
 		defer stopSome()
+		byName, stopExact := w.run(ClientConfig{Named: true}, exact, addressType)
+		defer stopExact()
 
 		truth := map[string]string{}
-		demanded := map[string]bool{}
+		demanded, subscribed := map[string]bool{}, map[string]bool{}
 		released := false
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
-			switch rapid.IntRange(0, 9).Draw(rt, "step") {
+			switch rapid.IntRange(0, 12).Draw(rt, "step") {
 			case 0:
 				w.cut()
 			case 1, 2:
@@ -97,6 +136,16 @@ func TestClientsConverge(t *testing.T) {
 					delete(demanded, name)
 					released = true
 					client.Release(addressType, name)
+				}
+			case 5, 6:
+				name := drawSelected(rt)
+				subscribed[name] = true
+				byName.Subscribe(addressType, name)
+			case 7:
+				if len(subscribed) > 0 {
+					name := rapid.SampledFrom(slices.Sorted(maps.Keys(subscribed))).Draw(rt, "unsubscribe")
+					delete(subscribed, name)
+					byName.Unsubscribe(addressType, name)
 				}
 			case 4: // give the clients a moment to see an intermediate state
 				time.Sleep(time.Duration(rapid.IntRange(0, 3).Draw(rt, "ms")) * time.Millisecond)
@@ -119,6 +168,9 @@ func TestClientsConverge(t *testing.T) {
 		deadline := time.Now().Add(10 * time.Second)
 		for {
 			problem := disagreement(truth, all.get(addressType), some.get(addressType), owed(w.address, demanded), released)
+			if want := selected(w.address, subscribed); problem == "" && !maps.Equal(want, exact.get(addressType)) {
+				problem = fmt.Sprintf("client of names %v has %v, want %v", slices.Sorted(maps.Keys(subscribed)), exact.get(addressType), want)
+			}
 			if problem == "" {
 				return
 			}

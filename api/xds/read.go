@@ -142,7 +142,7 @@ func (c *Collection) Snapshot() []Resource {
 	slices.SortFunc(items, func(a, b *item) int { return strings.Compare(a.name, b.name) })
 	out := make([]Resource, len(items))
 	for i, it := range items {
-		out[i] = Resource{Name: it.name, Aliases: it.aliases, Version: it.version, Node: it.node, Services: it.services, Body: it.body()}
+		out[i] = Resource{Name: it.name, Aliases: it.aliases, Version: it.version, Node: it.node, Services: it.services, Scopes: it.scopes, Body: it.body()}
 	}
 	return out
 }

@@ -20,6 +20,8 @@ type Resource struct {
 	Node string
 	// Services are the names of the services this workload is an endpoint of; who subscribes to a service is subscribed to its endpoints.
 	Services []string
+	// Scopes are the gateways the resource belongs to, each "namespace/name"; see mesh.GatewayScope.
+	Scopes []string
 }
 
 // Field numbers of envoy.service.discovery.v3, as far as delta ADS between a control plane and a node proxy uses them.

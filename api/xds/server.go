@@ -29,6 +29,9 @@ type ServerConfig struct {
 	Admit func(ctx context.Context) error
 	// Authorize decides on a stream's first request; ctx carries the peer and the metadata. Its error ends the stream.
 	Authorize func(ctx context.Context, node *corev3.Node) error
+	// AuthorizeScope decides, on a subscription to a gateway's scope or to a fact of it (mesh.IsWaypointType), whether the client may
+	// read what belongs to the gateway ("namespace/name"). Its error ends the stream, as PermissionDenied. Nil lets everyone.
+	AuthorizeScope func(ctx context.Context, scope string) error
 	// OnNACK is told of every refusal a client reports. It is called on the stream's goroutine and must not block.
 	OnNACK func(NACK)
 	// MaxConnectionAge is how long a connection lives before the client is asked to connect anew, ±10 %. Clients of a

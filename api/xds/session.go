@@ -214,8 +214,12 @@ func (c *Client) subscribe(rpc grpc.ClientStream, node []byte) error {
 			req.node = nil // the first request of a stream introduces the client
 		}
 		req.known = knownOf(c.known[typeURL])
-		if c.onDemand(typeURL) {
-			req.subscribe, req.unsubscribe = []string{wildcard}, []string{wildcard}
+		if !c.whole(typeURL) {
+			// Without it, no names would mean everything.
+			req.unsubscribe = []string{wildcard}
+			if !c.named(typeURL) {
+				req.subscribe = []string{wildcard}
+			}
 			req.subscribe = append(req.subscribe, c.takeDemands(typeURL)...)
 		}
 		if err := rpc.SendMsg(req); err != nil {
@@ -257,7 +261,9 @@ func (c *Client) sendDemands(rpc grpc.ClientStream) error {
 		req := &request{typeURL: typeURL}
 		for name, drop := range last {
 			if drop {
-				delete(c.known[typeURL], name) // or the next stream would subscribe to it again
+				if !c.named(typeURL) {
+					delete(c.known[typeURL], name) // or the next stream would subscribe to it again
+				}
 				req.unsubscribe = append(req.unsubscribe, name)
 			} else {
 				req.subscribe = append(req.subscribe, name)

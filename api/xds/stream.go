@@ -32,6 +32,8 @@ type stream struct {
 	wake     chan struct{}
 	node     string // the client's node, from its metadata; owned by serve
 	ended    atomic.Bool
+	// permitted are the scopes this client was found to be allowed to read; owned by serve.
+	permitted map[string]bool
 
 	mu        sync.Mutex // also guards the status fields of the watches
 	watches   []*watch   // in the order of pushes; written by serve under mu
@@ -122,6 +124,9 @@ func (st *stream) handle(ctx context.Context, req *request) error {
 	if req.typeURL == "" {
 		return status.Error(codes.InvalidArgument, "a request names no type_url")
 	}
+	if err := st.permit(ctx, req); err != nil {
+		return err
+	}
 	w := st.watch(req.typeURL)
 	if w == nil {
 		return st.open(req)
@@ -140,7 +145,7 @@ func (st *stream) handle(ctx context.Context, req *request) error {
 }
 
 func (st *stream) bounded(w *watch) error {
-	if w.demand != nil && len(w.demand.asked) > maxAsked {
+	if w.interest != nil && w.interest.size() > maxAsked {
 		return status.Errorf(codes.ResourceExhausted, "more than %d names of %s subscribed on one stream", maxAsked, w.typeURL)
 	}
 	return nil
@@ -162,6 +167,29 @@ func (st *stream) introduce(ctx context.Context, req *request) error {
 	st.nodeID = node.GetId()
 	st.mu.Unlock()
 	st.srv.log.Info("xds client connected", "peer", st.peer, "node", node.GetId())
+	return nil
+}
+
+// permit checks that the client may read what it subscribes to. A permission given holds for the stream, which ends at some time.
+func (st *stream) permit(ctx context.Context, req *request) error {
+	authorize := st.srv.cfg.AuthorizeScope
+	if authorize == nil {
+		return nil
+	}
+	for _, name := range req.subscribe {
+		scope := permission(req.typeURL, name)
+		if scope == "" || name == wildcard || st.permitted[scope] {
+			continue
+		}
+		if err := authorize(ctx, scope); err != nil {
+			st.srv.log.Warn("xds client may not read what it asks for", "peer", st.peer, "node", st.nodeID, "type", req.typeURL, "name", name, "err", err)
+			return refusal(fmt.Errorf("subscribe to %s of %s: %w", name, req.typeURL, err), codes.PermissionDenied)
+		}
+		if st.permitted == nil {
+			st.permitted = make(map[string]bool)
+		}
+		st.permitted[scope] = true
+	}
 	return nil
 }
 

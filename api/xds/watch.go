@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
 // watch is one stream's subscription to one resource type. Owned by the stream's goroutine, status fields apart.
@@ -11,8 +13,8 @@ type watch struct {
 	typeURL    string
 	collection *Collection // nil when the server does not have the type: such requests get empty answers
 	reader     reader
-	demand     *demand // nil: subscribed to everything
-	responses  uint64  // answers so far, each with a nonce of its own
+	interest   interest // nil: subscribed to everything
+	responses  uint64   // answers so far, each with a nonce of its own
 	metrics    typeMetrics
 
 	// What people see of it; guarded by stream.mu.
@@ -27,11 +29,9 @@ type sentResponse struct {
 
 // open handles the first request of a type. The caller sends the answer even when it is empty: clients wait for it.
 func (w *watch) open(req *request, node string) (*batch, error) {
-	everything := len(req.subscribe) == 0 || slices.Contains(req.subscribe, wildcard)
-	// Subscribing to and unsubscribing from everything in one request is how a client says "on demand".
-	if slices.Contains(req.unsubscribe, wildcard) {
-		everything = false
-	}
+	star, unstar := slices.Contains(req.subscribe, wildcard), slices.Contains(req.unsubscribe, wildcard)
+	exact := mesh.IsWaypointType(req.typeURL) // nobody is meant to see the facts of every gateway
+	everything := !exact && !unstar && (star || len(req.subscribe) == 0)
 	if w.collection == nil {
 		return &batch{removed: namesOnly(req.subscribe)}, nil
 	}
@@ -43,9 +43,14 @@ func (w *watch) open(req *request, node string) (*batch, error) {
 		w.reader.cursor.Store(cursor)
 		return b, err
 	}
-	w.demand = newDemand(node)
+	// Subscribing to and unsubscribing from everything in one request is how Istio's node proxy says "on demand".
+	if star && !exact {
+		w.interest = newDemand(node)
+	} else {
+		w.interest = newSelection()
+	}
 	w.reader.cursor.Store(w.collection.now()) // before resolving, so that what happens meanwhile is pushed
-	return w.demand.resume(w.collection, subscribed(req), req.known), nil
+	return w.interest.resume(w.collection, subscribed(req), req.known), nil
 }
 
 // update handles a later request and says whether it is owed an answer.
@@ -53,24 +58,22 @@ func (w *watch) update(req *request, node string) (b *batch, owed bool) {
 	if w.collection == nil {
 		return &batch{removed: namesOnly(req.subscribe)}, len(req.subscribe) > 0
 	}
-	if slices.Contains(req.unsubscribe, wildcard) && w.demand == nil {
-		w.demand = newDemand(node)
-	} else if slices.Contains(req.subscribe, wildcard) && w.demand != nil {
-		w.demand = nil
+	if slices.Contains(req.unsubscribe, wildcard) && w.interest == nil {
+		w.interest = newDemand(node)
+	} else if slices.Contains(req.subscribe, wildcard) && w.interest != nil && !mesh.IsWaypointType(w.typeURL) {
+		w.interest = nil
 		return w.everything(), true
 	}
-	if gone := namesOnly(req.unsubscribe); len(gone) > 0 && w.demand != nil {
-		w.demand.forget(w.collection, gone)
+	names, gone := subscribed(req), namesOnly(req.unsubscribe)
+	if w.interest == nil {
+		// A subscriber to everything asks for a name again: it is owed that one, and nothing is to be remembered.
+		return newDemand("").answer(w.collection, names), len(names) > 0
 	}
-	names := subscribed(req)
-	if len(names) == 0 {
+	if len(names) == 0 && len(gone) == 0 {
 		return nil, false
 	}
-	if w.demand == nil {
-		// A subscriber to everything asks for a name again: it is owed that one, and nothing is to be remembered.
-		return newDemand("").answer(w.collection, names), true
-	}
-	return w.demand.answer(w.collection, names), true
+	b = w.interest.update(w.collection, names, gone)
+	return b, len(names) > 0 || !b.empty()
 }
 
 // pending reports whether the collection moved on since the watch last looked.
@@ -81,8 +84,8 @@ func (w *watch) pending() bool {
 // changes collects the next push.
 func (w *watch) changes() (b *batch, err error) {
 	cursor := w.reader.cursor.Load()
-	if w.demand != nil {
-		b, cursor, err = w.demand.changes(w.collection, cursor)
+	if w.interest != nil {
+		b, cursor, err = w.interest.changes(w.collection, cursor)
 	} else {
 		b, cursor, err = w.collection.changes(cursor)
 	}
@@ -136,9 +139,9 @@ func (w *watch) acknowledge(req *request) (current bool) {
 // describe brings the status up to date. Caller holds stream.mu and is the stream's goroutine.
 func (w *watch) describe() {
 	w.status.TypeURL = w.typeURL
-	w.status.Wildcard = w.demand == nil
+	w.status.Wildcard = w.interest == nil
 	w.status.Subscribed = 0
-	if w.demand != nil {
-		w.status.Subscribed = len(w.demand.asked)
+	if w.interest != nil {
+		w.status.Subscribed = w.interest.size()
 	}
 }

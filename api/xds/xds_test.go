@@ -38,10 +38,10 @@ type world struct {
 	conns []net.Conn // guarded by mu: what clients dialed
 }
 
-func newWorld(t *testing.T, cfg ServerConfig) *world {
+func newWorld(t *testing.T, cfg ServerConfig, more ...*Collection) *world {
 	t.Helper()
 	w := &world{t: t, address: NewCollection(addressType), policy: NewCollection(policyType)}
-	w.server = NewServer(cfg, w.address, w.policy)
+	w.server = NewServer(cfg, append(more, w.address, w.policy)...)
 	w.start()
 	t.Cleanup(w.stop)
 	return w
