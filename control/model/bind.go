@@ -25,10 +25,13 @@ type binding struct {
 // problem has a reason from Istio's list.
 type problem struct{ reason, message string }
 
+// reasonNotReady is Istio's for a waypoint that is missing or has no address.
+const reasonNotReady = "WaypointIsNotReady"
+
 // fix is what to do about it.
 func (p *problem) fix() string {
 	switch p.reason {
-	case "WaypointIsNotReady":
+	case reasonNotReady:
 		return "make the waypoint ready, or take label " + mesh.LabelUseWaypoint + " away"
 	case "AttachmentDenied":
 		return "admit the namespace in the Gateway's listener, or use a waypoint of the namespace itself"
@@ -56,10 +59,10 @@ func (m *Model) resolve(ns *namespace, labels object.Labels) (w *waypoint, inher
 func (m *Model) attach(ns *namespace, id gatewayName) (*waypoint, *problem) {
 	w := m.waypoints[id]
 	if w == nil {
-		return nil, &problem{"WaypointIsNotReady", fmt.Sprintf("waypoint %q is not ready: there is no such Gateway", id)}
+		return nil, &problem{reasonNotReady, fmt.Sprintf("waypoint %q is not ready: there is no such Gateway", id)}
 	}
 	if !w.fact.ready {
-		return nil, &problem{"WaypointIsNotReady", fmt.Sprintf("waypoint %q is not ready: %s", id, w.fact.why)}
+		return nil, &problem{reasonNotReady, fmt.Sprintf("waypoint %q is not ready: %s", id, w.fact.why)}
 	}
 	if !w.fact.admits(ns, id.ns) {
 		return nil, &problem{"AttachmentDenied", fmt.Sprintf("waypoint %q does not admit namespace %q; see allowedRoutes.namespaces of its HBONE listener", id, ns.name)}
@@ -194,7 +197,9 @@ func (m *Model) setWaypoint(w *workload.Workload, s *source, labels object.Label
 	}
 	if to != nil {
 		w.Waypoint = to.fact.address
+		m.scratch.scopes = append(m.scratch.scopes, to.id.String())
 	}
+	m.setGuards(w, s, labels)
 	if m.cfg.AllowWaypoints {
 		m.allowWaypoints(w, to)
 	}

@@ -15,6 +15,8 @@ import (
 func (m *Model) waypointFact(w *waypoint) waypointFact {
 	f := waypointFact{traffic: "service"}
 	g := w.obj
+	f.accounts = w.accounts()
+	f.identities = m.identities(w, f.accounts)
 	if g == nil {
 		f.why = "there is no such Gateway"
 		return f
@@ -28,6 +30,7 @@ func (m *Model) waypointFact(w *waypoint) waypointFact {
 		f.why = "its class " + strconv.Quote(g.Class) + " is not one for waypoints; use " + mesh.GatewayClassWaypoint
 		return f
 	}
+	f.isWaypoint = true
 	f.traffic = firstLabel(g.Labels, firstLabel(classLabels, "service", mesh.LabelWaypointFor), mesh.LabelWaypointFor)
 	f.services = f.traffic == "service" || f.traffic == "all"
 	f.workload = f.traffic == "workload" || f.traffic == "all"
@@ -36,9 +39,6 @@ func (m *Model) waypointFact(w *waypoint) waypointFact {
 	}
 	f.from, f.selector = attachment(g, f.tunnel)
 	f.address = m.gatewayAddress(g)
-	if m.cfg.AllowWaypoints {
-		f.accounts = w.accounts()
-	}
 	f.ready = f.address != nil
 	if !f.ready {
 		f.why = "its status has no address yet: are its pods running?"
@@ -49,6 +49,9 @@ func (m *Model) waypointFact(w *waypoint) waypointFact {
 // accounts are the service accounts of the pods that are instances of the waypoint.
 func (w *waypoint) accounts() []string {
 	var names []string
+	if w.sel == nil {
+		return nil
+	}
 	for g := range w.sel.groups {
 		for s := range g.members {
 			if p, ok := s.obj.(*object.Pod); ok && !slices.Contains(names, p.ServiceAccount) {
@@ -62,7 +65,7 @@ func (w *waypoint) accounts() []string {
 
 // touchInstances marks the waypoints a pod is an instance of: its account is theirs.
 func (m *Model) touchInstances(s *source) {
-	if !m.cfg.AllowWaypoints || s.group == nil {
+	if s.group == nil {
 		return
 	}
 	for _, sel := range s.group.matches {
@@ -101,6 +104,7 @@ func isWaypoint(g *object.Gateway, class *object.GatewayClass) bool {
 // Controllers whose Gateways and rendered objects never have a waypoint themselves.
 const (
 	controllerWaypoint = "istio.io/mesh-controller"
+	controllerIngress  = "istio.io/gateway-controller"
 	managedWaypoint    = "istio.io-mesh-controller"
 	managedEastWest    = "istio.io-eastwest-controller"
 )

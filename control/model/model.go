@@ -49,12 +49,15 @@ const (
 type Output interface {
 	// Workload, Service and Policy are given the sum of what was handed over before under the same name, 0 when nothing
 	// was, and return the sum of what there is now. Equal sums mean that nothing changed. A sum is never 0.
-	Workload(w *workload.Workload, before uint64) (sum uint64)
+	// scopes are the Gateways, as namespace/name, that traffic addressed to the workload itself comes through.
+	Workload(w *workload.Workload, scopes []string, before uint64) (sum uint64)
 	Service(s *workload.Service, before uint64) (sum uint64)
 	Policy(p *security.Authorization, before uint64) (sum uint64)
 	// RemoveAddress and RemovePolicy name something handed over before.
 	RemoveAddress(name string)
 	RemovePolicy(name string)
+	// Host says who has a service name now and what it is behind.
+	Host(h Host)
 	// Report replaces what is to be said about an object; an empty report takes everything back.
 	Report(of object.Key, r Report)
 }
@@ -80,7 +83,10 @@ type Model struct {
 	everywhere *selectors
 	waypoints  map[gatewayName]*waypoint
 	// targets are the policies bound to an object by reference.
-	targets map[object.Key]set[*policy]
+	targets map[object.Key]set[targeter]
+	// subsets are the DestinationRules by the host they are about.
+	subsets map[string]set[object.Key]
+	rules   map[object.Key]subsetRule
 	peers   int // how many PeerAuthentications there are
 
 	flushes      uint64 // so far
@@ -143,7 +149,9 @@ func New(cfg Config) *Model {
 		pool:       newPool(),
 		everywhere: newSelectors(),
 		waypoints:  map[gatewayName]*waypoint{},
-		targets:    map[object.Key]set[*policy]{},
+		targets:    map[object.Key]set[targeter]{},
+		subsets:    map[string]set[object.Key]{},
+		rules:      map[object.Key]subsetRule{},
 		reports:    map[object.Key]Report{},
 	}
 	m.dirty = dirty{
@@ -205,6 +213,12 @@ func (m *Model) apply(e object.Event) {
 	case object.KindGatewayClass:
 		o, _ := e.Object.(*object.GatewayClass)
 		m.putGatewayClass(e.Key.Name, o)
+	case object.KindRequestAuthentication:
+		o, _ := e.Object.(*object.RequestAuthentication)
+		m.putAuthentication(m.in(ns), e.Key.Name, o)
+	case object.KindDestinationRule:
+		o, _ := e.Object.(*object.DestinationRule)
+		m.putDestinationRule(e.Key, o)
 	case object.KindServiceAccount:
 		// Accounts are known by the workloads that use them.
 	}

@@ -21,6 +21,8 @@ type namespace struct {
 	slots          map[string]*slot // by hostname
 	policies       map[string]*policy
 	peers          map[string]*peer
+	// authentications are RequestAuthentications.
+	authentications map[string]*authentication
 
 	groups    map[object.Labels]*group
 	groupsBy  map[pair]set[*group]
@@ -50,7 +52,7 @@ func (m *Model) in(name string) *namespace {
 			name: name,
 			pods: map[string]*source{}, entries: map[string]*source{}, external: map[string]*source{}, slices: map[string]*source{},
 			services: map[string]*service{}, serviceEntries: map[string]*service{}, slots: map[string]*slot{},
-			policies: map[string]*policy{}, peers: map[string]*peer{},
+			policies: map[string]*policy{}, peers: map[string]*peer{}, authentications: map[string]*authentication{},
 			groups: map[object.Labels]*group{}, groupsBy: map[pair]set[*group]{}, selectors: newSelectors(),
 			slicesOf: map[string]set[*source]{}, targetedBy: map[string]set[*source]{},
 		}
@@ -80,7 +82,7 @@ func (n *namespace) annotations() object.Labels {
 
 func (n *namespace) empty() bool {
 	return n.obj == nil && len(n.pods)+len(n.entries)+len(n.external)+len(n.slices)+len(n.services)+len(n.serviceEntries)+
-		len(n.slots)+len(n.policies)+len(n.peers)+len(n.targetedBy)+len(n.selectors.byPair)+len(n.selectors.all) == 0
+		len(n.slots)+len(n.policies)+len(n.peers)+len(n.authentications)+len(n.targetedBy)+len(n.selectors.byPair)+len(n.selectors.all) == 0
 }
 
 // forget drops what nothing is left of.
@@ -127,6 +129,9 @@ func (m *Model) putNamespace(name string, o *object.Namespace) {
 		return
 	}
 	m.touchServicesOf(n)
+	if annotations.Get(mesh.AnnotationEnforcement) != n.annotations().Get(mesh.AnnotationEnforcement) {
+		m.touchWorkloadsOf(n)
+	}
 	if labels != n.labels() {
 		m.touchWorkloadsOf(n)
 		for _, e := range n.entries {

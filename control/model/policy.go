@@ -36,11 +36,13 @@ func (m *Model) putPolicy(ns *namespace, name string, o *object.AuthorizationPol
 	m.dirty.policies.add(p)
 	m.dirty.reports.add(p)
 	for _, t := range p.targets() {
-		dropFrom(m.targets, t, p)
+		dropFrom(m.targets, t, targeter(p))
+		m.touchGuarded(t)
 	}
 	p.obj = o
 	for _, t := range p.targets() {
-		addTo(m.targets, t, p)
+		addTo(m.targets, t, targeter(p))
+		m.touchGuarded(t)
 	}
 	sel := object.Selector{}
 	if o != nil && o.Selector.Present {
@@ -62,9 +64,13 @@ func (p *policy) targets() []object.Key {
 	if p.obj == nil {
 		return nil
 	}
+	return targetKeys(p.ns.name, p.obj.TargetRefs)
+}
+
+func targetKeys(ns string, refs []object.TargetRef) []object.Key {
 	var keys []object.Key
-	for _, t := range p.obj.TargetRefs {
-		if k := targetKey(p.ns.name, t); !slices.Contains(keys, k) {
+	for _, t := range refs {
+		if k := targetKey(ns, t); !slices.Contains(keys, k) {
 			keys = append(keys, k)
 		}
 	}
@@ -138,7 +144,7 @@ func (m *Model) flushPolicies(out Output) {
 func (w *waypoint) allowName() string { return "istio_allow_waypoint_" + w.id.ns + "_" + w.id.name }
 
 func (m *Model) allowPolicy(w *waypoint) *security.Authorization {
-	if len(w.fact.accounts) == 0 {
+	if len(w.fact.accounts) == 0 || !m.cfg.AllowWaypoints || !w.fact.takes() {
 		return nil
 	}
 	match := &security.Match{}
@@ -187,7 +193,7 @@ func (p *policy) report(m *Model) (object.Key, Report) {
 	r.Generation = p.obj.Generation
 	r.root(m.cfg, p.ns.name)
 	if len(p.obj.TargetRefs) > 0 {
-		m.reportTargets(&r, p)
+		m.reportTargets(&r, p.ns.name, p.obj.TargetRefs)
 		return p.key(), r
 	}
 	a, v := convertPolicy(m.cfg, p.obj)
@@ -205,12 +211,12 @@ func (p *policy) report(m *Model) (object.Key, Report) {
 }
 
 // reportTargets says for a policy bound by reference whether a waypoint enforces it. Nothing else does.
-func (m *Model) reportTargets(r *Report, p *policy) {
+func (m *Model) reportTargets(r *Report, ns string, refs []object.TargetRef) {
 	var good, bad []string
 	reason := ""
-	for _, t := range p.obj.TargetRefs {
-		k := targetKey(p.ns.name, t)
-		bound, why, text := m.ancestor(k, t)
+	for _, t := range refs {
+		k := targetKey(ns, t)
+		bound, why, text := m.ancestor(ns, k, t)
 		if why == "" {
 			good = append(good, bound)
 			continue
@@ -219,7 +225,7 @@ func (m *Model) reportTargets(r *Report, p *policy) {
 		if reason == "" {
 			reason = why
 		}
-		r.warn("spec.targetRefs", text, "nothing enforces the policy for this target until it is bound to a waypoint")
+		r.warn("spec.targetRefs", text+": nothing enforces the policy for this target", remedy(why))
 	}
 	switch {
 	case len(bad) == 0:
@@ -232,14 +238,18 @@ func (m *Model) reportTargets(r *Report, p *policy) {
 }
 
 // ancestor finds the waypoint that enforces policies on an object, or why there is none.
-func (m *Model) ancestor(k object.Key, t object.TargetRef) (bound, reason, text string) {
+func (m *Model) ancestor(ns string, k object.Key, t object.TargetRef) (bound, reason, text string) {
 	switch k.Kind {
 	case object.KindGatewayClass:
 		switch c := m.classes[k.Name]; {
+		case ns != m.cfg.RootNamespace:
+			return "", "Invalid", fmt.Sprintf("only policies of namespace %s can be bound to a GatewayClass", m.cfg.RootNamespace)
+		case c == nil && (k.Name == mesh.GatewayClassWaypoint || k.Name == mesh.GatewayClassIngress):
+			return k.Name, "", "" // always there
 		case c == nil:
 			return "", "TargetNotFound", fmt.Sprintf("there is no GatewayClass %s", k.Name)
-		case c.Controller != controllerWaypoint:
-			return "", "Invalid", fmt.Sprintf("GatewayClass %s is not one for waypoints", k.Name)
+		case c.Controller != controllerWaypoint && c.Controller != controllerIngress:
+			return "", "Invalid", fmt.Sprintf("GatewayClass %s is not one of this mesh", k.Name)
 		}
 		return k.Name, "", ""
 	case object.KindGateway:

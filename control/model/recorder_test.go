@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"hash/fnv"
 	"testing"
 
@@ -19,6 +20,8 @@ type recorder struct {
 	services  map[string]*workload.Service
 	policies  map[string]*security.Authorization
 	reports   map[object.Key]Report
+	hosts     map[string]Host
+	scopes    map[string][]string
 	sums      map[string]uint64
 	// puts counts what was handed over and was new, calls all of it.
 	puts, calls int
@@ -28,6 +31,7 @@ func newRecorder(t testing.TB) *recorder {
 	return &recorder{
 		t: t, workloads: map[string]*workload.Workload{}, services: map[string]*workload.Service{},
 		policies: map[string]*security.Authorization{}, reports: map[object.Key]Report{}, sums: map[string]uint64{},
+		hosts: map[string]Host{}, scopes: map[string][]string{},
 	}
 }
 
@@ -50,7 +54,20 @@ func (r *recorder) put(name string, m proto.Message, before uint64) uint64 {
 	return sum
 }
 
-func (r *recorder) Workload(w *workload.Workload, before uint64) uint64 {
+func (r *recorder) Host(h Host) {
+	name := h.Namespace + "/" + h.Hostname
+	if h.Object == (object.Key{}) {
+		if _, ok := r.hosts[name]; !ok {
+			r.t.Fatalf("host %s is gone, but was never spoken of", name)
+		}
+		delete(r.hosts, name)
+		return
+	}
+	r.hosts[name] = h
+}
+
+func (r *recorder) Workload(w *workload.Workload, scopes []string, before uint64) uint64 {
+	r.scopes[w.Uid] = scopes
 	r.workloads[w.Uid] = proto.Clone(w).(*workload.Workload)
 	return r.put("address/"+w.Uid, w, before)
 }
@@ -73,6 +90,7 @@ func (r *recorder) RemoveAddress(name string) {
 	}
 	delete(r.sums, "address/"+name)
 	delete(r.workloads, name)
+	delete(r.scopes, name)
 	delete(r.services, name)
 }
 
@@ -98,13 +116,16 @@ func (r *recorder) text() map[string]string {
 	o := prototext.MarshalOptions{Multiline: true}
 	clean := func(m proto.Message) string { return o.Format(m) }
 	for k, v := range r.workloads {
-		out["workload "+k] = clean(v)
+		out["workload "+k] = clean(v) + fmt.Sprint(r.scopes[k])
 	}
 	for k, v := range r.services {
 		out["service "+k] = clean(v)
 	}
 	for k, v := range r.policies {
 		out["policy "+k] = clean(v)
+	}
+	for k, v := range r.hosts {
+		out["host "+k] = fmt.Sprintf("%+v", v)
 	}
 	for k, v := range r.reports {
 		s := ""

@@ -51,6 +51,11 @@ type slot struct {
 	bound    binding
 	withheld []netip.Prefix
 	sum      uint64
+	// told is what was last said about the name, watch what its endpoints must look out for, keys the labels that
+	// subsets of the service are made by.
+	told  Host
+	watch watch
+	keys  []string
 }
 
 // host is one service name wherever it is claimed.

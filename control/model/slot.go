@@ -130,6 +130,8 @@ func (m *Model) flushSlots(out Output) {
 			}
 			c.sum = 0
 			c.bound = binding{}
+			c.watch, c.keys = watch{}, nil
+			m.tell(out, c)
 			if len(c.claims) == 0 {
 				m.dropSlot(c)
 			}
@@ -144,6 +146,8 @@ func (m *Model) flushSlots(out Output) {
 			}
 			m.touchTargetsOf(c.winner.key())
 		}
+		m.watchSlot(c)
+		m.tell(out, c)
 		c.sum = out.Service(m.renderService(c), c.sum)
 		m.touchReports(c)
 	}
@@ -221,6 +225,7 @@ func (m *Model) renderService(c *slot) *workload.Service {
 			s.Visibility = workload.Service_NAMESPACE
 		}
 	}
+	m.guardService(s, c)
 	if w := c.bound.to; w != nil {
 		s.Waypoint = w.fact.address
 		s.IngressUseWaypoint = c.bound.ingress

@@ -32,6 +32,8 @@ type scratch struct {
 	capacity wrapperspb.UInt32Value
 	services map[string]*workload.PortList
 	names    []string
+	// scopes are the Gateways of the workload being built.
+	scopes []string
 }
 
 // home is the map of its namespace a source is in.
@@ -97,7 +99,7 @@ func (m *Model) flushOne(out Output, s *source, uid string, build func(*source, 
 	w := m.newWorkload()
 	w.Uid = uid
 	if s.obj != nil && build(s, w) {
-		s.sum = out.Workload(w, s.sum)
+		s.sum = out.Workload(w, m.scratch.scopes, s.sum)
 		return
 	}
 	if s.sum != 0 {
@@ -115,7 +117,7 @@ func (m *Model) flushMany(out Output, s *source, build func(*source, func(*workl
 			if s.sums == nil {
 				s.sums = map[string]uint64{}
 			}
-			s.sums[w.Uid] = out.Workload(w, before[w.Uid])
+			s.sums[w.Uid] = out.Workload(w, m.scratch.scopes, before[w.Uid])
 		})
 	}
 	for uid := range before {
@@ -133,6 +135,7 @@ func (m *Model) newWorkload() *workload.Workload {
 		m.scratch.services = map[string]*workload.PortList{}
 	}
 	clear(m.scratch.services)
+	m.scratch.scopes = nil
 	w.Services = m.scratch.services
 	w.Network = m.network
 	w.ClusterId = m.cfg.ClusterID

@@ -31,20 +31,25 @@ type waypoint struct {
 
 // waypointFact is what a Gateway means to those that refer to it.
 type waypointFact struct {
-	ready    bool
-	address  *workload.GatewayAddress
-	services bool
-	workload bool
-	traffic  string
-	from     object.RouteNamespaces
-	selector object.LabelSelector
+	ready bool
+	// isWaypoint is set for a Gateway that exists and is not one at the edge.
+	isWaypoint bool
+	address    *workload.GatewayAddress
+	services   bool
+	workload   bool
+	traffic    string
+	from       object.RouteNamespaces
+	selector   object.LabelSelector
 	// tunnel is how node proxies hand traffic to the instances when not as it came.
 	tunnel *workload.ApplicationTunnel
 	// why says what is missing when it is not ready.
 	why string
-	// accounts are those of its instances, kept only when they are let through policies.
-	accounts []string
+	// accounts are those of its instances, identities the SPIFFE ids that it has or is to have.
+	accounts, identities []string
 }
+
+// takes reports whether the Gateway is a waypoint at all.
+func (f *waypointFact) takes() bool { return f.isWaypoint }
 
 // references are the Gateways that labels speak of: the waypoint asked for, its canary, and the Gateway the labelled
 // object is a part of.
@@ -154,7 +159,7 @@ func (m *Model) settleWaypoints() {
 		w.fact = m.waypointFact(w)
 		m.dirty.allow.add(w)
 		m.dirty.reports.add(w)
-		if (len(was.accounts) == 0) != (len(w.fact.accounts) == 0) {
+		if m.cfg.AllowWaypoints && (len(was.accounts) == 0) != (len(w.fact.accounts) == 0) {
 			m.touchBehind(w)
 		}
 		if was.equal(&w.fact) {
@@ -162,28 +167,33 @@ func (m *Model) settleWaypoints() {
 		}
 		m.touchTargetsOf(object.Key{Kind: object.KindGateway, Namespace: w.id.ns, Name: w.id.name})
 		m.touchSelected(w.sel)
-		for s := range w.services {
-			for _, c := range s.slots {
-				m.dirty.slots.add(c)
-			}
-		}
-		for s := range w.sources {
-			m.touch(s)
-			if s.kind == object.KindWorkloadEntry {
-				m.dirty.reports.add(s)
-			}
-		}
-		for n := range w.namespaces {
-			m.touchServicesOf(n)
-			if was.workload || w.fact.workload {
-				m.touchWorkloadsOf(n)
-			}
-			for _, s := range n.entries {
-				m.dirty.reports.add(s)
-			}
-		}
+		m.touchUsers(w, was.workload || w.fact.workload)
 	}
 	m.dirty.waypoints.empty()
+}
+
+// touchUsers marks everything that asks for the waypoint. workloads says that namespaces ask for their workloads too.
+func (m *Model) touchUsers(w *waypoint, workloads bool) {
+	for s := range w.services {
+		for _, c := range s.slots {
+			m.dirty.slots.add(c)
+		}
+	}
+	for s := range w.sources {
+		m.touch(s)
+		if s.kind == object.KindWorkloadEntry {
+			m.dirty.reports.add(s)
+		}
+	}
+	for n := range w.namespaces {
+		m.touchServicesOf(n)
+		if workloads {
+			m.touchWorkloadsOf(n)
+		}
+		for _, s := range n.entries {
+			m.dirty.reports.add(s)
+		}
+	}
 }
 
 // touchBehind marks every workload that traffic may reach through the waypoint.
@@ -201,7 +211,8 @@ func (m *Model) touchBehind(w *waypoint) {
 
 func (f *waypointFact) equal(o *waypointFact) bool {
 	return f.ready == o.ready && f.services == o.services && f.workload == o.workload && f.traffic == o.traffic &&
-		f.from == o.from && f.why == o.why && sameAddress(f.address, o.address) &&
+		f.from == o.from && f.why == o.why && f.isWaypoint == o.isWaypoint &&
+		slices.Equal(f.identities, o.identities) && sameAddress(f.address, o.address) &&
 		f.tunnel.GetProtocol() == o.tunnel.GetProtocol() && f.tunnel.GetPort() == o.tunnel.GetPort() && (f.tunnel == nil) == (o.tunnel == nil) &&
 		f.selector.MatchLabels == o.selector.MatchLabels && slices.EqualFunc(f.selector.Expressions, o.selector.Expressions, sameRequirement)
 }

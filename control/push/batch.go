@@ -49,14 +49,14 @@ var _ model.Output = (*batch)(nil)
 var marshal = proto.MarshalOptions{Deterministic: true}
 
 // Workload implements model.Output.
-func (b *batch) Workload(w *workload.Workload, before uint64) uint64 {
+func (b *batch) Workload(w *workload.Workload, scopes []string, before uint64) uint64 {
 	b.asWorkload.Workload = w
 	b.wrapper.Type = &b.asWorkload
-	sum, ok := b.encode(&b.wrapper, before)
+	sum, ok := b.encode(&b.wrapper, before, scopes...)
 	if !ok {
 		return sum
 	}
-	r := &xds.Resource{Name: w.Uid, Version: version(sum), Body: slices.Clone(b.buf), Node: w.Node}
+	r := &xds.Resource{Name: w.Uid, Version: version(sum), Body: slices.Clone(b.buf), Node: w.Node, Scopes: scopes}
 	for _, a := range w.Addresses {
 		r.Aliases = append(r.Aliases, alias(w.Network, a, nil))
 	}
@@ -114,18 +114,27 @@ func (b *batch) RemovePolicy(name string) {
 	b.policy.remove = append(b.policy.remove, name)
 }
 
+// Host implements model.Output.
+func (b *batch) Host(h model.Host) {}
+
 // Report implements model.Output.
 func (b *batch) Report(of object.Key, r model.Report) { b.reports.set(of, r) }
 
 // encode leaves the bytes of a message in buf. ok is false when they are what was handed over before.
-func (b *batch) encode(m proto.Message, before uint64) (sum uint64, ok bool) {
+func (b *batch) encode(m proto.Message, before uint64, scopes ...string) (sum uint64, ok bool) {
 	var err error
 	if b.buf, err = marshal.MarshalAppend(b.buf[:0], m); err != nil {
 		// The only way to get here is text that is not UTF-8. It cannot be sent, so it is as if it did not change.
 		b.failed = err
 		return before, false
 	}
-	digest := sha256.Sum256(b.buf)
+	content := b.buf
+	for _, s := range scopes {
+		// Who may see it is part of what it is, but not of what is sent.
+		content = append(append(content, 0), s...)
+	}
+	digest := sha256.Sum256(content)
+	b.buf = content[:len(b.buf)]
 	sum = max(1, binary.BigEndian.Uint64(digest[:]))
 	return sum, sum != before
 }
