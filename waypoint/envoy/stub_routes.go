@@ -11,18 +11,38 @@ import (
 
 // Stubs of the routing part (B); each goes away with its implementation.
 
-// virtualHost is the routes of one host. self is where requests go that no rule says anything about; nil: 404.
-func (e *Env) virtualHost(name string, domains []string, rules []*waypoint.HTTPRule, self *waypoint.Backend, p ...*waypoint.Policies) (*routev3.VirtualHost, []Problem) {
-	v := &routev3.VirtualHost{Name: name, Domains: domains}
-	if self != nil {
+// hostRoutes is what the routes of one host are made of.
+type hostRoutes struct {
+	target target
+	// name is of the virtual host, domains are the hosts it is for.
+	name    string
+	domains []string
+	// protocol is the port's; it says whether gRPC may be spoken here.
+	protocol waypoint.Protocol
+	rules    []*waypoint.HTTPRule
+	// routed: there are routes, and what matches none is answered 404 even when rules is empty.
+	routed bool
+	// self is where requests go when there are no routes at all; nil: 404.
+	self *waypoint.Backend
+}
+
+// virtualHost is the routes of one host. Its typed_per_filter_config is the caller's to set (hostConfig).
+func (e *Env) virtualHost(h hostRoutes) (*routev3.VirtualHost, []Problem) {
+	v := &routev3.VirtualHost{Name: h.name, Domains: h.domains}
+	if h.self != nil {
 		v.Routes = []*routev3.Route{{
 			Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
 			Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-				ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: e.clusterName(self, kindHTTP)},
+				ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: e.clusterName(h.self, kindHTTP)},
 			}},
 		}}
 	}
 	return v, nil
+}
+
+// routeConfiguration puts virtual hosts under a name.
+func routeConfiguration(name string, hosts ...*routev3.VirtualHost) *routev3.RouteConfiguration {
+	return &routev3.RouteConfiguration{Name: name, VirtualHosts: hosts}
 }
 
 // streamRoute is one way through a TCP or TLS port: what a connection must look like, and where it goes.
