@@ -1,0 +1,238 @@
+package gateways
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/control/status"
+	"github.com/ambit-mesh/ambit/waypoint/deploy"
+)
+
+// version is what of Istio's renderings ours are equal to. A Gateway that a later controller has taken over is its.
+// Istio pilot/pkg/config/kube/gatewaycommon ControllerVersion
+const version = 5
+
+const labelRevision = "istio.io/rev"
+
+// outcome is what became of a Gateway.
+type outcome struct {
+	g       deploy.Gateway
+	service Key
+	// refused is why there is nothing to run for it, and failed why what runs is not as it should be.
+	refused, failed error
+	manual          bool
+}
+
+// gateway brings one Gateway up to date. The error is one worth another try; what people must mend is in the status.
+func (r *Reconciler) gateway(ctx context.Context, id name) error {
+	doc := r.get(Key{"Gateway", id.namespace, id.name})
+	owner := "gateways/" + id.namespace + "/" + id.name
+	class, known := r.builtin(text(doc, "spec", "gatewayClassName"))
+	if doc == nil || text(doc, "metadata", "deletionTimestamp") != "" || !known {
+		r.tell(owner)
+		return r.prune(ctx, id, nil)
+	}
+	if why := r.elsewhere(doc); why != "" {
+		r.cfg.Logger.Info("gateway is not ours", "gateway", id.namespace+"/"+id.name, "reason", why)
+		r.tell(owner)
+		return nil
+	}
+	out, retry := r.deploy(ctx, doc, class)
+	if err := errors.Join(out.refused, out.failed); err != nil {
+		r.tell(owner, status.Entry{
+			Severity: status.Refused, Kind: "Gateway", Namespace: id.namespace, Name: id.name,
+			Problem: err.Error(), Fix: "what ran for it before goes on",
+		})
+	} else {
+		r.tell(owner)
+	}
+	err := r.cfg.Applier.SetStatus(ctx, keyOf(doc), out.g.UID, func(old Object) Object { return r.statusOf(doc, old, out) })
+	return errors.Join(retry, err)
+}
+
+func (r *Reconciler) tell(owner string, entries ...status.Entry) {
+	if r.cfg.Status != nil {
+		r.cfg.Status.Set(owner, entries...)
+	}
+}
+
+// elsewhere says who else looks after a Gateway, if somebody does.
+func (r *Reconciler) elsewhere(doc Object) string {
+	ns := r.get(Key{Kind: "Namespace", Name: text(doc, "metadata", "namespace")})
+	for _, o := range []Object{doc, ns} {
+		if rev := texts(o, "metadata", "labels")[labelRevision]; rev != "" {
+			if rev == r.cfg.Revision {
+				break
+			}
+			return fmt.Sprintf("label %s is %q and we are %q", labelRevision, rev, r.cfg.Revision)
+		}
+	}
+	v := texts(doc, "metadata", "annotations")[mesh.AnnotationControllerVersion]
+	if n, err := strconv.Atoi(v); err == nil && n > version {
+		return fmt.Sprintf("annotation %s says that version %d of a controller runs it, and ours is %d", mesh.AnnotationControllerVersion, n, version)
+	}
+	return ""
+}
+
+// deploy renders and applies. retry is an error that is nobody's fault.
+func (r *Reconciler) deploy(ctx context.Context, doc Object, class deploy.Class) (out outcome, retry error) {
+	g, manual, err := readGateway(doc)
+	g.Like = class.Name
+	out = outcome{g: g, refused: err, service: Key{"Service", g.Namespace, g.ServiceName()}, manual: manual != ""}
+	id := name{g.Namespace, g.Name}
+	if err != nil {
+		return out, nil
+	}
+	if out.manual {
+		// The Service is run by somebody else, and named here.
+		svc, ns, _ := strings.Cut(manual, ".")
+		ns, _, _ = strings.Cut(ns, ".")
+		out.service = Key{"Service", ns, svc}
+		if ns == "" {
+			out.service.Namespace = g.Namespace
+		}
+		return out, r.prune(ctx, id, nil)
+	}
+	overlays, err := r.overlays(doc, g)
+	var docs []Object
+	if err == nil {
+		docs, err = deploy.Render(g, overlays, r.cfg.Deploy)
+	}
+	if err != nil {
+		out.refused = err
+		return out, nil
+	}
+	keep := map[Key]bool{}
+	for _, o := range docs {
+		k := keyOf(o)
+		keep[k] = true
+		if theirs := r.stranger(k, id); theirs != "" {
+			out.failed = fmt.Errorf("%s is already there and %s: rename one of the two, or see annotation %s", k, theirs, mesh.AnnotationNameOverride)
+			return out, nil
+		}
+	}
+	for _, o := range docs {
+		if err := r.cfg.Applier.Apply(ctx, o); err != nil {
+			out.failed = fmt.Errorf("apply %s: %w", keyOf(o), err)
+			return out, out.failed
+		}
+	}
+	return out, r.prune(ctx, id, keep)
+}
+
+// stranger says whose an object is that is not the Gateway's. Overwriting it would break what it does now.
+func (r *Reconciler) stranger(k Key, id name) string {
+	o := r.get(k)
+	if o == nil {
+		return ""
+	}
+	labels := texts(o, "metadata", "labels")
+	switch {
+	case !ours(labels[mesh.LabelGatewayManaged]):
+		return "was not made for a Gateway"
+	case labels[mesh.LabelGatewayName] != id.name:
+		return "belongs to Gateway " + labels[mesh.LabelGatewayName]
+	}
+	return ""
+}
+
+// prune deletes what was made for a Gateway and is not among what is kept.
+func (r *Reconciler) prune(ctx context.Context, id name, keep map[Key]bool) error {
+	var errs []error
+	list := r.where(func(k Key, _ Object) bool {
+		owner, ok := r.owner(k)
+		return ok && owner == id && rendered(k.Kind) && !keep[k]
+	})
+	slices.SortFunc(list, func(a, b Object) int { return strings.Compare(keyOf(a).String(), keyOf(b).String()) })
+	for _, o := range list {
+		r.cfg.Logger.Info("deleting what no gateway asks for", "object", keyOf(o).String())
+		errs = append(errs, r.cfg.Applier.Delete(ctx, keyOf(o)))
+	}
+	return errors.Join(errs...)
+}
+
+// overlays are those of the Gateway's class, then its own.
+func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, error) {
+	system := r.cfg.Deploy.SystemNamespace
+	if system == "" {
+		system = mesh.SystemNamespace
+	}
+	maps := r.where(func(k Key, o Object) bool {
+		return k.Kind == "ConfigMap" && k.Namespace == system && texts(o, "metadata", "labels")[labelDefaults] == g.Class
+	})
+	slices.SortFunc(maps, func(a, b Object) int { return strings.Compare(keyOf(a).Name, keyOf(b).Name) })
+	if ref, _ := at(doc, "spec", "infrastructure", "parametersRef").(map[string]any); ref != nil {
+		if text(ref, "kind") != "ConfigMap" || text(ref, "group") != "" {
+			return nil, fmt.Errorf("spec.infrastructure.parametersRef names a %s: name a ConfigMap of the Gateway's namespace", text(ref, "kind"))
+		}
+		k := Key{"ConfigMap", g.Namespace, text(ref, "name")}
+		own := r.get(k)
+		if own == nil {
+			return nil, fmt.Errorf("spec.infrastructure.parametersRef: there is no %s", k)
+		}
+		maps = append(maps, own)
+	}
+	var list []deploy.Overlay
+	for _, m := range maps {
+		o, err := readOverlay(m)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, o)
+	}
+	return list, nil
+}
+
+func readOverlay(m Object) (deploy.Overlay, error) {
+	o := deploy.Overlay{Source: keyOf(m).String(), Documents: map[string]Object{}}
+	for key, data := range texts(m, "data") {
+		if !slices.Contains(deploy.OverlayKeys(), key) {
+			return o, fmt.Errorf("%s: data.%s is none of %s", o.Source, key, strings.Join(deploy.OverlayKeys(), ", "))
+		}
+		raw, err := yaml.YAMLToJSONStrict([]byte(data))
+		if err != nil {
+			return o, fmt.Errorf("%s: data.%s is not valid YAML: %w", o.Source, key, err)
+		}
+		var doc Object
+		if err := json.Unmarshal(raw, &doc); err != nil {
+			return o, fmt.Errorf("%s: data.%s is not a mapping", o.Source, key)
+		}
+		o.Documents[key] = doc
+	}
+	return o, nil
+}
+
+// classes makes the GatewayClasses that are missing and accepts those that are ours. An existing one is never changed.
+func (r *Reconciler) classes(ctx context.Context) error {
+	var errs []error
+	for _, c := range deploy.Classes() {
+		k := Key{Kind: "GatewayClass", Name: c.Name}
+		if r.get(k) == nil {
+			errs = append(errs, r.cfg.Applier.Apply(ctx, Object{
+				"apiVersion": "gateway.networking.k8s.io/v1", "kind": k.Kind, "metadata": Object{"name": c.Name},
+				"spec": Object{"controllerName": c.Controller, "description": c.Description},
+			}))
+		}
+	}
+	for _, o := range r.where(func(k Key, _ Object) bool { return k.Kind == "GatewayClass" }) {
+		if _, ok := r.builtin(keyOf(o).Name); !ok {
+			continue
+		}
+		errs = append(errs, r.cfg.Applier.SetStatus(ctx, keyOf(o), text(o, "metadata", "uid"), func(old Object) Object {
+			out := clone(old)
+			out["conditions"] = r.conditions(old, whole(o, "metadata", "generation"), []Condition{
+				{Type: "Accepted", True: true, Reason: "Accepted", Message: "Handled by Ambit"},
+			})
+			return out
+		}))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,140 @@
+package gateways
+
+import (
+	"reflect"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+)
+
+// labelDefaults marks ConfigMaps of the system namespace that hold an overlay for all Gateways of a class.
+const labelDefaults = "gateway.istio.io/defaults-for-class"
+
+// rendered are the kinds that are made for Gateways.
+func rendered(kind string) bool {
+	switch kind {
+	case "ServiceAccount", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget":
+		return true
+	}
+	return false
+}
+
+// Wants says whether a Reconciler has a use for objects of the kind with these labels; a source need not hand over others.
+// It wants less than all Services, and all of the kinds that Gateways refer to by name.
+func Wants(kind string, labels map[string]string) bool {
+	switch kind {
+	case "Gateway", "GatewayClass", "ConfigMap", "Namespace":
+		return true
+	case "Pod":
+		return labels[mesh.LabelGatewayName] != ""
+	}
+	return rendered(kind)
+}
+
+// Put tells that an object is there, or is different now.
+func (r *Reconciler) Put(o Object) {
+	k := keyOf(o)
+	if !Wants(k.Kind, texts(o, "metadata", "labels")) {
+		r.Remove(k)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.objects[k]
+	if old != nil && reflect.DeepEqual(old, o) {
+		return
+	}
+	// Whoever had it, as well as whoever has it, may see a difference.
+	r.touch(k, old)
+	r.objects[k] = o
+	r.touch(k, o)
+}
+
+// Remove tells that an object is gone.
+func (r *Reconciler) Remove(k Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.objects[k]
+	if old == nil {
+		return
+	}
+	r.touch(k, old)
+	delete(r.objects, k)
+	if k.Kind == "Gateway" {
+		delete(r.reports, name{k.Namespace, k.Name})
+	}
+}
+
+// Synced tells that everything there is has been Put.
+func (r *Reconciler) Synced() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.synced = true
+	r.markAll()
+}
+
+// touch marks the Gateways that an object matters to.
+func (r *Reconciler) touch(k Key, o Object) {
+	if o == nil {
+		return
+	}
+	switch k.Kind {
+	case "Gateway":
+		r.mark(name{k.Namespace, k.Name})
+	case "GatewayClass", "Namespace":
+		r.markAll()
+	case "ConfigMap":
+		// They are few, and so are Gateways.
+		if texts(o, "metadata", "labels")[labelDefaults] != "" {
+			r.markAll()
+			return
+		}
+		for g, doc := range r.objects {
+			if g.Kind == "Gateway" && g.Namespace == k.Namespace && text(doc, "spec", "infrastructure", "parametersRef", "name") == k.Name {
+				r.mark(name{g.Namespace, g.Name})
+			}
+		}
+	default:
+		if n := texts(o, "metadata", "labels")[mesh.LabelGatewayName]; n != "" {
+			r.mark(name{k.Namespace, n})
+			return
+		}
+		// Somebody else's object may have been in the way of ours, or be one that a Gateway names.
+		for g := range r.objects {
+			if g.Kind == "Gateway" && g.Namespace == k.Namespace {
+				r.mark(name{g.Namespace, g.Name})
+			}
+		}
+	}
+}
+
+// owner is the Gateway that an object is or was made for. r.mu is held.
+func (r *Reconciler) owner(k Key) (name, bool) {
+	if k.Kind == "Gateway" {
+		return name{k.Namespace, k.Name}, true
+	}
+	if !rendered(k.Kind) {
+		return name{}, false
+	}
+	labels := texts(r.objects[k], "metadata", "labels")
+	n := labels[mesh.LabelGatewayName]
+	return name{k.Namespace, n}, n != "" && ours(labels[mesh.LabelGatewayManaged])
+}
+
+func (r *Reconciler) get(k Key) Object {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.objects[k]
+}
+
+// select returns the objects that fit.
+func (r *Reconciler) where(fit func(Key, Object) bool) []Object {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []Object
+	for k, o := range r.objects {
+		if fit(k, o) {
+			list = append(list, o)
+		}
+	}
+	return list
+}

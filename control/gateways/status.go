@@ -1,0 +1,251 @@
+package gateways
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+)
+
+// Reasons of conditions, as the Gateway API has them.
+const (
+	reasonAccepted    = "Accepted"
+	reasonInvalid     = "Invalid"
+	reasonProgrammed  = "Programmed"
+	reasonUnassigned  = "AddressNotAssigned"
+	reasonUnusable    = "AddressNotUsable"
+	reasonNoResources = "NoResources"
+)
+
+// statusOf is the status of a Gateway after old.
+func (r *Reconciler) statusOf(doc, old Object, out outcome) Object {
+	id := name{out.g.Namespace, out.g.Name}
+	r.mu.Lock()
+	report := r.reports[id]
+	r.mu.Unlock()
+	accepted := Condition{Type: "Accepted", True: true, Reason: reasonAccepted, Message: "The gateway is run by Ambit"}
+	switch {
+	case out.refused != nil:
+		accepted = Condition{Type: "Accepted", Reason: reasonInvalid, Message: out.refused.Error()}
+	case report.Refused != "":
+		accepted = Condition{Type: "Accepted", Reason: reasonInvalid, Message: report.Refused}
+	}
+	addresses, programmed := r.programmed(old, out)
+	generation := whole(doc, "metadata", "generation")
+	status := clone(old)
+	status["conditions"] = r.conditions(old, generation, []Condition{accepted, programmed})
+	status["listeners"] = r.listeners(doc, old, report, generation, programmed)
+	if addresses == nil {
+		delete(status, "addresses")
+	} else {
+		status["addresses"] = addresses
+	}
+	return status
+}
+
+// programmed says where the Gateway is reached and whether it is.
+//
+// A Gateway gets its addresses when the first of its pods is ready, and keeps them as long as its Service does: clients of
+// a waypoint that is broken for a while shall fail, not find another way.
+func (r *Reconciler) programmed(old Object, out outcome) ([]any, Condition) {
+	no := func(reason, format string, args ...any) Condition {
+		return Condition{Type: "Programmed", Reason: reason, Message: fmt.Sprintf(format, args...)}
+	}
+	before, _ := at(old, "addresses").([]any)
+	if out.refused != nil {
+		return before, no(reasonInvalid, "the gateway is not accepted")
+	}
+	if out.failed != nil {
+		return before, no(reasonNoResources, "%s", out.failed)
+	}
+	svc := r.get(out.service)
+	addresses := r.addresses(svc, out)
+	ready, pods := r.ready(out)
+	switch {
+	case svc == nil:
+		return nil, no(reasonUnassigned, "there is no %s yet", out.service)
+	case addresses == nil:
+		return nil, no(reasonUnassigned, "%s has no address yet", out.service)
+	case ready == 0 && (len(before) == 0 || !sameAddresses(before, addresses)):
+		return nil, no(reasonUnusable, "none of its pods is ready (%d of %d)", ready, pods)
+	case ready == 0:
+		return addresses, no(reasonUnusable, "none of its pods is ready (%d of %d)", ready, pods)
+	}
+	return addresses, Condition{Type: "Programmed", True: true, Reason: reasonProgrammed, Message: fmt.Sprintf("Resource programmed, %d of %d pods are ready", ready, pods)}
+}
+
+func sameAddresses(a, b []any) bool {
+	return slices.EqualFunc(a, b, func(x, y any) bool { return fmt.Sprint(x) == fmt.Sprint(y) })
+}
+
+// addresses are the Service's name and, once it has them, its IPs: of a LoadBalancer those seen from outside.
+func (r *Reconciler) addresses(svc Object, out outcome) []any {
+	if svc == nil {
+		return nil
+	}
+	domain := r.cfg.Deploy.ClusterDomain
+	if domain == "" {
+		domain = mesh.DefaultClusterDomain
+	}
+	var ips, hosts []string
+	add := func(s string) {
+		if ip, err := netip.ParseAddr(s); err == nil && !slices.Contains(ips, ip.String()) {
+			ips = append(ips, ip.String())
+		}
+	}
+	if text(svc, "spec", "type") == "LoadBalancer" {
+		for _, in := range items(svc, "status", "loadBalancer", "ingress") {
+			add(text(in, "ip"))
+			if h := text(in, "hostname"); h != "" {
+				hosts = append(hosts, h)
+			}
+		}
+	} else {
+		list, _ := at(svc, "spec", "clusterIPs").([]any)
+		for _, v := range append([]any{at(svc, "spec", "clusterIP")}, list...) {
+			s, _ := v.(string)
+			add(s)
+		}
+		hosts = []string{mesh.ServiceHostname(out.service.Namespace, out.service.Name, domain)}
+	}
+	if len(ips) == 0 && text(svc, "spec", "type") != "LoadBalancer" || len(ips)+len(hosts) == 0 {
+		return nil
+	}
+	var list []any
+	for _, h := range hosts {
+		list = append(list, Object{"type": "Hostname", "value": h})
+	}
+	for _, ip := range ips {
+		list = append(list, Object{"type": "IPAddress", "value": ip})
+	}
+	return list
+}
+
+// ready counts the pods of a Gateway.
+func (r *Reconciler) ready(out outcome) (ready, all int) {
+	for _, p := range r.where(func(k Key, o Object) bool {
+		return k.Kind == "Pod" && k.Namespace == out.g.Namespace && texts(o, "metadata", "labels")[mesh.LabelGatewayName] == out.g.Name
+	}) {
+		if phase := text(p, "status", "phase"); phase == "Succeeded" || phase == "Failed" || text(p, "metadata", "deletionTimestamp") != "" {
+			continue
+		}
+		all++
+		for _, c := range items(p, "status", "conditions") {
+			if text(c, "type") == "Ready" && text(c, "status") == "True" {
+				ready++
+			}
+		}
+	}
+	return ready, all
+}
+
+// conditions replaces those named in want among those of old. A time changes with the status it belongs to only.
+func (r *Reconciler) conditions(old Object, generation int64, want []Condition) []any {
+	var list []any
+	before := map[string]Object{}
+	for _, c := range items(old, "conditions") {
+		kind := text(c, "type")
+		if slices.ContainsFunc(want, func(w Condition) bool { return w.Type == kind }) {
+			before[kind] = c
+			continue
+		}
+		list = append(list, c)
+	}
+	for _, w := range want {
+		state := "False"
+		if w.True {
+			state = "True"
+		}
+		since := text(before[w.Type], "lastTransitionTime")
+		if since == "" || text(before[w.Type], "status") != state {
+			since = r.cfg.Now().UTC().Format(time.RFC3339)
+		}
+		list = append(list, Object{
+			"type": w.Type, "status": state, "reason": w.Reason, "message": w.Message,
+			"observedGeneration": generation, "lastTransitionTime": since,
+		})
+	}
+	return list
+}
+
+func (r *Reconciler) listeners(doc, old Object, report Report, generation int64, programmed Condition) []any {
+	var list []any
+	for _, l := range items(doc, "spec", "listeners") {
+		n := text(l, "name")
+		lr := ListenerReport{Name: n}
+		if i := slices.IndexFunc(report.Listeners, func(x ListenerReport) bool { return x.Name == n }); i >= 0 {
+			lr = report.Listeners[i]
+		}
+		want := []Condition{
+			{Type: "Accepted", True: true, Reason: reasonAccepted, Message: "No errors found"},
+			{Type: "Conflicted", Reason: "NoConflicts", Message: "No errors found"},
+			{Type: "ResolvedRefs", True: true, Reason: "ResolvedRefs", Message: "No errors found"},
+			{Type: "Programmed", True: programmed.True, Reason: listenerReason(programmed), Message: programmed.Message},
+		}
+		for _, c := range lr.Conditions {
+			if i := slices.IndexFunc(want, func(w Condition) bool { return w.Type == c.Type }); i >= 0 {
+				want[i] = c
+			} else {
+				want = append(want, c)
+			}
+		}
+		var before Object
+		for _, s := range items(old, "listeners") {
+			if text(s, "name") == n {
+				before = s
+			}
+		}
+		kinds := []any{}
+		supported := lr.SupportedKinds
+		if supported == nil {
+			supported = kindsOf(text(l, "protocol"), text(l, "tls", "mode"))
+		}
+		for _, k := range supported {
+			kinds = append(kinds, Object{"group": k.Group, "kind": k.Kind})
+		}
+		list = append(list, Object{
+			"name": n, "attachedRoutes": int64(lr.AttachedRoutes), "supportedKinds": kinds,
+			"conditions": r.conditions(before, generation, want),
+		})
+	}
+	return list
+}
+
+// listenerReason is the Gateway's reason in the words that listeners have for it.
+func listenerReason(programmed Condition) string {
+	if programmed.True {
+		return reasonProgrammed
+	}
+	if programmed.Reason == reasonInvalid {
+		return reasonInvalid
+	}
+	return "Pending"
+}
+
+// kindsOf are the routes that go with a protocol.
+func kindsOf(protocol, tlsMode string) []RouteKind {
+	const group = "gateway.networking.k8s.io"
+	switch protocol {
+	case "HTTP", "HTTPS":
+		return []RouteKind{{group, "HTTPRoute"}, {group, "GRPCRoute"}}
+	case "TLS":
+		if tlsMode == "Passthrough" {
+			return []RouteKind{{group, "TLSRoute"}}
+		}
+		return []RouteKind{{group, "TCPRoute"}}
+	case "TCP":
+		return []RouteKind{{group, "TCPRoute"}}
+	}
+	return nil
+}
+
+func clone(o Object) Object {
+	out := maps.Clone(o)
+	if out == nil {
+		out = Object{}
+	}
+	return out
+}
