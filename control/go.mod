@@ -6,6 +6,7 @@ require github.com/ambit-mesh/ambit/api v0.0.0
 
 require (
 	github.com/ambit-mesh/ambit/ca v0.0.0
+	github.com/ambit-mesh/ambit/waypoint v0.0.0
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0
 	github.com/google/go-cmp v0.7.0
 	github.com/prometheus/client_golang v1.25.0
@@ -18,6 +19,7 @@ require (
 	k8s.io/apimachinery v0.36.6
 	pgregory.net/rapid v1.3.0
 	sigs.k8s.io/gateway-api v1.6.1
+	sigs.k8s.io/yaml v1.6.0
 )
 
 require (
@@ -54,9 +56,10 @@ require (
 	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.0 // indirect
-	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
 replace github.com/ambit-mesh/ambit/api => ../api
 
 replace github.com/ambit-mesh/ambit/ca => ../ca
+
+replace github.com/ambit-mesh/ambit/waypoint => ../waypoint

@@ -21,6 +21,8 @@ type Config struct {
 	ConfigDir string
 	// StateDir is where the last good versions of policies are kept over a restart; empty keeps none.
 	StateDir string
+	// GatewaysFolder is where in ConfigDir the objects that run Gateways are written; empty means that none are made.
+	GatewaysFolder string
 
 	// Listen is where node proxies connect over TLS, with the certificate in TLSDir (tls.crt, tls.key, and root-cert.pem
 	// to accept client certificates). Plaintext is a listener without TLS, for this machine only unless PlaintextAnywhere.
@@ -73,6 +75,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	for name, v := range map[string]*string{
 		"AMBIT_CONFIG_DIR":    &c.ConfigDir,
 		"AMBIT_STATE_DIR":     &c.StateDir,
+		"AMBIT_GATEWAYS":      &c.GatewaysFolder,
 		"AMBIT_LISTEN":        &c.Listen,
 		"AMBIT_PLAINTEXT":     &c.Plaintext,
 		"AMBIT_TLS_DIR":       &c.TLSDir,
@@ -120,6 +123,9 @@ func (c Config) Validate() error {
 	}
 	if inside(c.StateDir, c.ConfigDir) {
 		bad("--state-dir %s is within --config-dir, and would be read as configuration: name a folder elsewhere", c.StateDir)
+	}
+	if c.GatewaysFolder != "" && !filepath.IsLocal(c.GatewaysFolder) {
+		bad("--gateways-folder %s must be a folder within --config-dir, like gateways", c.GatewaysFolder)
 	}
 	if c.Listen == "" && c.Plaintext == "" {
 		bad("nothing to serve on: give --listen or --plaintext")

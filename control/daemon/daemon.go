@@ -41,6 +41,7 @@ type Daemon struct {
 	server              *serve.Server
 	keys                *token.File // nil without tokens
 	blockers            blockers
+	gateways            *gatewayRunner // nil when none are run
 }
 
 // New puts a control plane together. It opens nothing yet.
@@ -78,6 +79,7 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 	})
 	d.source = file.New(file.Config{Root: cfg.ConfigDir, Keep: cfg.StateDir, Sink: d.pusher, Status: d.status, Logger: logger})
 
+	d.gateways = newGateways(d)
 	var verifier *token.Verifier
 	if cfg.TokenKeys != "" {
 		d.keys = &token.File{Path: cfg.TokenKeys}
@@ -124,6 +126,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.blockers.set("xds listener is not open")
 	start("admin", d.runAdmin)
 	start("configuration", d.source.Run)
+	if d.gateways != nil {
+		start("gateways", d.gateways.run)
+	}
 	start("push", d.pusher.Run)
 	start("xds", d.runServer)
 	wg.Wait()

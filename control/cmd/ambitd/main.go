@@ -77,6 +77,7 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.SortFlags = false
 	f.StringVar(&cfg.ConfigDir, "config-dir", cfg.ConfigDir, "folder of YAML that describes the mesh")
 	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "private folder for the last good versions of policies; without it a restart forgets them")
+	f.StringVar(&cfg.GatewaysFolder, "gateways-folder", cfg.GatewaysFolder, "folder within --config-dir for the objects that run Gateways; without it none are made")
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "address for node proxies over TLS; empty for none")
 	f.StringVar(&cfg.TLSDir, "tls-dir", cfg.TLSDir, "folder with tls.crt, tls.key and, to accept client certificates, root-cert.pem")
 	f.StringVar(&cfg.TokenKeys, "token-keys", cfg.TokenKeys, "public keys of bearer tokens, JWKS or PEM; without it everyone is served")
