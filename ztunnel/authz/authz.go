@@ -21,6 +21,10 @@ type Connection struct {
 	DestIP   netip.Addr
 	// DestPort is the port the application will see: the target port, not the service's.
 	DestPort uint16
+	// Client and ClientIP are for whom the peer says it speaks, when it is a waypoint. They count as long as the waypoint is
+	// bound to the destination; what is missing is taken to be the peer's own.
+	Client   identity.ID
+	ClientIP netip.Addr
 }
 
 // Verdict is the outcome for one connection.
@@ -53,9 +57,31 @@ func (v Verdict) Error() error {
 
 // Check decides whether a connection may reach a workload. DENY policies come first; then, if there is any ALLOW policy,
 // one of them must match. istio/ztunnel src/state.rs assert_rbac.
+//
+// Behind a waypoint there are two sources, the peer (the waypoint) and the original client. A rule is looked at once for
+// each, all of its source fields being those of the one or of the other, never mixed:
+//
+//   - DENY matches if the rule matches either. So a DENY that names the client cannot be slipped past through a waypoint,
+//     and one that spares only some ("not...") has to spare the waypoint as well as the client.
+//   - ALLOW matches if the rule matches either, and none of its negative fields names the other. So an ALLOW for the waypoint
+//     or for the client lets the connection in, but one for everybody except a client keeps that client out behind a waypoint
+//     too, and one for everybody except the waypoint keeps the waypoint out.
+//
+// Hence what is allowed with both would be allowed to the peer alone or to the client alone, and what is denied to one is
+// denied.
 func Check(s *state.Snapshot, dst *state.Workload, c Connection) Verdict {
-	e := evaluation{s: s, dst: dst, c: c}
-	e.c.SourceIP, e.c.DestIP = state.Unmapped(c.SourceIP), state.Unmapped(c.DestIP)
+	e := evaluation{s: s, dst: dst, destIP: state.Unmapped(c.DestIP), destPort: c.DestPort}
+	e.sources[peer] = source{id: c.Source, ip: state.Unmapped(c.SourceIP)}
+	e.sources[client] = e.sources[peer]
+	if dst.Guards.Trusts(c.Source) && (!c.Client.IsZero() || c.ClientIP.IsValid()) {
+		e.waypoint = true
+		if !c.Client.IsZero() {
+			e.sources[client].id = c.Client
+		}
+		if c.ClientIP.IsValid() {
+			e.sources[client].ip = state.Unmapped(c.ClientIP)
+		}
+	}
 	e.global, e.namespace = s.GlobalPolicies(), s.NamespacePolicies(dst.Namespace)
 	var v Verdict
 	e.each(dryDeny, func(p *state.Policy) bool {
@@ -110,16 +136,31 @@ type evaluation struct {
 	s                 *state.Snapshot
 	dst               *state.Workload
 	global, namespace *state.PolicySet
-	c                 Connection
-	principal         string // made when the first policy asks
+	sources           [2]source // of peer and client
+	waypoint          bool      // the client is another than the peer
+	destIP            netip.Addr
+	destPort          uint16
 }
 
-// sourcePrincipal is the peer's identity without the scheme, as policies write it.
-func (e *evaluation) sourcePrincipal() string {
-	if e.principal == "" {
-		e.principal = e.c.Source.Principal()
+// The sources of a connection.
+const (
+	peer = iota
+	client
+)
+
+// source is what policies see of one side that a connection comes from.
+type source struct {
+	id   identity.ID
+	ip   netip.Addr
+	name string // made when the first policy asks
+}
+
+// principal is the identity without the scheme, as policies write it.
+func (s *source) principal() string {
+	if s.name == "" {
+		s.name = s.id.Principal()
 	}
-	return e.principal
+	return s.name
 }
 
 func of(set *state.PolicySet, ph phase) []*state.Policy {
@@ -166,25 +207,25 @@ func (e *evaluation) seen(p *state.Policy) bool {
 
 func (e *evaluation) matches(p *state.Policy) bool {
 	for _, r := range p.Rules {
-		if e.rule(r) {
+		if e.rule(r, peer, p.Deny) || e.waypoint && e.rule(r, client, p.Deny) {
 			return true
 		}
 	}
 	return false
 }
 
-func (e *evaluation) rule(r state.Rule) bool {
+func (e *evaluation) rule(r state.Rule, of int, deny bool) bool {
 	for _, clause := range r {
-		if !e.clause(clause) {
+		if !e.clause(clause, of, deny) {
 			return false
 		}
 	}
 	return true
 }
 
-func (e *evaluation) clause(c state.Clause) bool {
+func (e *evaluation) clause(c state.Clause, of int, deny bool) bool {
 	for i := range c {
-		if e.match(&c[i]) {
+		if e.match(&c[i], of, deny) {
 			return true
 		}
 	}
@@ -193,27 +234,51 @@ func (e *evaluation) clause(c state.Clause) bool {
 
 // match holds when every condition that is set holds: one of the positives, and none of the negatives. A connection
 // without identity has no principal, namespace or account, so that no positive about them can hold and every negative does.
-func (e *evaluation) match(m *state.Match) bool {
+func (e *evaluation) match(m *state.Match, of int, deny bool) bool {
 	if m.Empty() {
 		return false
 	}
-	c := &e.c
-	known := !c.Source.IsZero()
-	account := state.ServiceAccount{Namespace: c.Source.Namespace, Name: c.Source.ServiceAccount}
+	s := &e.sources[of]
 	switch {
-	case m.Namespaces != nil && !(known && m.Namespaces.Match(c.Source.Namespace)),
-		m.NotNamespaces != nil && known && m.NotNamespaces.Match(c.Source.Namespace),
-		m.Principals != nil && !(known && m.Principals.Match(e.sourcePrincipal())),
-		m.NotPrincipals != nil && known && m.NotPrincipals.Match(e.sourcePrincipal()),
-		m.ServiceAccounts != nil && !(known && m.ServiceAccounts.Match(account)),
-		m.NotServiceAccounts != nil && known && m.NotServiceAccounts.Match(account),
-		m.SourceIPs != nil && !m.SourceIPs.Match(c.SourceIP),
-		m.NotSourceIPs != nil && m.NotSourceIPs.Match(c.SourceIP),
-		m.DestinationIPs != nil && !m.DestinationIPs.Match(c.DestIP),
-		m.NotDestinationIPs != nil && m.NotDestinationIPs.Match(c.DestIP),
-		m.DestinationPorts != nil && !m.DestinationPorts.Match(c.DestPort),
-		m.NotPorts != nil && m.NotPorts.Match(c.DestPort):
+	case m.DestinationIPs != nil && !m.DestinationIPs.Match(e.destIP),
+		m.NotDestinationIPs != nil && m.NotDestinationIPs.Match(e.destIP),
+		m.DestinationPorts != nil && !m.DestinationPorts.Match(e.destPort),
+		m.NotPorts != nil && m.NotPorts.Match(e.destPort):
+		return false
+	case !s.included(m), s.excluded(m):
+		return false
+	case e.waypoint && !deny && e.sources[1-of].excluded(m):
 		return false
 	}
 	return true
+}
+
+// included reports whether all positive source fields hold.
+func (s *source) included(m *state.Match) bool {
+	known := !s.id.IsZero()
+	switch {
+	case m.Namespaces != nil && !(known && m.Namespaces.Match(s.id.Namespace)),
+		m.Principals != nil && !(known && m.Principals.Match(s.principal())),
+		m.ServiceAccounts != nil && !(known && m.ServiceAccounts.Match(s.account())),
+		m.SourceIPs != nil && !m.SourceIPs.Match(s.ip):
+		return false
+	}
+	return true
+}
+
+// excluded reports whether a negative source field names the source.
+func (s *source) excluded(m *state.Match) bool {
+	if m.NotSourceIPs != nil && m.NotSourceIPs.Match(s.ip) {
+		return true
+	}
+	if s.id.IsZero() {
+		return false
+	}
+	return m.NotNamespaces != nil && m.NotNamespaces.Match(s.id.Namespace) ||
+		m.NotPrincipals != nil && m.NotPrincipals.Match(s.principal()) ||
+		m.NotServiceAccounts != nil && m.NotServiceAccounts.Match(s.account())
+}
+
+func (s *source) account() state.ServiceAccount {
+	return state.ServiceAccount{Namespace: s.id.Namespace, Name: s.id.ServiceAccount}
 }

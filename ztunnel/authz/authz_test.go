@@ -130,6 +130,7 @@ type reference struct {
 	policies []*security.Authorization
 	dst      *workload.Workload
 	c        authz.Connection
+	client   *authz.Connection // the same connection as if the original client had made it; nil: nobody is believed about one
 }
 
 func (r *reference) verdict() telemetry.Reason {
@@ -138,7 +139,7 @@ func (r *reference) verdict() telemetry.Reason {
 		if p.DryRun || !r.applies(p) {
 			continue
 		}
-		hit := slices.ContainsFunc(p.Rules, r.rule)
+		hit := slices.ContainsFunc(p.Rules, func(rule *security.Rule) bool { return r.hits(p, rule) })
 		if p.Action == deny && hit {
 			return telemetry.PolicyDenied
 		}
@@ -157,20 +158,35 @@ func (r *reference) applies(p *security.Authorization) bool {
 		slices.Contains(r.dst.AuthorizationPolicies, p.Namespace+"/"+p.Name)
 }
 
-func (r *reference) rule(rule *security.Rule) bool {
+// hits asks about the peer and about the client. For an ALLOW rule, each match also has to spare the other of the two.
+func (r *reference) hits(p *security.Authorization, rule *security.Rule) bool {
+	if r.client == nil {
+		return every(rule, func(m *security.Match) bool { return match(m, r.c) })
+	}
+	spares := func(m *security.Match, c authz.Connection) bool {
+		not := &security.Match{
+			NotNamespaces: m.NotNamespaces, NotPrincipals: m.NotPrincipals, NotServiceAccounts: m.NotServiceAccounts, NotSourceIps: m.NotSourceIps,
+		}
+		return p.Action == deny || proto.Size(not) == 0 || match(not, c)
+	}
+	return every(rule, func(m *security.Match) bool { return match(m, r.c) && spares(m, *r.client) }) ||
+		every(rule, func(m *security.Match) bool { return match(m, *r.client) && spares(m, r.c) })
+}
+
+func every(rule *security.Rule, match func(*security.Match) bool) bool {
 	for _, c := range rule.Clauses {
-		if !slices.ContainsFunc(c.Matches, r.match) {
+		if !slices.ContainsFunc(c.Matches, match) {
 			return false
 		}
 	}
 	return true
 }
 
-func (r *reference) match(m *security.Match) bool {
+func match(m *security.Match, conn authz.Connection) bool {
 	if proto.Size(m) == 0 {
 		return false
 	}
-	id := r.c.Source
+	id := conn.Source
 	var ns, principal string
 	if !id.IsZero() {
 		ns, principal = id.Namespace, strings.TrimPrefix(id.String(), "spiffe://")
@@ -200,10 +216,10 @@ func (r *reference) match(m *security.Match) bool {
 	account := func(a *security.ServiceAccountMatch) bool {
 		return ns != "" && a.Namespace == ns && a.ServiceAccount == id.ServiceAccount
 	}
-	port := func(p uint32) bool { return p == uint32(r.c.DestPort) }
+	port := func(p uint32) bool { return p == uint32(conn.DestPort) }
 	return holds(m.Namespaces, m.NotNamespaces, text(ns)) && holds(m.Principals, m.NotPrincipals, text(principal)) &&
 		holds(m.ServiceAccounts, m.NotServiceAccounts, account) &&
-		holds(m.SourceIps, m.NotSourceIps, ip(r.c.SourceIP)) && holds(m.DestinationIps, m.NotDestinationIps, ip(r.c.DestIP)) &&
+		holds(m.SourceIps, m.NotSourceIps, ip(conn.SourceIP)) && holds(m.DestinationIps, m.NotDestinationIps, ip(conn.DestIP)) &&
 		holds(m.DestinationPorts, m.NotDestinationPorts, port)
 }
 

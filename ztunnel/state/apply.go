@@ -13,7 +13,7 @@ import (
 )
 
 // Apply takes one xDS response and publishes one new snapshot. It returns the resources it refused; of those the previous
-// version, if any, stays in force. It implements xds.Handler.
+// version, if any, stays in force. A resource that is fine but for its guards is refused as well, yet taken, and closed. It implements xds.Handler.
 func (st *State) Apply(typeURL string, upserts []xds.Raw, removed []string) (rejected []xds.Rejected) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -116,7 +116,7 @@ func (b *batch) upsertWorkload(in *workload.Workload) error {
 		e := &w.Endpoints[i]
 		b.endpointsOf(e.Service).byUID.Set(b.by, w.UID, e)
 	}
-	return nil
+	return w.Guards.refusal()
 }
 
 func (b *batch) removeWorkload(uid string) bool {
@@ -171,7 +171,7 @@ func (b *batch) upsertService(in *workload.Service) error {
 		add(&b.byCIDR, b.by, c, s)
 		b.countCIDR(c, +1)
 	}
-	return nil
+	return s.Guards.refusal()
 }
 
 // removeService leaves the endpoints alone: they are facts of the workloads, true whether or not the service is known.

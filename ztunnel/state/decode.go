@@ -85,6 +85,7 @@ func decodeWorkload(in *workload.Workload) (*Workload, error) {
 	if w.AppTunnel, err = decodeAppTunnel(in.GetApplicationTunnel()); err != nil {
 		return nil, fmt.Errorf("application_tunnel: %w", err)
 	}
+	w.Guards = decodeGuards(in.GetExtensions())
 	return w, w.decodeEndpoints(in.GetServices())
 }
 
@@ -246,6 +247,7 @@ func decodeService(in *workload.Service) (*Service, error) {
 		SubjectAltNames:    in.GetSubjectAltNames(),
 		Canonical:          in.GetCanonical(),
 		IngressUseWaypoint: in.GetIngressUseWaypoint(),
+		Guards:             decodeGuards(in.GetExtensions()),
 	}
 	s.key = mesh.ServiceName(s.Namespace, s.Hostname)
 	for _, san := range in.GetSubjectAltNames() {

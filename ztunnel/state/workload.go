@@ -116,6 +116,7 @@ type Workload struct {
 	AppTunnel             *AppTunnel
 	AuthorizationPolicies []string   // namespace/name of the selector policies
 	Endpoints             []Endpoint // one per service, in order of name
+	Guards                *Guards    // nil: traffic need not come through a waypoint
 	Capacity              uint32     // relative weight, 0 is never chosen
 	Tunnel                Tunnel
 	Type                  WorkloadType
@@ -236,6 +237,7 @@ type Service struct {
 	Waypoint                  *Gateway
 	Waypoints                 []WeightedGateway // if any, sampled instead of Waypoint
 	Preference                []Scope
+	Guards                    *Guards // set where no proxy of the mesh is at the other end to keep traffic out
 	Mode                      Mode
 	Families                  Families
 	AllowUnhealthy            bool

@@ -27,6 +27,7 @@ const (
 	PolicyDenied
 	PolicyNotAllowed
 	PolicyChanged
+	WaypointRequired
 	// Identity and transport.
 	NoCertificate
 	TLSFailed
@@ -73,6 +74,7 @@ var reasons = [reasonCount]reasonText{
 	PolicyDenied:       {"policy-denied", "DENY", "an AuthorizationPolicy or PeerAuthentication of the destination denies this connection"},
 	PolicyNotAllowed:   {"policy-not-allowed", "DENY", "the destination has ALLOW policies and none of them allows this connection"},
 	PolicyChanged:      {"policy-changed", "DENY", "a policy changed while the connection was open and it is no longer allowed"},
+	WaypointRequired:   {"waypoint-required", "DENY", "a policy of the destination is enforced by a waypoint, and the connection did not come through it; call the service by name from inside the mesh, check that its waypoint is there and ready, or set ambit.io/waypoint-enforcement: open"},
 	NoCertificate:      {"no-certificate", "IDENTITY_ERROR", "there is no valid certificate for the pod's identity; check that the CA is reachable and accepts this node"},
 	TLSFailed:          {"tls-failed", "TLS_FAILURE", "the TLS handshake with the other mesh proxy failed"},
 	PeerIdentity:       {"peer-identity", "IDENTITY_ERROR", "the other side presented a valid certificate of an unexpected identity; the address may have been reused by another pod"},

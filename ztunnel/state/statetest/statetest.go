@@ -8,9 +8,11 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/security"
+	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/api/xds"
 	"github.com/ambit-mesh/ambit/ztunnel/state"
@@ -143,4 +145,22 @@ func WaypointAt(addr string) *workload.GatewayAddress {
 		Destination:   &workload.GatewayAddress_Address{Address: Net("", addr)},
 		HboneMtlsPort: mesh.PortHBONE,
 	}
+}
+
+// Guarded gives a workload or service its guards.
+func Guarded[R interface {
+	*workload.Workload | *workload.Service
+}](r R, g *waypoint.Guards) R {
+	config, err := anypb.New(g)
+	if err != nil {
+		panic(err) // it can only fail on invalid UTF-8
+	}
+	extension := &workload.Extension{Name: mesh.ExtensionGuards, Config: config}
+	switch r := any(r).(type) {
+	case *workload.Workload:
+		r.Extensions = append(r.Extensions, extension)
+	case *workload.Service:
+		r.Extensions = append(r.Extensions, extension)
+	}
+	return r
 }
