@@ -48,6 +48,9 @@ const (
 	// stateDestination is the pod address that was dialed, for traffic not addressed to a service.
 	stateDestination = "ambit.destination"
 
+	// stateDestinationSAN is the identity the pod there must have.
+	stateDestinationSAN = "ambit.destination_san"
+
 	stateLocalIP  = "envoy.filters.listener.original_dst.local_ip"
 	stateRemoteIP = "envoy.filters.listener.original_dst.remote_ip"
 	stateSANs     = "envoy.network.upstream_subject_alt_names"

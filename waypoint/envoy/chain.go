@@ -1,0 +1,120 @@
+package envoy
+
+import (
+	"strconv"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	setstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	netstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+
+	"github.com/ambit-mesh/ambit/api/waypoint"
+)
+
+// ServiceChains are the filter chains of one service, delivered one by one (FCDS) or put into main_internal by
+// Listeners. An HTTP chain stays the same while routes and policies change: they come by name.
+func ServiceChains(e *Env, svc *waypoint.Service) ([]*listenerv3.FilterChain, []Problem) {
+	var chains []*listenerv3.FilterChain
+	var problems []Problem
+	for _, port := range svc.GetPorts() {
+		t := e.serviceTarget(svc, port)
+		if kindOf(port.GetProtocol()) == kindHTTP {
+			name := servedName(port.GetNumber(), kindHTTP, "", svc.GetHostname())
+			c, p := e.httpChain(t, name, name, port.GetProtocol(), clientState())
+			chains, problems = append(chains, c), append(problems, p...)
+		}
+		if kindOf(port.GetProtocol()) == kindTCP || port.GetProtocol() == waypoint.Protocol_AUTO {
+			streams, p := e.streams(svc, port)
+			problems = append(problems, p...)
+			for i, s := range streams {
+				c, p := e.tcpChain(t, streamName(svc, port, i), s.proxy, clientState())
+				chains, problems = append(chains, c), append(problems, p...)
+			}
+		}
+	}
+	return chains, problems
+}
+
+// GatewayChains are the filter chains of main_internal that belong to no service: for pods by address, and for nobody.
+func GatewayChains(e *Env) ([]*listenerv3.FilterChain, []Problem) {
+	chains := []*listenerv3.FilterChain{blackHoleChain()}
+	var problems []Problem
+	t := e.directTarget()
+	for _, d := range e.directs() {
+		values := append(clientState(), d.state()...)
+		c, p := e.httpChain(t, d.name(kindHTTP), d.routes(), waypoint.Protocol_AUTO, values)
+		chains, problems = append(chains, c), append(problems, p...)
+		proxy := &tcpproxyv3.TcpProxy{ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: d.cluster()}}
+		c, p = e.tcpChain(t, d.name(kindTCP), proxy, values)
+		chains, problems = append(chains, c), append(problems, p...)
+	}
+	return chains, problems
+}
+
+// streams are the ways through the TCP side of a port.
+func (e *Env) streams(svc *waypoint.Service, port *waypoint.ServicePort) ([]streamRoute, []Problem) {
+	self := &waypoint.Backend{Namespace: svc.GetNamespace(), Hostname: svc.GetHostname(), Port: port.GetNumber()}
+	if len(port.GetStream()) > 0 || port.GetRouted() && len(port.GetHttp()) == 0 {
+		self = nil
+	}
+	return e.streamRoutes(port.GetStream(), self)
+}
+
+// streamName is the chain of the i-th way through the TCP side of a port; the first has the name of the port's cluster.
+func streamName(svc *waypoint.Service, port *waypoint.ServicePort, i int) string {
+	name := servedName(port.GetNumber(), kindTCP, "", svc.GetHostname())
+	if i > 0 {
+		name += "|" + strconv.Itoa(i)
+	}
+	return name
+}
+
+// clientState is who a connection to an endpoint is opened for. As hashable strings they also divide the pools of
+// connections to endpoints by client, so that no client's request is ever sent in a tunnel opened for another.
+func clientState() []*setstatev3.FilterStateValue {
+	return []*setstatev3.FilterStateValue{
+		keep(stateClient, state(statePeer)),
+		keep(stateClientAddress, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+	}
+}
+
+// httpChain is the chain of an HTTP port, with routes that come by name.
+func (e *Env) httpChain(t target, name, routes string, protocol waypoint.Protocol, values []*setstatev3.FilterStateValue) (*listenerv3.FilterChain, []Problem) {
+	manager, problems := e.httpManager(t, routes)
+	return &listenerv3.FilterChain{
+		Name: name,
+		Filters: []*listenerv3.Filter{
+			networkFilter("ambit.client", &netstatev3.Config{OnNewConnection: values}),
+			networkFilter("envoy.filters.network.http_connection_manager", manager),
+		},
+	}, problems
+}
+
+// tcpChain is the chain of a TCP port. Its policies come by name, its destination does not: a connection goes where it
+// went when it was opened.
+func (e *Env) tcpChain(t target, name string, proxy *tcpproxyv3.TcpProxy, values []*setstatev3.FilterStateValue) (*listenerv3.FilterChain, []Problem) {
+	filters := []*listenerv3.Filter{networkFilter("ambit.client", &netstatev3.Config{OnNewConnection: values})}
+	policy, problems := e.networkFilters(t)
+	filters = append(filters, policy...)
+	if d := e.Destination(t.namespace, t.hostname); d.GetResolution() == waypoint.Destination_DYNAMIC && t.hostname != "" {
+		filters = append(filters, e.dynamicNameFilter(d, t.port))
+	}
+	proxy.StatPrefix = "inbound"
+	logs, p := e.accessLogs(t, kindTCP)
+	proxy.AccessLog = logs
+	return &listenerv3.FilterChain{
+		Name:    name,
+		Filters: append(filters, networkFilter("envoy.filters.network.tcp_proxy", proxy)),
+	}, append(problems, p...)
+}
+
+// blackHoleChain closes what is not for us; the CONNECT is answered 503.
+func blackHoleChain() *listenerv3.FilterChain {
+	return &listenerv3.FilterChain{
+		Name: chainBlackHole,
+		Filters: []*listenerv3.Filter{networkFilter("envoy.filters.network.tcp_proxy", &tcpproxyv3.TcpProxy{
+			StatPrefix:       chainBlackHole,
+			ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: ClusterBlackHole},
+		})},
+	}
+}
