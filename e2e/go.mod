@@ -8,6 +8,8 @@ require github.com/ambit-mesh/ambit/ca v0.0.0
 
 require github.com/ambit-mesh/ambit/cni v0.0.0
 
+require github.com/ambit-mesh/ambit/waypoint v0.0.0
+
 require github.com/ambit-mesh/ambit/ztunnel v0.0.0
 
 require (
@@ -74,3 +76,5 @@ replace github.com/ambit-mesh/ambit/ztunnel => ../ztunnel
 replace github.com/ambit-mesh/ambit/cni => ../cni
 
 replace github.com/ambit-mesh/ambit/install => ../install
+
+replace github.com/ambit-mesh/ambit/waypoint => ../waypoint

@@ -42,6 +42,8 @@ type Options struct {
 	// ZtunnelEnv is added to each proxy's environment, ControlArgs and CNIArgs to the other daemons' arguments.
 	ZtunnelEnv           []string
 	ControlArgs, CNIArgs []string
+	// Envoy is the binary that waypoints run; empty means the one that the waypoint program itself would find or fetch.
+	Envoy string
 }
 
 // Daemons prepares a lab for the mesh and returns what to run on its hosts, the CA first.
@@ -176,6 +178,7 @@ func (p plan) control() lab.Daemon {
 		Args: append([]string{p.program("ambitd"),
 			"--config-dir", p.l.ConfigDir, "--state-dir", p.file("control-state"), "--listen", ":" + controlPort, "--tls-dir", p.file("control"),
 			"--token-keys", p.file("token.jwks"), "--admin-socket", p.l.Control.AdminSocket, "--dry-run-policies",
+			"--gateways-folder", "applied",
 		}, p.o.ControlArgs...),
 	}
 }

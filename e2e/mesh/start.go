@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/ambit-mesh/ambit/e2e/lab"
 )
@@ -12,6 +13,9 @@ func Start(ctx context.Context, l *lab.Lab, o Options, progress func(string)) ([
 	daemons, err := DaemonsWith(l, o)
 	if err != nil {
 		return nil, err
+	}
+	if err := waypoints(ctx, l, o, progress); err != nil {
+		return nil, fmt.Errorf("prepare the lab for waypoints: %w", err)
 	}
 	for _, batch := range [][]lab.Daemon{daemons[:1], daemons[1:]} {
 		if err := l.Run(ctx, batch...); err != nil {

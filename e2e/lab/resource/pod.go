@@ -23,6 +23,7 @@ type PodSpec struct {
 	Containers                    []Container       `json:"containers"`
 	SecurityContext               Security          `json:"securityContext"`
 	HostAliases                   []HostAlias       `json:"hostAliases"`
+	Volumes                       []Volume          `json:"volumes"`
 }
 
 // HostAlias is a line for /etc/hosts.
@@ -35,6 +36,8 @@ type HostAlias struct {
 type Security struct {
 	RunAsUser  *uint32 `json:"runAsUser"`
 	RunAsGroup *uint32 `json:"runAsGroup"`
+	// Sysctls are a pod's, and only those of its network are its own.
+	Sysctls []EnvVarPlain `json:"sysctls"`
 }
 
 // Container is what the lab reads of a container.
@@ -50,6 +53,11 @@ type Container struct {
 	LivenessProbe   *Probe    `json:"livenessProbe"`
 	SecurityContext Security  `json:"securityContext"`
 	Lifecycle       Lifecycle `json:"lifecycle"`
+	VolumeMounts    []Mount   `json:"volumeMounts"`
+	Resources       struct {
+		Requests map[string]NumberOrName `json:"requests"`
+		Limits   map[string]NumberOrName `json:"limits"`
+	} `json:"resources"`
 }
 
 // Lifecycle has the hook that runs before a container is told to end.
@@ -70,6 +78,7 @@ type EnvVar struct {
 		FieldRef *struct {
 			FieldPath string `json:"fieldPath"`
 		} `json:"fieldRef"`
+		ResourceFieldRef *ResourceField `json:"resourceFieldRef"`
 	} `json:"valueFrom"`
 }
 
@@ -167,6 +176,9 @@ func ParsePodSpec(o Object, path ...string) (*PodSpec, error) {
 			return nil, fmt.Errorf("%s.containers: two are called %q", at, c.Name)
 		}
 		seen[c.Name] = true
+	}
+	if err := s.checkVolumes(at); err != nil {
+		return nil, err
 	}
 	return &s, nil
 }

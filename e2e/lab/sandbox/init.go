@@ -75,6 +75,11 @@ func furnish(in inside) error {
 			return fmt.Errorf("mount /proc: %w", err)
 		}
 	}
+	for _, m := range in.Mounts {
+		if err := m.place(); err != nil {
+			return err
+		}
+	}
 	for _, file := range [][2]string{{in.ResolvConf, "/etc/resolv.conf"}, {in.Hosts, "/etc/hosts"}} {
 		if file[0] == "" {
 			continue

@@ -40,6 +40,8 @@ type Spec struct {
 	Isolated bool
 	// User and Group are what the program runs as.
 	User, Group uint32
+	// Mounts are files and folders of the machine shown elsewhere; targets need not exist.
+	Mounts []Mount
 	// Log gets both outputs, appended.
 	Log string
 	// Cgroup is the folder of the control group the process starts in; empty means its parent's.
@@ -65,6 +67,7 @@ type inside struct {
 	Isolated                    bool
 	User, Group                 uint32
 	Dir                         string
+	Mounts                      []Mount
 }
 
 // Start runs the spec. An error is about the sandbox or a program that is not there; what the program does later is its
@@ -80,6 +83,7 @@ func Start(s Spec) (*Proc, error) {
 	cfg, err := json.Marshal(inside{
 		Args: append([]string{path}, s.Args[1:]...), Hostname: s.Hostname, ResolvConf: s.ResolvConf, Hosts: s.Hosts,
 		Isolated: s.Isolated, User: s.User, Group: s.Group, Dir: s.Dir,
+		Mounts: s.Mounts,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode sandbox: %w", err)

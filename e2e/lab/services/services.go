@@ -29,7 +29,9 @@ type Pod struct {
 type Service struct {
 	Namespace, Name string
 	// VIPs is empty for a headless Service.
-	VIPs     []netip.Addr
+	VIPs []netip.Addr
+	// External are the addresses of a LoadBalancer, which work like virtual ones and stand for no name.
+	External []netip.Addr
 	Headless bool
 	// ExternalName is the other name of a Service of that type.
 	ExternalName string
@@ -97,6 +99,7 @@ func resolve(o resource.Object, slicesOf []resource.Object, pods []Pod) Service 
 	if !s.Headless {
 		s.VIPs = Addresses(o)
 	}
+	s.External = External(o)
 	var ports []port
 	// A bad port was reported when the Service was applied; here it has no endpoints.
 	_ = o.Into(&ports, "spec", "ports")

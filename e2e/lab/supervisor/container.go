@@ -132,6 +132,7 @@ func (c *container) start() (*sandbox.Proc, error) {
 	if k.spec.HostNetwork {
 		spec.Hostname = k.host.Name
 	}
+	spec.Mounts = k.mounts(c.spec)
 	spec.User, spec.Group = user(k.spec.SecurityContext, c.spec.SecurityContext)
 	return sandbox.Start(spec)
 }

@@ -35,6 +35,7 @@ type kubelet struct {
 	addrs       []netip.Addr
 	netns, link string // names; empty for a pod on the host's network
 	eligible    func() (bool, error)
+	volumes     *volumes // of this life; written before containers start
 
 	ending chan struct{} // closed when the pod is to end
 	hurry  chan struct{} // closed when it is to end at once
@@ -172,7 +173,7 @@ func (k *kubelet) linger() {
 
 // live is one life of the pod between power cuts. It returns when all containers have ended for good.
 func (k *kubelet) live(ctx context.Context) {
-	if !k.retry(ctx, "CreatePodSandbox", k.sandbox) || !k.retry(ctx, "SetUpNetwork", k.plugin) {
+	if !k.retry(ctx, "CreatePodSandbox", k.sandbox) || !k.retry(ctx, "SetUpNetwork", k.plugin) || !k.retry(ctx, "MountVolumes", k.makeVolumes) {
 		return
 	}
 	k.report(func(st *podStatus) { st.hasAddress, st.reason, st.message = true, "", "" })
@@ -187,7 +188,15 @@ func (k *kubelet) live(ctx context.Context) {
 		wg.Go(func() { c.run(ctx) })
 	}
 	k.report(func(st *podStatus) { st.phase = "Running" })
+	refreshing, stop := context.WithCancel(ctx)
+	defer stop()
+	var volumes sync.WaitGroup
+	if len(k.spec.Volumes) > 0 {
+		volumes.Go(func() { k.volumes.refresh(refreshing) })
+	}
 	wg.Wait()
+	stop()
+	volumes.Wait()
 	if ctx.Err() != nil {
 		// The node failed; the pod has another life ahead.
 		return

@@ -19,6 +19,9 @@ func (k *kubelet) env(c resource.Container) []string {
 		if v.ValueFrom != nil && v.ValueFrom.FieldRef != nil {
 			value = k.field(v.ValueFrom.FieldRef.FieldPath)
 		}
+		if v.ValueFrom != nil && v.ValueFrom.ResourceFieldRef != nil {
+			value = k.spec.Limit(c.Name, *v.ValueFrom.ResourceFieldRef)
+		}
 		env[v.Name] = expand(value, env)
 	}
 	list := make([]string, 0, len(env))
@@ -54,6 +57,10 @@ func (k *kubelet) field(path string) string {
 		return k.host.Name
 	case "metadata.uid":
 		return k.uid
+	case "metadata.labels":
+		return pairs(k.doc.Labels())
+	case "metadata.annotations":
+		return pairs(k.doc.Annotations())
 	}
 	return k.doc.Text(strings.Split(path, ".")...)
 }

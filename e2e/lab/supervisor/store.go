@@ -157,6 +157,18 @@ func (s *Supervisor) takenAddresses(except resource.Key) map[netip.Addr]string {
 	return taken
 }
 
+func (s *Supervisor) takenExternal(except resource.Key) map[netip.Addr]string {
+	taken := map[netip.Addr]string{}
+	for k, st := range s.objects {
+		if k.Kind == "Service" && k != except {
+			for _, a := range services.External(st.object) {
+				taken[a] = k.Namespace + "/" + k.Name
+			}
+		}
+	}
+	return taken
+}
+
 // put stores an object in memory and in the folder.
 func (s *Supervisor) put(o resource.Object) error {
 	k := o.Key()
@@ -169,16 +181,31 @@ func (s *Supervisor) put(o resource.Object) error {
 	if old, ok := s.objects[k]; ok {
 		file = old.file
 	}
-	data, err := o.Marshal()
-	if err != nil {
-		return err
-	}
-	if err := folder.Write(s.lab.ConfigDir, file, data); err != nil {
+	if err := s.write(o, file); err != nil {
 		return fmt.Errorf("store %s: %w", k, err)
 	}
 	s.objects[k] = &stored{o, file}
 	s.dirty = true
 	return nil
+}
+
+// write replaces an object's file but for the status, which others write: what they wrote a moment ago has not been read
+// here yet, and a Gateway whose address went away for that moment would be one that traffic goes around.
+func (s *Supervisor) write(o resource.Object, file string) error {
+	err := folder.Edit(s.lab.ConfigDir, file, func(doc map[string]any) (map[string]any, error) {
+		if status := doc["status"]; status != nil && o.Kind() != "Node" && resource.Object(doc).Key() == o.Key() && resource.Object(doc).UID() == o.UID() {
+			o["status"] = status
+		}
+		return o, nil
+	})
+	if !errors.Is(err, folder.ErrNotFound) {
+		return err
+	}
+	data, err := o.Marshal()
+	if err != nil {
+		return err
+	}
+	return folder.Write(s.lab.ConfigDir, file, data)
 }
 
 func newUID() string {
@@ -294,13 +321,23 @@ func (s *Supervisor) allocate(k resource.Key, st *stored) {
 	o := st.object.Clone()
 	changed, err := services.Allocate(o, s.takenAddresses(k), s.start.DualStack)
 	s.problem(k, err)
-	if err != nil || !changed {
+	if err != nil {
+		return
+	}
+	if exposed := services.Expose(o, s.takenExternal(k)); !exposed && !changed {
 		return
 	}
 	st.object = o
 	err = folder.Edit(s.lab.ConfigDir, st.file, func(doc map[string]any) (map[string]any, error) {
 		for _, f := range []string{"clusterIP", "clusterIPs", "ipFamilies"} {
-			resource.Object(doc).Set(o.At("spec", f), "spec", f)
+			if v := o.At("spec", f); v != nil {
+				resource.Object(doc).Set(v, "spec", f)
+			}
+		}
+		if lb := o.At("status", "loadBalancer"); lb != nil {
+			resource.Object(doc).Set(lb, "status", "loadBalancer")
+		} else if status, ok := doc["status"].(map[string]any); ok {
+			delete(status, "loadBalancer")
 		}
 		return doc, nil
 	})

@@ -22,6 +22,32 @@ func (s *Supervisor) watch(ctx context.Context) error {
 	})
 }
 
+// christen gives an object that came by way of the folder what an API server would give it. In a file with several
+// documents it goes without.
+func (s *Supervisor) christen(o resource.Object, file string) {
+	uid, created := newUID(), now()
+	if old, ok := s.objects[o.Key()]; ok && old.object.UID() != "" {
+		// The same object, written anew by a program that keeps only what it knows.
+		uid, created = old.object.UID(), old.object.Text("metadata", "creationTimestamp")
+	}
+	err := folder.Edit(s.lab.ConfigDir, file, func(doc map[string]any) (map[string]any, error) {
+		d := resource.Object(doc)
+		if d.Name() != o.Name() || d.Kind() != o.Kind() || d.UID() != "" {
+			return doc, nil
+		}
+		d.Set(uid, "metadata", "uid")
+		d.Set(created, "metadata", "creationTimestamp")
+		d.Set(int64(1), "metadata", "generation")
+		return doc, nil
+	})
+	if err != nil {
+		return
+	}
+	o.Set(uid, "metadata", "uid")
+	o.Set(created, "metadata", "creationTimestamp")
+	o.Set(float64(1), "metadata", "generation")
+}
+
 func (s *Supervisor) fileChanged(c folder.Change) {
 	file := path.Join(AppliedDir, c.Path)
 	if c.Err != nil {
@@ -55,6 +81,9 @@ func (s *Supervisor) fileChanged(c folder.Change) {
 				continue
 			}
 			seen[o.Key()] = true
+			if o.UID() == "" {
+				s.christen(o, file)
+			}
 			if old, ok := s.objects[o.Key()]; !ok || !same(old.object, o) {
 				s.objects[o.Key()] = &stored{o, file}
 				s.dirty = true

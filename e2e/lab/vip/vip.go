@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/e2e/lab/services"
 	"github.com/google/nftables"
@@ -88,7 +89,7 @@ func (f family) write(c *nftables.Conn, list []services.Service) error {
 	wanted := map[string]bool{pick.Name: true, refuse.Name: true}
 	for i, s := range list {
 		for j, p := range s.Ports {
-			for k, vip := range s.VIPs {
+			for k, vip := range slices.Concat(s.VIPs, s.External) {
 				if !f.is(vip) {
 					continue
 				}
