@@ -30,7 +30,7 @@ type Class struct {
 	ServiceType string
 	// suffix follows the Gateway's name in the names of what is rendered.
 	suffix string
-	// role is the first word of the node id.
+	// waypoint tells proxies inside the mesh from those at its edge.
 	waypoint bool
 }
 
@@ -61,7 +61,9 @@ func ClassOf(name string) (Class, bool) {
 // Gateway is what is read of a Gateway.
 type Gateway struct {
 	Namespace, Name, UID, Class string
-	Labels, Annotations         map[string]string
+	// Like is the class it is run as, when its own is another one of the same controller.
+	Like                string
+	Labels, Annotations map[string]string
 	// InfrastructureLabels and InfrastructureAnnotations are spec.infrastructure's, for everything that is rendered.
 	InfrastructureLabels, InfrastructureAnnotations map[string]string
 	Listeners                                       []Listener
@@ -75,9 +77,11 @@ type Listener struct {
 	Port           int
 }
 
+func (g Gateway) like() string { return cmp.Or(g.Like, g.Class) }
+
 // ServiceName is the name of the rendered Service and Deployment.
 func (g Gateway) ServiceName() string {
-	c, _ := ClassOf(g.Class)
+	c, _ := ClassOf(g.like())
 	return cmp.Or(g.Annotations[mesh.AnnotationNameOverride], g.Name+c.suffix)
 }
 
@@ -90,7 +94,9 @@ func (g Gateway) ServiceAccount() string {
 func (g Gateway) ownAccount() bool { return g.Annotations[mesh.AnnotationServiceAccount] == "" }
 
 // Selector is the label that every pod of the Gateway carries.
-func (g Gateway) Selector() map[string]string { return map[string]string{mesh.LabelGatewayName: g.Name} }
+func (g Gateway) Selector() map[string]string {
+	return map[string]string{mesh.LabelGatewayName: g.Name}
+}
 
 // Overlay changes what is rendered: documents of the same shape, merged as kubectl merges a patch. Nil leaves a part alone.
 type Overlay struct {
@@ -118,7 +124,7 @@ const maxName = 63
 
 // Render returns the documents of a Gateway, in the order in which they should be made. Overlays apply one after the other.
 func Render(g Gateway, overlays []Overlay, c Config) ([]Object, error) {
-	class, ok := ClassOf(g.Class)
+	class, ok := ClassOf(g.like())
 	if !ok {
 		return nil, fmt.Errorf("class %q is not one the mesh runs: use %s or %s", g.Class, mesh.GatewayClassWaypoint, mesh.GatewayClassIngress)
 	}

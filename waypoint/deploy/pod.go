@@ -150,7 +150,7 @@ func (r renderer) env() []any {
 	value("ISTIO_META_OWNER", "kubernetes://apis/apps/v1/namespaces/"+r.g.Namespace+"/deployments/"+r.g.ServiceName())
 	value("ISTIO_META_MESH_ID", r.c.MeshID)
 	value("GATEWAY_NAME", r.g.Name)
-	value("GATEWAY_CLASS", r.g.Class)
+	value("GATEWAY_CLASS", r.class.Name)
 	value("TERMINATION_DRAIN_DURATION_SECONDS", strconv.Itoa(r.c.DrainSeconds))
 	return list
 }
