@@ -145,6 +145,9 @@ const (
 	HeaderClientAddress  = "x-ambit-client-address"  // an IP address, without a port
 )
 
+// HeaderRefusal of an answer to CONNECT says why it is a refusal, where the caller can do something about it: a reason's code, a colon, a sentence.
+const HeaderRefusal = "x-ambit-refusal"
+
 // GatewayScope is the name under which a proxy subscribes to every resource that belongs to its Gateway, and to the
 // workloads bound to it.
 func GatewayScope(namespace, name string) string { return namespace + "/" + name + "/*" }

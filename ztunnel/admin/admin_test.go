@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ambit-mesh/ambit/api/security"
+	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/ca/catest"
 	"github.com/ambit-mesh/ambit/ca/client"
@@ -47,6 +48,10 @@ func world(t *testing.T) *state.State {
 	cart.Waypoint, cart.AuthorizationPolicies = WaypointAt("10.96.0.20"), []string{"shop/selected"}
 	cart.Locality = &workload.Locality{Region: "r", Zone: "z"}
 	cart.ApplicationTunnel = &workload.ApplicationTunnel{Protocol: workload.ApplicationTunnel_PROXY, Port: 15088}
+	cart = Guarded(cart, &waypoint.Guards{Waypoints: []string{"spiffe://cluster.local/ns/shop/sa/wp"}, Guards: []*waypoint.Guard{{
+		Ports: []uint32{8080}, Waypoints: []string{"spiffe://cluster.local/ns/shop/sa/wp"}, Gateway: "shop/wp", Service: "shop/cart.shop.svc.cluster.local",
+		Policies: []string{"AuthorizationPolicy shop/readers"}, Open: true,
+	}}})
 	staged := In(Pod("shop", "early", "sa", "10.0.0.2"), "shop/late.shop.svc.cluster.local", 1, 2)
 	staged.Status, staged.TunnelProtocol, staged.NetworkMode = workload.WorkloadStatus_UNHEALTHY, workload.TunnelProtocol_NONE, workload.NetworkMode_HOST_NETWORK
 	svc := Service("shop", "cart", []string{"10.96.0.1", "10.97.0.0/16"}, 80, 8080)

@@ -150,6 +150,7 @@ type workloadJSON struct {
 	Locality              localityJSON `json:"locality"`
 	Services              []string     `json:"services"`
 	Capacity              uint32       `json:"capacity"`
+	Guards                *guardsJSON  `json:"guards,omitempty"`
 }
 
 func dumpWorkload(w *state.Workload) any {
@@ -161,6 +162,7 @@ func dumpWorkload(w *state.Workload) any {
 		CanonicalName: w.CanonicalName, CanonicalRevision: w.CanonicalRevision, Hostname: w.Hostname, Node: w.Node,
 		NativeTunnel: w.NativeTunnel, AuthorizationPolicies: append([]string{}, w.AuthorizationPolicies...),
 		Status: pick(w.Healthy, "Healthy", "Unhealthy"), ClusterID: w.ClusterID, Services: []string{}, Capacity: w.Capacity,
+		Guards: dumpGuards(w.Guards),
 	}
 	for _, a := range w.Addrs {
 		j.WorkloadIPs = append(j.WorkloadIPs, a.String())
@@ -217,6 +219,7 @@ type serviceJSON struct {
 	IPFamilies        string                  `json:"ipFamilies,omitempty"`
 	Canonical         bool                    `json:"canonical"`
 	Visibility        string                  `json:"visibility"`
+	Guards            *guardsJSON             `json:"guards,omitempty"`
 }
 
 func dumpService(snap *state.Snapshot, s *state.Service) any {
@@ -225,7 +228,7 @@ func dumpService(snap *state.Snapshot, s *state.Service) any {
 		Ports: map[string]uint16{}, SubjectAltNames: append([]string{}, s.SubjectAltNames...),
 		Endpoints: dumpEndpoints(snap.Endpoints(s)), Waypoint: dumpGateway(s.Waypoint),
 		IPFamilies: [...]string{"", "IPv4", "IPv6", "Dual"}[s.Families&3], Canonical: s.Canonical,
-		Visibility: pick(s.Private, "Namespace", "Public"),
+		Visibility: pick(s.Private, "Namespace", "Public"), Guards: dumpGuards(s.Guards),
 	}
 	for _, v := range s.VIPs {
 		j.VIPs = append(j.VIPs, v.String())

@@ -97,7 +97,7 @@ func (pd *pod) handshake(ctx context.Context, c *net.TCPConn) (*tls.Conn, identi
 func (pd *pod) tunnel(ctx context.Context, in *hbone.Incoming, peer identity.ID, src, local netip.AddrPort) {
 	info := pd.inboundInfo(pd.proxy.State.Current(), src, local)
 	info.SourceID, info.DestID, info.MutualTLS, info.HBONEAddr = peer, pd.id, true, clip(in.Authority())
-	answer := func(err error) { _ = in.Reject(route.Status(err)) } // the peer may be gone, which is no news to it
+	answer := func(err error) { _ = in.Reject(route.Status(err), refusalFields(err)...) } // the peer may be gone, which is no news to it
 	refuse := func(err error) {
 		pd.proxy.Recorder.Refused(info, err)
 		answer(err)
@@ -120,9 +120,15 @@ func (pd *pod) tunnel(ctx context.Context, in *hbone.Incoming, peer identity.ID,
 		refuse(err)
 		return
 	}
+	client, err := pd.originalClient(w, in, peer)
+	if err != nil {
+		refuse(err)
+		return
+	}
 	info.Dst, info.Destination, info.Service = d.Addr, w, d.Service
+	info.ClientID, info.ClientIP = client.id, client.ip
 	pd.deliver(ctx, info, d, authz.Connection{
-		Source: peer, SourceIP: src.Addr(), DestIP: d.Policy.Addr(), DestPort: d.Policy.Port(),
+		Source: peer, SourceIP: src.Addr(), DestIP: d.Policy.Addr(), DestPort: d.Policy.Port(), Client: client.id, ClientIP: client.ip,
 	}, delivery{
 		protocol: "HBONE", refuse: answer, client: src,
 		accept: func() (hbone.Duplex, error) { return in.Accept(200, pd.responseHeaders(w)...) },
@@ -225,12 +231,35 @@ func (pd *pod) authorize(info telemetry.ConnInfo, check authz.Connection) error 
 	if pd.proxy.cfg.LogPolicy && v.Policy != "" {
 		pd.log.Info("policy decided", "policy", v.Policy, "allow", v.Allow, "src", info.Src.String(), "identity", check.Source.String(), "dst", info.Dst.String())
 	}
-	return v.Error()
+	if !v.Allow {
+		return v.Error()
+	}
+	p := authz.Guard(w.Guards, check.Source, check.DestPort)
+	pd.bypassed(p, info)
+	return p.Error()
 }
 
-// lateDenial is why an open connection is cut.
-func lateDenial(v authz.Verdict) error {
-	return telemetry.Fail(telemetry.PolicyChanged, "policy changed while the connection was open", v.Error())
+// bypassed accounts for a connection that went around a waypoint, whether or not it is let through.
+func (pd *pod) bypassed(p authz.Passage, info telemetry.ConnInfo) {
+	if p.Guard == nil {
+		return
+	}
+	pd.proxy.Recorder.Bypassed(p.Guard.Gateway, p.Guard.Service, p.Open)
+	if p.Open {
+		pd.proxy.Recorder.Tolerated(info, p.String())
+	}
+}
+
+// revised is the reason to cut a connection that was allowed when it opened, nil while it still is.
+func revised(s *state.Snapshot, dst *state.Workload, check authz.Connection) error {
+	const text = "policy changed while the connection was open"
+	if v := authz.Check(s, dst, check); !v.Allow {
+		return telemetry.Fail(telemetry.PolicyChanged, text, v.Error())
+	}
+	if p := authz.Guard(dst.Guards, check.Source, check.DestPort); p.Error() != nil {
+		return telemetry.Fail(telemetry.WaypointRequired, text, p.Error())
+	}
+	return nil
 }
 
 // dialDelivered connects to where the decision points inside the pod.

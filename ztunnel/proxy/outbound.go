@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/ca/identity"
 	"github.com/ambit-mesh/ambit/ztunnel/hbone"
 	"github.com/ambit-mesh/ambit/ztunnel/relay"
@@ -92,6 +94,7 @@ func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.
 		info.Source = req.Source
 		d, err := pd.decide(ctx, s, req)
 		if err != nil {
+			pd.bypassed(d.Bypass, info)
 			// That no other endpoint is left is less telling than what was wrong with those there were.
 			return nil, d, info, cmp.Or(lastErr, err)
 		}
@@ -100,6 +103,7 @@ func (pd *pod) reach(ctx context.Context, src, dst netip.AddrPort) (*way, route.
 		if err == nil {
 			// Handed over inside the process: no TLS was spoken, and the record says so.
 			info.MutualTLS = info.MutualTLS && up.arrival == nil
+			pd.bypassed(d.Bypass, info)
 			return up, d, info, nil
 		}
 		again := d.Workload != nil && (d.Service != nil || d.Waypoint) && elsewhere(err)
@@ -207,6 +211,8 @@ func tunnelError(d route.Decision, err error) error {
 	var status *hbone.StatusError
 	var classified *telemetry.Error
 	switch {
+	case errors.As(err, &status) && status.Code == 401 && refusal(status) != "":
+		return telemetry.Fail(telemetry.WaypointRequired, "the other mesh proxy refused the connection: "+refusal(status), nil)
 	case errors.As(err, &status) && status.Code == 401:
 		return telemetry.Fail(telemetry.PeerDenied, "", err)
 	case errors.As(err, &status):
@@ -217,6 +223,17 @@ func tunnelError(d route.Decision, err error) error {
 		return telemetry.Fail(telemetry.ConnectTimeout, fmt.Sprintf("tunnel to %s", d.Addr), err)
 	}
 	return telemetry.Fail(telemetry.HandshakeFailed, fmt.Sprintf("tunnel to %s", d.Addr), err)
+}
+
+// refusal is what the peer says about having gone around a waypoint; empty when it refused for other reasons.
+func refusal(err *hbone.StatusError) string {
+	for _, h := range err.Headers {
+		if h.Name == mesh.HeaderRefusal {
+			text, _ := strings.CutPrefix(h.Value[:min(len(h.Value), maxRefusal)], telemetry.WaypointRequired.String()+": ")
+			return text
+		}
+	}
+	return ""
 }
 
 // elsewhere reports whether another endpoint may do better: the failure was this one's, and it was before any byte.

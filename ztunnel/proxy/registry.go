@@ -108,8 +108,8 @@ func (pd *pod) recheck(s *state.Snapshot) {
 		if c.cancel == nil {
 			continue
 		}
-		if v := authz.Check(s, dst, c.check); !v.Allow {
-			c.cancel(lateDenial(v))
+		if err := revised(s, dst, c.check); err != nil {
+			c.cancel(err)
 		}
 	}
 }

@@ -279,7 +279,7 @@ func Status(err error) int {
 		return 200
 	case telemetry.BadMethod, telemetry.BadAuthority, telemetry.WrongDestination:
 		return 400
-	case telemetry.PolicyDenied, telemetry.PolicyNotAllowed, telemetry.PolicyChanged:
+	case telemetry.PolicyDenied, telemetry.PolicyNotAllowed, telemetry.PolicyChanged, telemetry.WaypointRequired:
 		return 401
 	}
 	return 503

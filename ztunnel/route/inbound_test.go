@@ -159,7 +159,7 @@ func TestInboundPlaintext(t *testing.T) {
 func TestStatus(t *testing.T) {
 	want := map[telemetry.Reason]int{
 		telemetry.OK: 200, telemetry.BadMethod: 400, telemetry.BadAuthority: 400, telemetry.WrongDestination: 400,
-		telemetry.PolicyDenied: 401, telemetry.PolicyNotAllowed: 401, telemetry.PolicyChanged: 401,
+		telemetry.PolicyDenied: 401, telemetry.PolicyNotAllowed: 401, telemetry.PolicyChanged: 401, telemetry.WaypointRequired: 401,
 	}
 	for _, r := range telemetry.Reasons() {
 		var err error

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/ca/identity"
+	"github.com/ambit-mesh/ambit/ztunnel/authz"
 	"github.com/ambit-mesh/ambit/ztunnel/state"
 	"github.com/ambit-mesh/ambit/ztunnel/telemetry"
 )
@@ -55,6 +56,9 @@ type Decision struct {
 	Service *state.Service
 	// Waypoint says that the tunnel ends at a waypoint and not at the workload itself.
 	Waypoint bool
+	// Bypass says that the connection goes around a waypoint: the owner of the destination accepts that, or it is why there
+	// is an error.
+	Bypass authz.Passage
 	// Resolve, when set, is a hostname the caller must resolve first, and give to Resolved.
 	Resolve string
 
@@ -113,7 +117,32 @@ func (r *router) toWorkload(w *state.Workload) (Decision, error) {
 		return r.viaWaypoint(w.Waypoint, nil)
 	}
 	d := Decision{Workload: w, target: r.req.Dst.Port()}
+	if err := r.guard(&d, endGuards(w), d.target); err != nil {
+		return Decision{Bypass: d.Bypass}, err
+	}
 	return d.seal(r.req.Dst.Addr()), nil
+}
+
+// endGuards are the guards of a workload that nobody else would enforce: the proxy of a workload in the mesh asks them itself.
+func endGuards(w *state.Workload) *state.Guards {
+	if w.Tunnel == state.HBONE {
+		return nil
+	}
+	return w.Guards
+}
+
+// guard refuses a connection that would go around a waypoint to something outside the mesh.
+func (r *router) guard(d *Decision, g *state.Guards, ports ...uint16) error {
+	for _, port := range ports {
+		p := authz.Guard(g, r.req.Source.Identity(), port)
+		if p.Guard != nil {
+			d.Bypass = p
+		}
+		if err := p.Error(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // toService carries a connection to a service. The workload's own waypoint is never asked here: whoever dials a service
@@ -122,16 +151,29 @@ func (r *router) toService(svc *state.Service) (Decision, error) {
 	if g := r.waypointOf(svc); g != nil {
 		return r.viaWaypoint(g, svc)
 	}
-	if svc.Mode == state.Passthrough {
-		return Decision{Kind: Passthrough, Addr: r.req.Dst, Service: svc}, nil
+	d := Decision{Service: svc}
+	port := r.req.Dst.Port()
+	ports := []uint16{port}
+	if p, ok := svc.Port(port); ok && p.Target != 0 && p.Target != port {
+		ports = append(ports, p.Target)
 	}
-	want := wanted{port: r.req.Dst.Port()}
+	if err := r.guard(&d, svc.Guards, ports...); err != nil {
+		return Decision{Bypass: d.Bypass}, err
+	}
+	if svc.Mode == state.Passthrough {
+		d.Kind, d.Addr = Passthrough, r.req.Dst
+		return d, nil
+	}
+	want := wanted{port: port}
 	e := r.pick(svc, want)
 	if e == nil {
 		return Decision{}, telemetry.Fail(telemetry.NoHealthyUpstream, "no healthy upstream: "+svc.Hostname, nil)
 	}
-	port, _ := want.target(svc, e)
-	d := Decision{Workload: e.Workload, Service: svc, target: port, families: svc.Families, prefer6: r.req.Dst.Addr().Is6()}
+	d.Workload, d.families, d.prefer6 = e.Workload, svc.Families, r.req.Dst.Addr().Is6()
+	d.target, _ = want.target(svc, e)
+	if err := r.guard(&d, endGuards(d.Workload), d.target); err != nil {
+		return Decision{Bypass: d.Bypass}, err
+	}
 	return r.reach(d)
 }
 

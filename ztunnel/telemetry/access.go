@@ -63,6 +63,17 @@ func (a accessLog) refused(info *ConnInfo, err error) {
 	a.logs.end(n)
 }
 
+func (a accessLog) tolerated(info *ConnInfo, text string) {
+	if !a.wants(slog.LevelWarn) {
+		return
+	}
+	n := a.logs.begin(slog.LevelWarn, accessTarget, "connection goes around a waypoint")
+	n.ends(info)
+	n.quoted("because", text)
+	n.quoted("reason", WaypointRequired.String())
+	a.logs.end(n)
+}
+
 // ends writes the fields both ends of a connection have, in the order of istio/ztunnel src/proxy/metrics.rs. A field
 // without a value is left out.
 func (n *line) ends(info *ConnInfo) {
@@ -72,6 +83,12 @@ func (n *line) ends(info *ConnInfo) {
 	}
 	n.addr("src.addr", info.Src)
 	n.end("src.", info.Source, source, info.SourceID)
+	if info.ClientIP.IsValid() {
+		n.quoted("src.client.addr", info.ClientIP.Unmap().String())
+	}
+	if !info.ClientID.IsZero() {
+		n.quoted("src.client.identity", info.ClientID.String())
+	}
 	n.addr("dst.addr", info.Dst)
 	if info.HBONEAddr != "" {
 		n.bare("dst.hbone_addr", info.HBONEAddr)

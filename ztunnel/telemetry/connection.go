@@ -36,8 +36,11 @@ type ConnInfo struct {
 	HBONEAddr           string
 	Source, Destination *state.Workload
 	SourceID, DestID    identity.ID // proven by mutual TLS; zero without it
-	Service             *state.Service
-	MutualTLS           bool
+	// ClientID and ClientIP are of the client that Source, a waypoint, speaks for.
+	ClientID  identity.ID
+	ClientIP  netip.Addr
+	Service   *state.Service
+	MutualTLS bool
 	// Since is when the connection was accepted; zero means when it is opened.
 	Since time.Time
 	// Peer fills in for Source (inbound) or Destination (outbound) where no workload is known but the peer described itself
@@ -123,6 +126,18 @@ func (r *Recorder) Refused(info ConnInfo, err error) {
 	r.traffic.release(s)
 	r.log.refused(&info, err)
 }
+
+// Bypassed counts a connection that did not come through the waypoint it should have come through, refused or not.
+func (r *Recorder) Bypassed(gateway, service string, open bool) {
+	outcome := "refused"
+	if open {
+		outcome = "open"
+	}
+	r.bypassed.WithLabelValues(gateway, service, outcome).Inc()
+}
+
+// Tolerated logs a connection that is carried though it went around a waypoint.
+func (r *Recorder) Tolerated(info ConnInfo, text string) { r.log.tolerated(&info, text) }
 
 // Failed records a connection that ended before it carried anything though it was known what it was: one that policy
 // denied, or whose destination could not be reached. It counts as opened and closed, and has a full line in the log.

@@ -32,6 +32,9 @@ type Recorder struct {
 	// CRLRejections counts handshakes refused, and CRLUntracked connections that could not be followed, because of the
 	// revocation list.
 	CRLRejections, CRLUntracked prometheus.Counter
+	// ClientHeadersIgnored counts peers that named an original client without being a waypoint of the destination.
+	ClientHeadersIgnored prometheus.Counter
+	bypassed             *prometheus.CounterVec
 	// ActiveProxies, PendingProxies, ProxiesStarted and ProxiesStopped tell of the pods this node proxy serves.
 	ActiveProxies, PendingProxies  prometheus.Gauge
 	ProxiesStarted, ProxiesStopped prometheus.Counter
@@ -59,6 +62,11 @@ func New(o Options) *Recorder {
 			"Connections closed because the peer's certificate is revoked."),
 		CRLUntracked: counter(reg, "istio_crl_untracked_connections_total",
 			"Connections that cannot be checked when the revocation list changes."),
+		ClientHeadersIgnored: counter(reg, "ambit_client_headers_ignored_total",
+			"Connections whose peer named an original client without being a waypoint of the destination."),
+		bypassed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ambit_waypoint_bypass_total", Help: "Connections that went around a waypoint that enforces policy, refused or (open) let through.",
+		}, []string{"gateway", "service", "outcome"}),
 		ActiveProxies:  gauge(reg, "workload_manager_active_proxy_count", "Pods this proxy serves."),
 		PendingProxies: gauge(reg, "workload_manager_pending_proxy_count", "Pods this proxy does not serve yet, though it should."),
 		ProxiesStarted: counter(reg, "workload_manager_proxies_started_total", "Pods this proxy began to serve."),
@@ -71,7 +79,7 @@ func New(o Options) *Recorder {
 		ConstLabels: prometheus.Labels{"component": "ztunnel", "tag": o.Version},
 	})
 	build.Set(1)
-	reg.MustRegister(build, r.traffic, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(build, r.bypassed, r.traffic, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
