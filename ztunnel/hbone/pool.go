@@ -34,6 +34,9 @@ type PoolConfig struct {
 	// Dial connects and shakes hands. Its context ends after DialTimeout and with the pool, not with the caller
 	// whose Open happened to be first.
 	Dial func(ctx context.Context, key Key) (net.Conn, error)
+	// Usable is asked about a connection that was dialed, at a moment from which on Cut knows it: what Cut would end but came
+	// too early for is found here. Nil means yes. It must not block.
+	Usable func(net.Conn) error
 	// Config is used for every connection.
 	Config Config
 	// IdleTimeout is how long a connection without streams is kept. Default 5 min.
@@ -54,6 +57,7 @@ type Pool struct {
 	mu sync.Mutex
 	// guarded by mu
 	peers  map[Key]*peer
+	live   map[*ClientConn]struct{} // every connection, those too that finish outside peers
 	closed bool
 }
 
@@ -85,7 +89,7 @@ func NewPool(cfg PoolConfig) *Pool {
 		cfg.MaxConnsPerKey = 64
 	}
 	cfg.Config.MaxStreams = cfg.MaxStreamsPerConn
-	return &Pool{cfg: cfg, peers: make(map[Key]*peer)}
+	return &Pool{cfg: cfg, peers: make(map[Key]*peer), live: make(map[*ClientConn]struct{})}
 }
 
 // Run releases idle connections until ctx ends, then closes all and waits until their goroutines are gone.
@@ -207,6 +211,11 @@ func (p *Pool) connect(ctx context.Context, key Key, pr *peer, d *dialing) {
 		nc.Close()
 		err = ErrClosed
 	}
+	if err == nil && p.cfg.Usable != nil {
+		if err = p.cfg.Usable(nc); err != nil {
+			nc.Close()
+		}
+	}
 	if err != nil {
 		d.err = fmt.Errorf("open tunnel to %s: %w", key.Addr, err)
 		p.forgetLocked(key, pr)
@@ -216,11 +225,13 @@ func (p *Pool) connect(ctx context.Context, key Key, pr *peer, d *dialing) {
 	}
 	d.conn = Client(nc, p.cfg.Config)
 	pr.conns = append(pr.conns, d.conn)
+	p.live[d.conn] = struct{}{}
 	p.mu.Unlock()
 	close(d.done)
 	d.conn.Run(context.WithoutCancel(ctx)) // its streams report why it ended
 	p.mu.Lock()
 	pr.remove(d.conn)
+	delete(p.live, d.conn)
 	p.forgetLocked(key, pr)
 	p.mu.Unlock()
 }
@@ -266,6 +277,17 @@ func (p *Pool) Evict(match func(Key) bool) {
 		}
 		if pr.dial != nil {
 			pr.dial.cancel()
+		}
+	}
+}
+
+// Cut ends connections at once, with all their streams, for which why returns an error; that is what the streams end with.
+func (p *Pool) Cut(why func(net.Conn) error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for cc := range p.live {
+		if err := why(cc.NetConn()); err != nil {
+			cc.c.end(err)
 		}
 	}
 }

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"slices"
 	"sync"
 
@@ -46,6 +48,16 @@ func (p *peers) revoke(revoked func(*x509.Certificate) bool, count func()) {
 			c.cancel(telemetry.Fail(telemetry.CertificateRevoked, "", nil))
 		}
 	}
+}
+
+// unrevoked is an error, and counted, if the other end of a tunnel we dialed has a revoked certificate.
+func (pd *pod) unrevoked(c net.Conn, list func(*x509.Certificate) bool) error {
+	conn, ok := c.(*tls.Conn)
+	if !ok || !anyRevoked(conn.ConnectionState().PeerCertificates, list) {
+		return nil
+	}
+	pd.proxy.Recorder.CRLRejections.Inc()
+	return telemetry.Fail(telemetry.CertificateRevoked, "", nil)
 }
 
 // anyRevoked reports whether a chain has a certificate that is on the list by now; without a list, none is.

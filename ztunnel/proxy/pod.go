@@ -57,7 +57,7 @@ func newPod(p *Proxy, in inpod.Pod) *pod {
 	}
 	pd.ctx, pd.stop = context.WithCancelCause(context.Background())
 	pd.pool = hbone.NewPool(hbone.PoolConfig{
-		Dial: pd.dialTunnel, Config: p.cfg.HBONE, IdleTimeout: p.cfg.PoolIdle, MaxStreamsPerConn: p.cfg.MaxStreams,
+		Dial: pd.dialTunnel, Usable: func(c net.Conn) error { return pd.unrevoked(c, p.cfg.TLS.Revoked) }, Config: p.cfg.HBONE, IdleTimeout: p.cfg.PoolIdle, MaxStreamsPerConn: p.cfg.MaxStreams,
 	})
 	return pd
 }

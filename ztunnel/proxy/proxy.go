@@ -14,6 +14,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -180,11 +181,12 @@ func (p *Proxy) Stop(uid string) {
 	}
 }
 
-// Revoke ends the tunnels of peers whose certificates are revoked by now, and has new connections to others shake hands
-// anew. Handshakes ask the same function themselves.
+// Revoke ends the tunnels, from either side, of peers whose certificates are revoked by now, and has new connections to
+// others shake hands anew. Handshakes ask the same function themselves.
 func (p *Proxy) Revoke(revoked func(*x509.Certificate) bool) {
 	for _, pd := range p.all() {
 		pd.peers.revoke(revoked, p.Recorder.CRLRejections.Inc)
+		pd.pool.Cut(func(c net.Conn) error { return pd.unrevoked(c, revoked) })
 		pd.pool.Evict(func(hbone.Key) bool { return true })
 	}
 }
