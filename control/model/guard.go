@@ -43,6 +43,9 @@ func (w *watch) equal(o *watch) bool {
 func (m *Model) identities(w *waypoint, accounts []string) []string {
 	expected := w.id.name
 	if w.obj != nil {
+		if IsEdge(w.obj, m.classes[w.obj.Class]) {
+			expected += "-" + mesh.GatewayClassIngress // as waypoint/deploy names it
+		}
 		for _, a := range [...]string{mesh.AnnotationNameOverride, mesh.AnnotationServiceAccount} {
 			if v := w.obj.Annotations.Get(a); v != "" {
 				expected = v

@@ -249,7 +249,7 @@ func (m *Model) touch(s *source) { m.dirty.sources.add(s) }
 func (m *Model) flushReports(out Output) {
 	for r := range m.dirty.reports {
 		key, rep := r.report(m)
-		if rep.equal(m.reports[key]) {
+		if rep.Equal(m.reports[key]) {
 			continue
 		}
 		if rep.Empty() {

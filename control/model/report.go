@@ -26,17 +26,43 @@ type Warning struct {
 type Report struct {
 	Generation int64       `json:"observedGeneration,omitempty"`
 	Conditions []Condition `json:"conditions,omitempty"`
-	Warnings   []Warning   `json:"warnings,omitempty"`
+	// Parents are the conditions of a route towards each of its parents.
+	Parents []Part `json:"parents,omitempty"`
+	// Listeners are the conditions of each listener of a Gateway.
+	Listeners []Part    `json:"listeners,omitempty"`
+	Warnings  []Warning `json:"warnings,omitempty"`
+}
+
+// Part is what there is to say about one parent of a route or one listener of a Gateway.
+type Part struct {
+	Name       string      `json:"name"`
+	Conditions []Condition `json:"conditions,omitempty"`
+	// Attached counts the routes of a listener.
+	Attached int      `json:"attachedRoutes,omitempty"`
+	Kinds    []string `json:"supportedKinds,omitempty"`
+}
+
+func (p Part) equal(o Part) bool {
+	return p.Name == o.Name && p.Attached == o.Attached && slices.Equal(p.Conditions, o.Conditions) && slices.Equal(p.Kinds, o.Kinds)
+}
+
+// Say adds a condition.
+func (p *Part) Say(typ string, status bool, reason, message string) {
+	p.Conditions = append(p.Conditions, Condition{typ, status, reason, message})
 }
 
 // Empty reports whether there is nothing to say.
-func (r Report) Empty() bool { return len(r.Conditions)+len(r.Warnings) == 0 }
+func (r Report) Empty() bool {
+	return len(r.Conditions)+len(r.Warnings)+len(r.Parents)+len(r.Listeners) == 0
+}
 
-func (r Report) equal(o Report) bool {
+// Equal reports whether two reports say the same.
+func (r Report) Equal(o Report) bool {
 	if r.Empty() && o.Empty() {
 		return true
 	}
-	return r.Generation == o.Generation && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings)
+	return r.Generation == o.Generation && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings) &&
+		slices.EqualFunc(r.Parents, o.Parents, Part.equal) && slices.EqualFunc(r.Listeners, o.Listeners, Part.equal)
 }
 
 func (r *Report) warn(field, problem, fix string) {
@@ -187,4 +213,12 @@ func (m *Model) reportEntry(r *Report, e *object.ServiceEntry, s *service, b bin
 	if m.exhausted(e) {
 		r.warn("spec.addresses", "the range for automatic IPv4 addresses is used up", "set spec.addresses")
 	}
+}
+
+// Warn adds a warning.
+func (r *Report) Warn(field, problem, fix string) { r.warn(field, problem, fix) }
+
+// Say adds a condition.
+func (r *Report) Say(typ string, status bool, reason, message string) {
+	r.say(typ, status, reason, message)
 }

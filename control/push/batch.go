@@ -13,8 +13,10 @@ import (
 	"github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/api/xds"
+	"github.com/ambit-mesh/ambit/control/jwks"
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/waypoint"
 )
 
 // batchSize bounds how much is held between the model and the collections. A start with 100,000 pods goes through in
@@ -25,7 +27,10 @@ const batchSize = 4096
 type batch struct {
 	addresses, policies *xds.Collection
 	reports             *reports
+	waypoints           *waypoint.Model // nil without; told of hosts as they come
+	keySets             func([]jwks.Source)
 
+	facts           factSets
 	address, policy resources
 	retiring        []string // policies to be removed once no workload that clients know names them
 	buf             []byte   // of what is being encoded
@@ -43,7 +48,10 @@ type resources struct {
 	remove []string
 }
 
-var _ model.Output = (*batch)(nil)
+var (
+	_ model.Output    = (*batch)(nil)
+	_ waypoint.Output = (*batch)(nil)
+)
 
 // Two runs over the same content must give the same bytes: the version that clients come back with is a hash of them.
 var marshal = proto.MarshalOptions{Deterministic: true}
@@ -115,10 +123,14 @@ func (b *batch) RemovePolicy(name string) {
 }
 
 // Host implements model.Output.
-func (b *batch) Host(h model.Host) {}
+func (b *batch) Host(h model.Host) {
+	if b.waypoints != nil {
+		b.waypoints.Host(h)
+	}
+}
 
 // Report implements model.Output.
-func (b *batch) Report(of object.Key, r model.Report) { b.reports.set(of, r) }
+func (b *batch) Report(of object.Key, r model.Report) { b.reports.set(fromModel, of, r) }
 
 // encode leaves the bytes of a message in buf. ok is false when they are what was handed over before.
 func (b *batch) encode(m proto.Message, before uint64, scopes ...string) (sum uint64, ok bool) {
@@ -171,6 +183,7 @@ func (b *batch) apply() {
 		b.addresses.Apply(b.address.put, b.address.remove)
 		b.address.clear()
 	}
+	b.facts.apply()
 }
 
 // retire removes the policies that nobody names any more.

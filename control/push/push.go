@@ -14,16 +14,21 @@ package push
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ambit-mesh/ambit/api/xds"
+	"github.com/ambit-mesh/ambit/control/jwks"
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
+	"github.com/ambit-mesh/ambit/control/waypoint"
 )
 
 // MaxWindow bounds how long a change may wait for others.
@@ -35,6 +40,12 @@ type Config struct {
 	Window time.Duration
 	// Addresses and Policies receive the resources.
 	Addresses, Policies *xds.Collection
+	// Waypoints works out what waypoints must know; nil for a mesh without. Facts receive that, one collection for each
+	// type of it.
+	Waypoints *waypoint.Model
+	Facts     []*xds.Collection
+	// KeySets is told which key sets are needed when that changes; see Pusher.SetKeys. Nil leaves them missing.
+	KeySets func([]jwks.Source)
 	// Status receives what objects are warned about. Nil drops it.
 	Status *status.Registry
 	// Logger reports what happens. Nil discards it.
@@ -51,7 +62,7 @@ type Pusher struct {
 	ready   chan struct{}
 
 	mu     sync.Mutex
-	model  *model.Model // guarded by mu
+	model  *model.Model // guarded by mu, as is cfg.Waypoints
 	synced bool         // guarded by mu
 	since  time.Time    // of the oldest change not pushed yet; guarded by mu
 
@@ -76,6 +87,8 @@ func New(m *model.Model, cfg Config) *Pusher {
 	}
 	p.reports.init(cfg.Status)
 	p.batch.addresses, p.batch.policies, p.batch.reports = cfg.Addresses, cfg.Policies, &p.reports
+	p.batch.waypoints, p.batch.keySets = cfg.Waypoints, cfg.KeySets
+	p.batch.facts.init(cfg.Facts)
 	return p
 }
 
@@ -83,6 +96,9 @@ func New(m *model.Model, cfg Config) *Pusher {
 func (p *Pusher) Apply(events []object.Event) {
 	p.mu.Lock()
 	p.model.Apply(events)
+	if p.cfg.Waypoints != nil {
+		p.cfg.Waypoints.Apply(events)
+	}
 	if p.since.IsZero() {
 		p.since = time.Now()
 	}
@@ -100,6 +116,35 @@ func (p *Pusher) Synced() {
 	p.synced = true
 	p.mu.Unlock()
 	p.poke()
+}
+
+// SetKeys takes in what became of fetching a key set.
+func (p *Pusher) SetKeys(s jwks.Source, set jwks.Set) {
+	p.mu.Lock()
+	if p.cfg.Waypoints != nil {
+		p.cfg.Waypoints.SetKeys(s, set)
+	}
+	synced := p.synced
+	p.mu.Unlock()
+	if synced {
+		p.poke()
+	}
+}
+
+// MayReadGateway says why a service account may not read what belongs to a Gateway, given as namespace/name; nil when it
+// may. Only the Gateway's own proxies may: its facts have private keys among them.
+func (p *Pusher) MayReadGateway(gateway, namespace, account string) error {
+	ns, name, _ := strings.Cut(gateway, "/")
+	p.mu.Lock()
+	accounts, ok := p.model.Accounts(ns, name)
+	p.mu.Unlock()
+	switch {
+	case !ok:
+		return fmt.Errorf("there is no Gateway %s", gateway)
+	case ns != namespace || !slices.Contains(accounts, account):
+		return fmt.Errorf("service account %s/%s is not that of Gateway %s, which is %s/%s", namespace, account, gateway, ns, strings.Join(accounts, " or "))
+	}
+	return nil
 }
 
 func (p *Pusher) poke() {
@@ -148,6 +193,9 @@ func (p *Pusher) flush() {
 	since := p.since
 	p.since = time.Time{}
 	p.model.Flush(b)
+	if p.cfg.Waypoints != nil {
+		p.cfg.Waypoints.Flush(b)
+	}
 	p.mu.Unlock()
 	b.apply()
 	put, removed := b.counts()

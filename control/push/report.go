@@ -23,24 +23,33 @@ type reports struct {
 	registry *status.Registry
 
 	mu sync.Mutex
-	of map[object.Key]model.Report // guarded by mu
+	of map[object.Key][reporters]model.Report // guarded by mu
 }
+
+// Who reports.
+const (
+	fromModel = iota
+	fromWaypoints
+	reporters
+)
 
 func (r *reports) init(registry *status.Registry) {
 	r.registry = registry
-	r.of = map[object.Key]model.Report{}
+	r.of = map[object.Key][reporters]model.Report{}
 }
 
-func (r *reports) set(k object.Key, rep model.Report) {
+func (r *reports) set(who int, k object.Key, rep model.Report) {
 	r.mu.Lock()
-	was := r.of[k]
-	if rep.Empty() {
+	all := r.of[k]
+	was := len(all[who].Warnings)
+	all[who] = rep
+	if all[fromModel].Empty() && all[fromWaypoints].Empty() {
 		delete(r.of, k)
 	} else {
-		r.of[k] = rep
+		r.of[k] = all
 	}
 	r.mu.Unlock()
-	if r.registry == nil || len(was.Warnings)+len(rep.Warnings) == 0 {
+	if r.registry == nil || was+len(rep.Warnings) == 0 {
 		return
 	}
 	var entries []status.Entry
@@ -50,14 +59,27 @@ func (r *reports) set(k object.Key, rep model.Report) {
 			Field: w.Field, Problem: w.Problem, Fix: w.Fix,
 		})
 	}
-	r.registry.Set("model/"+k.String(), entries...)
+	r.registry.Set([...]string{"model/", "waypoints/"}[who]+k.String(), entries...)
+}
+
+// merged is what all reporters say together.
+func merged(all [reporters]model.Report) model.Report {
+	var out model.Report
+	for _, r := range all {
+		out.Generation = max(out.Generation, r.Generation)
+		out.Conditions = append(out.Conditions, r.Conditions...)
+		out.Parents = append(out.Parents, r.Parents...)
+		out.Listeners = append(out.Listeners, r.Listeners...)
+		out.Warnings = append(out.Warnings, r.Warnings...)
+	}
+	return out
 }
 
 func (r *reports) list() []ObjectReport {
 	r.mu.Lock()
 	all := make([]ObjectReport, 0, len(r.of))
 	for k, rep := range r.of {
-		all = append(all, ObjectReport{Kind: k.Kind.String(), Namespace: k.Namespace, Name: k.Name, Report: rep})
+		all = append(all, ObjectReport{Kind: k.Kind.String(), Namespace: k.Namespace, Name: k.Name, Report: merged(rep)})
 	}
 	r.mu.Unlock()
 	slices.SortFunc(all, func(a, b ObjectReport) int {

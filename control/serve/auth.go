@@ -54,6 +54,21 @@ func (s *Server) authorize(ctx context.Context, node *corev3.Node) error {
 	return nil
 }
 
+// authorizeScope decides who may read what belongs to a Gateway. Without tokens nobody is known, and everybody may.
+func (s *Server) authorizeScope(ctx context.Context, gateway string) error {
+	if s.cfg.Tokens == nil || s.cfg.MayReadGateway == nil {
+		return nil
+	}
+	ns, sa, err := s.caller(ctx)
+	if err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	if err := s.cfg.MayReadGateway(gateway, ns, sa); err != nil {
+		return status.Error(codes.PermissionDenied, err.Error())
+	}
+	return nil
+}
+
 // caller is who is at the other end: the bearer of a good token, else the owner of a client certificate that was verified.
 func (s *Server) caller(ctx context.Context) (namespace, account string, err error) {
 	raw, err := token.FromIncoming(ctx)

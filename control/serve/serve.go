@@ -43,8 +43,11 @@ type Config struct {
 	Tokens *token.Verifier
 	// TrustDomain is that of client certificates.
 	TrustDomain string
-	Logger      *slog.Logger
-	Registerer  prometheus.Registerer
+	// MayReadGateway says why a service account may not read what belongs to a Gateway, given as namespace/name; nil when
+	// it may. Nil lets every account in.
+	MayReadGateway func(gateway, namespace, account string) error
+	Logger         *slog.Logger
+	Registerer     prometheus.Registerer
 }
 
 // Server serves collections to node proxies.
@@ -71,10 +74,11 @@ func New(cfg Config, cs ...*xds.Collection) (*Server, error) {
 		s.tls = &certificates{dir: cfg.TLSDir, logger: cfg.Logger}
 	}
 	s.xds = xds.NewServer(xds.ServerConfig{
-		Logger:     cfg.Logger,
-		Registerer: cfg.Registerer,
-		Admit:      s.admit,
-		Authorize:  s.authorize,
+		Logger:         cfg.Logger,
+		Registerer:     cfg.Registerer,
+		Admit:          s.admit,
+		Authorize:      s.authorize,
+		AuthorizeScope: s.authorizeScope,
 		OnNACK: func(n xds.NACK) {
 			cfg.Logger.Warn("a client refused a part of its configuration", "peer", n.NodeID, "type", n.TypeURL, "reason", n.Message)
 		},

@@ -1,0 +1,375 @@
+package waypoint
+
+import (
+	"cmp"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/control/jwks"
+	"github.com/ambit-mesh/ambit/control/model"
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// Config is what the whole mesh has in common. Empty strings mean Istio's defaults.
+type Config struct {
+	TrustDomain   string
+	ClusterID     string
+	ClusterDomain string
+	RootNamespace string
+	Network       string
+}
+
+// Output receives what Flush computed.
+type Output interface {
+	// Fact hands over a resource of a type of api/mesh that belongs to one Gateway, scope. It is given the sum of what was
+	// handed over before under the same name, 0 when nothing was, and returns the sum of what there is now.
+	Fact(typeURL, name, scope string, m proto.Message, before uint64) (sum uint64)
+	// RemoveFact names something handed over before.
+	RemoveFact(typeURL, name string)
+	// FactReport replaces what is to be said about an object; an empty report takes everything back.
+	FactReport(of object.Key, r model.Report)
+	// KeySets lists all key sets that are needed, when that has changed.
+	KeySets(needed []jwks.Source)
+}
+
+// gatewayName names a Gateway.
+type gatewayName struct{ ns, name string }
+
+func (g gatewayName) String() string { return g.ns + "/" + g.name }
+
+func (g gatewayName) key() object.Key {
+	return object.Key{Kind: object.KindGateway, Namespace: g.ns, Name: g.name}
+}
+
+func gatewayOf(k object.Key) gatewayName { return gatewayName{k.Namespace, k.Name} }
+
+// hostName is one hostname in one namespace.
+type hostName struct{ ns, host string }
+
+// Model is what waypoints must know, as the objects seen so far say.
+type Model struct {
+	cfg     Config
+	objects map[object.Key]object.Object
+	lists   map[topic]set[object.Key]
+	hosts   map[hostName]model.Host
+	// namespacesOf has the namespaces that have a hostname, hostsOf the names of an object, bound what is behind a Gateway.
+	namespacesOf map[string]set[string]
+	hostsOf      map[object.Key]set[hostName]
+	bound        map[gatewayName]set[hostName]
+	keys         map[jwks.Source]jwks.Set
+	keysChanged  bool
+	// attached are the routes of one hostname of one listener, by route what they are attached to.
+	attached map[topic]set[object.Key]
+	reports  map[object.Key]model.Report
+	graph    graph
+	reader   reader
+}
+
+// New returns an empty Model.
+func New(cfg Config) *Model {
+	cfg.TrustDomain = cmp.Or(cfg.TrustDomain, mesh.DefaultTrustDomain)
+	cfg.ClusterID = cmp.Or(cfg.ClusterID, mesh.DefaultClusterID)
+	cfg.ClusterDomain = cmp.Or(cfg.ClusterDomain, mesh.DefaultClusterDomain)
+	cfg.RootNamespace = cmp.Or(cfg.RootNamespace, mesh.SystemNamespace)
+	m := &Model{
+		cfg:          cfg,
+		objects:      map[object.Key]object.Object{},
+		lists:        map[topic]set[object.Key]{},
+		hosts:        map[hostName]model.Host{},
+		namespacesOf: map[string]set[string]{},
+		hostsOf:      map[object.Key]set[hostName]{},
+		bound:        map[gatewayName]set[hostName]{},
+		keys:         map[jwks.Source]jwks.Set{},
+		attached:     map[topic]set[object.Key]{},
+		reports:      map[object.Key]model.Report{},
+		graph:        newGraph(),
+	}
+	m.reader.m = m
+	return m
+}
+
+// Apply takes events in. Nothing is handed out before Flush.
+func (m *Model) Apply(events []object.Event) {
+	for _, e := range events {
+		m.apply(e)
+	}
+}
+
+func (m *Model) apply(e object.Event) {
+	if !read(e.Key.Kind) {
+		return
+	}
+	old := m.objects[e.Key]
+	if old == nil && e.Object == nil {
+		return
+	}
+	var was, now []topic
+	if old != nil {
+		was = m.filed(old)
+	}
+	if e.Object != nil {
+		now = m.filed(e.Object)
+		m.objects[e.Key] = e.Object
+	} else {
+		delete(m.objects, e.Key)
+	}
+	for _, t := range was {
+		if !slices.Contains(now, t) {
+			m.unlist(t, e.Key)
+		}
+	}
+	for _, t := range now {
+		if m.lists[t] == nil {
+			m.lists[t] = set[object.Key]{}
+		}
+		if !m.lists[t].has(e.Key) {
+			m.lists[t].add(e.Key)
+			m.graph.touch(t)
+		}
+	}
+	m.graph.touch(about(e.Key))
+	if e.Key.Kind == object.KindConfigMap && e.Key.Namespace == m.cfg.RootNamespace && e.Key.Name == meshConfigName {
+		m.graph.touch(topic{aspect: theMesh})
+	}
+	m.root(e.Key, old != nil, e.Object != nil)
+}
+
+func (m *Model) unlist(t topic, k object.Key) {
+	delete(m.lists[t], k)
+	if len(m.lists[t]) == 0 {
+		delete(m.lists, t)
+	}
+	m.graph.touch(t)
+}
+
+// root makes the units that exist because an object does.
+func (m *Model) root(k object.Key, was, is bool) {
+	if was == is {
+		return
+	}
+	var ids []unitID
+	if k.Kind == object.KindGateway {
+		ids = append(ids, unitID{phase: gatewayPhase, gw: gatewayOf(k)})
+	}
+	if reported(k.Kind) {
+		ids = append(ids, unitID{phase: reportPhase, key: k})
+	}
+	for _, id := range ids {
+		if is {
+			m.graph.want(id)
+		} else {
+			m.graph.unwant(id)
+		}
+	}
+}
+
+// Host takes in what package model says about a service name.
+func (m *Model) Host(h model.Host) {
+	name := hostName{h.Namespace, h.Hostname}
+	old := m.hosts[name]
+	gone := h.Object == object.Key{}
+	if gone {
+		delete(m.hosts, name)
+	} else {
+		m.hosts[name] = h
+	}
+	m.graph.touch(named(theHost, h.Namespace, h.Hostname))
+	move(m, m.hostsOf, old.Object, h.Object, name, func(k object.Key) topic { return topic{hostsOf, k} })
+	for _, pair := range [][2]object.Key{{old.Waypoint, h.Waypoint}, {old.Canary, h.Canary}} {
+		move(m, m.bound, gatewayOf(pair[0]), gatewayOf(pair[1]), name, func(g gatewayName) topic { return topic{boundTo, g.key()} })
+	}
+	if (old.Object == object.Key{}) != gone {
+		if gone {
+			drop(m.namespacesOf, h.Hostname, h.Namespace)
+		} else {
+			put(m.namespacesOf, h.Hostname, h.Namespace)
+		}
+	}
+	if old.Object != h.Object || old.Canonical != h.Canonical {
+		m.graph.touch(named(hostname, "", h.Hostname))
+	}
+}
+
+// move takes a value from one list to another; the zero key is no list.
+func move[K comparable, V comparable](m *Model, lists map[K]set[V], from, to K, v V, t func(K) topic) {
+	var none K
+	if from == to {
+		return
+	}
+	if from != none {
+		drop(lists, from, v)
+		m.graph.touch(t(from))
+	}
+	if to != none {
+		put(lists, to, v)
+		m.graph.touch(t(to))
+	}
+}
+
+func put[K comparable, V comparable](lists map[K]set[V], k K, v V) {
+	if lists[k] == nil {
+		lists[k] = set[V]{}
+	}
+	lists[k].add(v)
+}
+
+func drop[K comparable, V comparable](lists map[K]set[V], k K, v V) {
+	delete(lists[k], v)
+	if len(lists[k]) == 0 {
+		delete(lists, k)
+	}
+}
+
+// SetKeys takes in what became of fetching a key set. What nobody needs is ignored.
+func (m *Model) SetKeys(s jwks.Source, set jwks.Set) {
+	if old, ok := m.keys[s]; !ok || old == set {
+		return
+	}
+	m.keys[s] = set
+	m.graph.touch(keysTopic(s))
+}
+
+// Builds counts the units computed so far, for tests and metrics.
+func (m *Model) Builds() uint64 { return m.graph.builds }
+
+// Pending reports whether Flush has anything to look at.
+func (m *Model) Pending() bool {
+	for _, d := range m.graph.dirty {
+		if len(d) > 0 {
+			return true
+		}
+	}
+	return len(m.graph.orphans) > 0
+}
+
+// Flush computes everything that events since the last Flush may have touched and hands it to out.
+func (m *Model) Flush(out Output) {
+	if len(m.graph.orphans) > 0 {
+		m.retire(out)
+	}
+	for p := range phases {
+		for len(m.graph.dirty[p]) > 0 {
+			todo := m.graph.dirty[p]
+			m.graph.dirty[p] = set[*unit]{}
+			for u := range todo {
+				if m.graph.units[u.id] == u {
+					m.compute(out, u)
+				}
+			}
+		}
+	}
+	m.retire(out)
+	m.needKeys(out)
+}
+
+// retire takes back what nobody wants any more, and what only that wanted.
+func (m *Model) retire(out Output) {
+	for len(m.graph.orphans) > 0 {
+		for u := range m.graph.orphans {
+			m.takeBack(out, u)
+			m.graph.drop(u)
+		}
+	}
+}
+
+// compute builds a unit anew and hands over what came of it.
+func (m *Model) compute(out Output, u *unit) {
+	m.graph.builds++
+	r := &m.reader
+	r.begin()
+	var msg proto.Message
+	switch u.id.phase {
+	case gatewayPhase:
+		msg = m.buildGateway(r, u.id.gw)
+	case attachPhase:
+		m.publish(u, m.buildAttachment(r, u.id.gw, u.id.key))
+	case hostPhase:
+		msg = m.buildVirtualHost(r, u.id.gw, u.id.key.Name, u.id.host)
+	case servicePhase:
+		msg = m.buildService(r, u.id.gw, hostName{u.id.key.Namespace, u.id.host})
+	case destinationPhase:
+		msg = m.buildDestination(r, u.id.gw, hostName{u.id.key.Namespace, u.id.host})
+	case secretPhase:
+		msg = m.buildSecret(r, u.id.gw, u.id.key)
+	case reportPhase:
+		m.say(out, u.id.key, m.buildReport(r, u.id.key))
+	}
+	m.graph.read(u, r.topics, r.wants)
+	if u.id.phase == attachPhase || u.id.phase == reportPhase {
+		return
+	}
+	if isNil(msg) {
+		m.takeBack(out, u)
+		return
+	}
+	typ, name := resource(u.id)
+	u.sum = out.Fact(typ, name, u.id.gw.String(), msg, u.sum)
+}
+
+func isNil(m proto.Message) bool { return m == nil || !m.ProtoReflect().IsValid() }
+
+func (m *Model) takeBack(out Output, u *unit) {
+	switch u.id.phase {
+	case attachPhase:
+		m.publish(u, nil)
+	case reportPhase:
+		m.say(out, u.id.key, model.Report{})
+	default:
+		if u.sum != 0 {
+			out.RemoveFact(resource(u.id))
+			u.sum = 0
+		}
+	}
+}
+
+func (m *Model) say(out Output, k object.Key, r model.Report) {
+	if r.Equal(m.reports[k]) {
+		return
+	}
+	if r.Empty() {
+		delete(m.reports, k)
+	} else {
+		m.reports[k] = r
+	}
+	out.FactReport(k, r)
+}
+
+// resource is the type and name of what a unit hands over. Names are those of api/waypoint.
+func resource(id unitID) (typeURL, name string) {
+	gw := id.gw.String() + "/"
+	switch id.phase {
+	case gatewayPhase:
+		return mesh.TypeWaypointGateway, gw + "gateway"
+	case hostPhase:
+		return mesh.TypeWaypointVirtualHost, gw + id.key.Name + "/" + cmp.Or(id.host, "*")
+	case servicePhase:
+		return mesh.TypeWaypointService, gw + id.key.Namespace + "/" + id.host
+	case destinationPhase:
+		return mesh.TypeWaypointDestination, gw + id.key.Namespace + "/" + id.host
+	}
+	return mesh.TypeWaypointSecret, gw + id.key.Namespace + "/" + id.key.Name
+}
+
+// needKeys says which key sets are needed, when that has changed.
+func (m *Model) needKeys(out Output) {
+	for s := range m.keys {
+		if len(m.graph.readers[keysTopic(s)]) == 0 {
+			delete(m.keys, s)
+			m.keysChanged = true
+		}
+	}
+	if !m.keysChanged {
+		return
+	}
+	m.keysChanged = false
+	all := make([]jwks.Source, 0, len(m.keys))
+	for s := range m.keys {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b jwks.Source) int {
+		return cmp.Or(cmp.Compare(a.URI, b.URI), cmp.Compare(a.Issuer, b.Issuer), cmp.Compare(a.Timeout, b.Timeout))
+	})
+	out.KeySets(all)
+}
