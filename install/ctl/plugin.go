@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,9 +37,19 @@ func executable(path string) bool {
 	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
 }
 
+// later are commands that people know from Istio and will find here one day. A program of that name goes first.
+var later = []string{
+	"admin", "analyze", "apply", "authz", "bug-report", "create-remote-secret", "dash", "dashboard", "describe", "experimental", "explain",
+	"install", "kube-inject", "manifest", "metrics", "pc", "precheck", "proxy-config", "remote-clusters", "tag", "uninstall", "upgrade",
+	"validate", "verify-install", "x",
+}
+
 // plugin becomes the program of a command. Its terminal, signals and exit code are then its own.
 func (a *app) plugin(name string, args []string) error {
 	path, ok := a.find(name)
+	if !ok && slices.Contains(later, name) {
+		return fmt.Errorf("ambitctl %s is not in this version yet", name)
+	}
 	if !ok {
 		return usagef("unknown command %q: there is no program ambitctl-%s or ambit-%s beside ambitctl or on PATH", name, name, name)
 	}

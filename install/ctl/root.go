@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/install/cluster"
 	"github.com/ambit-mesh/ambit/install/dump"
 	"github.com/ambit-mesh/ambit/install/table"
 )
@@ -31,6 +32,8 @@ type Env struct {
 	Environ []string
 	// Version of ambitctl.
 	Version string
+	// Cluster keeps the mesh's objects; nil means the lab's that is asked for.
+	Cluster cluster.Cluster
 }
 
 // Exit codes. Istio ambient wire contract, istioctl.
@@ -114,9 +117,10 @@ Any program called ambitctl-NAME or ambit-NAME, beside ambitctl or on PATH, runs
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}
-	lab := a.labCommand()
-	lab.GroupID = "run"
-	root.AddCommand(lab)
+	for _, c := range []*cobra.Command{a.waypoint(), a.labCommand()} {
+		c.GroupID = "run"
+		root.AddCommand(c)
+	}
 	return root
 }
 
