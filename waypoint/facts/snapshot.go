@@ -1,6 +1,8 @@
 package facts
 
 import (
+	"slices"
+
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
@@ -48,6 +50,16 @@ func (s *Snapshot) VirtualHosts() []*waypoint.VirtualHost { return s.hosts.value
 func (s *Snapshot) Secret(name string) *waypoint.Secret {
 	v, _ := s.secrets.get(name)
 	return v
+}
+
+// SecretNames lists the resource names of the secrets.
+func (s *Snapshot) SecretNames() []string {
+	out := make([]string, 0, s.secrets.n)
+	for name := range s.secrets.all() {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Address is a service as istio.workload has it; nil if it is not known.

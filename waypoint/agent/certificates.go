@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ambit-mesh/ambit/ca/certs"
+	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
+	"github.com/ambit-mesh/ambit/waypoint/envoy"
+)
+
+// followCertificate hands every new certificate of this pod's identity to Envoy. Connections that are open keep the
+// one they were made with.
+func (a *agent) followCertificate(ctx context.Context) error {
+	id := a.cfg.self()
+	defer a.certs.Hold(id)()
+	var last *certs.SVID
+	for {
+		svid, news := a.certs.Watch(id)
+		if svid != nil && svid != last {
+			update, err := secretUpdate(svid)
+			if err != nil {
+				return fmt.Errorf("hand the certificate to Envoy: %w", err)
+			}
+			a.ads.Apply(update)
+			a.log.Info("certificate", "identity", id.String(), "expires", svid.NotAfter, "first", last == nil)
+			if last == nil {
+				close(a.certified)
+			}
+			last = svid
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// secretUpdate puts a certificate into Envoy's form.
+func secretUpdate(svid *certs.SVID) (ads.Update, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(svid.TLS.PrivateKey)
+	if err != nil {
+		return ads.Update{}, err
+	}
+	var chain []byte
+	for _, c := range svid.TLS.Certificate {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})...)
+	}
+	u := ads.Update{Type: ads.TypeSecret}
+	for _, s := range []*tlsv3.Secret{
+		{Name: envoy.SecretIdentity, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+			CertificateChain: inline(chain),
+			PrivateKey:       inline(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+		}}},
+		{Name: envoy.SecretRoots, Type: &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
+			TrustedCa: inline(certs.EncodeCertificates(svid.RootCerts...)),
+		}}},
+	} {
+		body, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
+		if err != nil {
+			return ads.Update{}, err
+		}
+		u.Put = append(u.Put, ads.Resource{Name: s.GetName(), Body: body})
+	}
+	return u, nil
+}
+
+func inline(b []byte) *corev3.DataSource {
+	return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
+}

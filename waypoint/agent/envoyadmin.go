@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// envoyAdmin speaks to Envoy's admin port, which is on loopback.
+type envoyAdmin struct {
+	base   string
+	client *http.Client
+}
+
+func newEnvoyAdmin(port uint32) *envoyAdmin {
+	return &envoyAdmin{
+		base: "http://" + net.JoinHostPort("127.0.0.1", strconv.FormatUint(uint64(port), 10)),
+		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+			Proxy: nil, MaxIdleConns: 2, IdleConnTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
+		}},
+	}
+}
+
+func (e *envoyAdmin) do(ctx context.Context, method, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, e.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return e.client.Do(req)
+}
+
+func (e *envoyAdmin) post(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	resp, err := e.do(ctx, http.MethodPost, path)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
+		return fmt.Errorf("POST %s: Envoy answers %s: %s", path, resp.Status, strings.TrimSpace(string(text)))
+	}
+	return nil
+}
+
+// connections counts those from others: of every listener but the ones that tell of Envoy itself.
+func (e *envoyAdmin) connections(ctx context.Context) (int, error) {
+	resp, err := e.do(ctx, http.MethodGet, "/stats?format=json&filter="+url.QueryEscape(`^listener\..*\.downstream_cx_active$`))
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var stats struct {
+		Stats []struct {
+			Name  string `json:"name"`
+			Value int    `json:"value"`
+		} `json:"stats"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 4<<20)).Decode(&stats); err != nil {
+		return 0, fmt.Errorf("read the statistics of Envoy: %w", err)
+	}
+	n := 0
+	for _, s := range stats.Stats {
+		if countsForDrain(s.Name) {
+			n += s.Value
+		}
+	}
+	return n, nil
+}
+
+// countsForDrain leaves out the listeners of probes, scrapes and tools, per-worker figures, and internal listeners, whose
+// connections are the inside of others.
+func countsForDrain(stat string) bool {
+	for _, not := range []string{"listener.admin.", ".worker_", "_15021.", "_15090.", "listener.envoy_internal_"} {
+		if strings.Contains(stat, not) {
+			return false
+		}
+	}
+	return true
+}
+
+// ready asks Envoy itself.
+func (e *envoyAdmin) ready(ctx context.Context) error {
+	resp, err := e.do(ctx, http.MethodGet, "/ready")
+	if err != nil {
+		return fmt.Errorf("Envoy does not answer: %w", err)
+	}
+	defer resp.Body.Close()
+	state, err := io.ReadAll(io.LimitReader(resp.Body, 100))
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("Envoy is %s", strings.TrimSpace(string(state)))
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/ambit-mesh/ambit/api/xds"
+	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
+	"github.com/ambit-mesh/ambit/waypoint/facts"
+)
+
+// expand turns changed facts into changed configuration until ctx ends. The first change after a quiet time is expanded
+// at once; those that follow within Config.Coalesce are taken together.
+func (a *agent) expand(ctx context.Context) error {
+	if !a.awaitFacts(ctx) {
+		return nil
+	}
+	gap := time.NewTimer(0)
+	defer gap.Stop()
+	for first := true; ; first = false {
+		snapshot, changes := a.facts.Take()
+		if !changes.Empty() || first {
+			a.apply(snapshot, changes)
+		}
+		if first && snapshot.Gateway() != nil {
+			a.ads.Open()
+			close(a.rendered)
+		}
+		gap.Reset(a.cfg.Coalesce)
+		select {
+		case <-gap.C:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-a.facts.Changed():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// awaitFacts waits until the control plane has told everything there is to tell at first, as far as it ever will: an Envoy
+// that became ready with half of its endpoints would answer 503 for the other half.
+func (a *agent) awaitFacts(ctx context.Context) bool {
+	select {
+	case <-a.xds.Synced():
+	case <-ctx.Done():
+		return false
+	}
+	deadline := time.NewTimer(settleTime)
+	defer deadline.Stop()
+	late := false
+	for {
+		if a.facts.Current().Gateway() != nil && (late || a.facts.Unanswered() == 0) {
+			return true
+		}
+		select {
+		case <-a.facts.Changed():
+		case <-deadline.C:
+			late = true
+			if n := a.facts.Unanswered(); n > 0 {
+				a.log.Warn("the control plane has not answered for all services that were asked for; going on without", "services", n)
+			}
+			if a.facts.Current().Gateway() == nil {
+				a.log.Error("the control plane knows no such Gateway, or does not let us read it: Envoy stays unready until it does",
+					"gateway", a.cfg.PodNamespace+"/"+a.cfg.GatewayName)
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (a *agent) apply(s *facts.Snapshot, c facts.Changes) {
+	start := time.Now()
+	a.mu.Lock()
+	updates := a.renderer.Render(s, c)
+	problems := a.renderer.Problems()
+	a.mu.Unlock()
+	if len(updates) > 0 {
+		a.ads.Apply(updates...)
+	}
+	took := time.Since(start)
+	a.own.expansions.Observe(took.Seconds())
+	a.own.problems.Set(float64(len(problems)))
+	n := 0
+	for _, u := range updates {
+		n += len(u.Put) + len(u.Remove)
+	}
+	a.log.Debug("expanded", "resources", n, "problems", len(problems), "dur", took)
+}
+
+// handler notes which facts were refused, besides storing the others.
+type handler struct{ a *agent }
+
+// Apply implements xds.Handler.
+func (h handler) Apply(typeURL string, upserts []xds.Raw, removed []string) []xds.Rejected {
+	rejected := h.a.facts.Apply(typeURL, upserts, removed)
+	h.a.noteRejected(typeURL, upserts, removed, rejected)
+	return rejected
+}
+
+// refused is told by the ADS server that Envoy does not take a resource.
+func (a *agent) refused(r ads.Refusal) {
+	a.mu.Lock()
+	unit, objects := a.renderer.Objects(a.facts.Current(), r.Type, r.Name)
+	a.mu.Unlock()
+	a.own.refusals.WithLabelValues(shortType(r.Type)).Inc()
+	a.log.Error("Envoy refuses a part of its configuration; everything else is in force", "type", shortType(r.Type), "resource", r.Name,
+		"unit", unit, "objects", objects, "kept", r.Kept, "reason", r.Reason)
+}

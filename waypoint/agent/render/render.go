@@ -1,0 +1,353 @@
+// Package render keeps Envoy's configuration in step with the facts: it splits the work into units (a service, a destination,
+// the listeners …), watches which facts each unit looked at, and expands again only units that looked at what changed.
+//
+// It decides and does nothing: no socket, no goroutine, no clock. What a unit becomes is decided in waypoint/envoy; how it
+// reaches Envoy is waypoint/agent/ads. Start reading at Renderer.Render.
+package render
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/waypoint"
+	"github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
+	"github.com/ambit-mesh/ambit/waypoint/envoy"
+	"github.com/ambit-mesh/ambit/waypoint/facts"
+)
+
+// Renderer holds what every unit became. It belongs to one goroutine.
+type Renderer struct {
+	opts  envoy.Options
+	log   *slog.Logger
+	units map[string]*unit
+	byDep map[string]map[*unit]struct{}
+	owner map[resourceID]*unit
+	// losers are units that wanted a name another unit has; they try again when that one changes.
+	losers map[*unit]map[*unit]struct{} // owner → losers
+}
+
+type resourceID struct{ typeURL, name string }
+
+// unit is a part of the configuration that is expanded as a whole.
+type unit struct {
+	key    string
+	expand func(*pass)
+	deps   map[string]struct{}
+	out    map[resourceID]struct{}
+	// problems of the last expansion.
+	problems []envoy.Problem
+	failed   bool // it panicked: what it became before stays
+}
+
+// New returns a Renderer of nothing. log is told about our own mistakes only.
+func New(opts envoy.Options, log *slog.Logger) *Renderer {
+	return &Renderer{
+		opts: opts, log: log, units: map[string]*unit{}, byDep: map[string]map[*unit]struct{}{},
+		owner: map[resourceID]*unit{}, losers: map[*unit]map[*unit]struct{}{},
+	}
+}
+
+// Facts that are looked at as a whole, and prefixes of those looked at by name.
+const (
+	depGateway      = "gateway"
+	depServices     = "services"
+	depDestinations = "destinations"
+	depHosts        = "hosts"
+	depBound        = "bound"
+	depService      = "s/"
+	depDestination  = "d/"
+	depAddress      = "a/"
+	depEndpoints    = "e/"
+	depSecret       = "c/"
+)
+
+// Render returns what Envoy must be told after the changes that led to the snapshot.
+func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes) []ads.Update {
+	if s.Gateway() == nil {
+		// Never known, or taken away: what Envoy has stays, for a Gateway that was deleted by mistake comes back and one
+		// that was deleted on purpose takes this process with it.
+		return nil
+	}
+	again := map[*unit]struct{}{}
+	r.arrange(s, c, again)
+	for dep := range changed(c) {
+		for u := range r.byDep[dep] {
+			again[u] = struct{}{}
+		}
+	}
+	todo := make([]*unit, 0, len(again))
+	for u := range again {
+		todo = append(todo, u)
+	}
+	p := &pass{r: r, snapshot: s, updates: map[string]*ads.Update{}}
+	for len(todo) > 0 {
+		slices.SortFunc(todo, func(a, b *unit) int { return strings.Compare(a.key, b.key) })
+		p.retry = nil
+		for _, u := range todo {
+			p.run(u)
+		}
+		todo = p.retry
+	}
+	return p.list()
+}
+
+// changed are the facts a unit may have looked at.
+func changed(c facts.Changes) map[string]struct{} {
+	out := map[string]struct{}{}
+	set := func(is bool, dep string) {
+		if is {
+			out[dep] = struct{}{}
+		}
+	}
+	set(c.Gateway, depGateway)
+	set(c.Bound, depBound)
+	set(len(c.Services) > 0, depServices)
+	set(len(c.Destinations) > 0, depDestinations)
+	set(len(c.VirtualHosts) > 0, depHosts)
+	for prefix, names := range map[string]facts.Set{
+		depService: c.Services, depDestination: c.Destinations, depAddress: c.Addresses, depEndpoints: c.Endpoints, depSecret: c.Secrets,
+	} {
+		for name := range names {
+			out[prefix+name] = struct{}{}
+		}
+	}
+	return out
+}
+
+// arrange makes units for what came and marks those to expand for the first time or to end.
+func (r *Renderer) arrange(s *facts.Snapshot, c facts.Changes, again map[*unit]struct{}) {
+	add := func(key string, expand func(*pass)) {
+		if r.units[key] == nil {
+			u := &unit{key: key, expand: expand}
+			r.units[key] = u
+			again[u] = struct{}{}
+		}
+	}
+	first := r.units["static"] == nil
+	add("static", expandStatic)
+	add("listeners", expandListeners)
+	add("direct", expandDirect)
+	add("extensions", expandExtensions)
+	add("edge", expandEdge)
+	// The first time everything is new, also what changed while there was no Gateway.
+	if first {
+		for _, svc := range s.Services() {
+			r.addService(add, svc.GetNamespace(), svc.GetHostname())
+		}
+		for _, d := range s.Destinations() {
+			r.addDestination(add, d.GetNamespace(), d.GetHostname())
+		}
+		for _, name := range s.SecretNames() {
+			r.addSecret(add, name)
+		}
+	}
+	for key := range c.Services {
+		ns, host := cut(key)
+		r.addService(add, ns, host)
+	}
+	for key := range c.Destinations {
+		ns, host := cut(key)
+		r.addDestination(add, ns, host)
+	}
+	for name := range c.Secrets {
+		r.addSecret(add, name)
+	}
+}
+
+type adder func(key string, expand func(*pass))
+
+func (r *Renderer) addService(add adder, ns, host string) {
+	add("service/"+mesh.ServiceName(ns, host), func(p *pass) { p.expandService(ns, host) })
+}
+
+func (r *Renderer) addDestination(add adder, ns, host string) {
+	key := mesh.ServiceName(ns, host)
+	add("clusters/"+key, func(p *pass) { p.expandClusters(ns, host) })
+	add("endpoints/"+key, func(p *pass) { p.expandEndpoints(ns, host) })
+}
+
+func (r *Renderer) addSecret(add adder, name string) {
+	add("secret/"+name, func(p *pass) { p.expandSecret(name) })
+}
+
+func cut(key string) (namespace, hostname string) {
+	namespace, hostname, _ = strings.Cut(key, "/")
+	return namespace, hostname
+}
+
+// pass is one run of Render.
+type pass struct {
+	r        *Renderer
+	snapshot *facts.Snapshot
+	updates  map[string]*ads.Update
+	retry    []*unit
+
+	// of the unit under way
+	unit     *unit
+	deps     map[string]struct{}
+	out      map[resourceID][]byte
+	problems []envoy.Problem
+	gone     bool
+}
+
+// run expands one unit and notes how its result differs.
+func (p *pass) run(u *unit) {
+	p.unit, p.deps, p.out, p.problems, p.gone = u, map[string]struct{}{depGateway: {}}, map[resourceID][]byte{}, nil, false
+	failure := p.expand(u)
+	for dep := range u.deps {
+		delete(p.r.byDep[dep], u)
+		if len(p.r.byDep[dep]) == 0 {
+			delete(p.r.byDep, dep)
+		}
+	}
+	u.deps = p.deps
+	for dep := range u.deps {
+		if p.r.byDep[dep] == nil {
+			p.r.byDep[dep] = map[*unit]struct{}{}
+		}
+		p.r.byDep[dep][u] = struct{}{}
+	}
+	if u.failed = failure != nil; u.failed {
+		u.problems = []envoy.Problem{{Object: u.key, Text: failure.Error()}}
+		return
+	}
+	u.problems = p.problems
+	p.publish(u)
+	if p.gone {
+		for dep := range u.deps {
+			delete(p.r.byDep[dep], u)
+		}
+		delete(p.r.units, u.key)
+	}
+}
+
+// expand calls the unit's expansion. A mistake of ours in one unit must not take the others down.
+func (p *pass) expand(u *unit) (failure error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.r.log.Error("expanding a part of the configuration failed, its last state stays", "unit", u.key, "err", v, "stack", string(debug.Stack()))
+			failure = fmt.Errorf("internal error, the last state stays; please report it: %v", v)
+		}
+	}()
+	u.expand(p)
+	return nil
+}
+
+// publish turns the difference to what the unit was before into updates.
+func (p *pass) publish(u *unit) {
+	next := make(map[resourceID]struct{}, len(p.out))
+	for id, body := range p.out {
+		if owner := p.r.owner[id]; owner != nil && owner != u {
+			u.problems = append(u.problems, envoy.Problem{Object: u.key, Text: fmt.Sprintf(
+				"%s is already the name of a part of %s, which stays; give one of the two another hostname", id.name, owner.key)})
+			p.lose(owner, u)
+			continue
+		}
+		p.r.owner[id] = u
+		next[id] = struct{}{}
+		p.update(id.typeURL).Put = append(p.update(id.typeURL).Put, ads.Resource{Name: id.name, Body: body})
+	}
+	released := false
+	for id := range u.out {
+		if _, still := next[id]; !still {
+			delete(p.r.owner, id)
+			p.update(id.typeURL).Remove = append(p.update(id.typeURL).Remove, id.name)
+			released = true
+		}
+	}
+	u.out = next
+	if released {
+		for loser := range p.r.losers[u] {
+			p.retry = append(p.retry, loser)
+		}
+		delete(p.r.losers, u)
+	}
+}
+
+func (p *pass) lose(owner, loser *unit) {
+	if p.r.losers[owner] == nil {
+		p.r.losers[owner] = map[*unit]struct{}{}
+	}
+	p.r.losers[owner][loser] = struct{}{}
+}
+
+func (p *pass) update(typeURL string) *ads.Update {
+	u := p.updates[typeURL]
+	if u == nil {
+		u = &ads.Update{Type: typeURL}
+		p.updates[typeURL] = u
+	}
+	return u
+}
+
+func (p *pass) list() []ads.Update {
+	out := make([]ads.Update, 0, len(p.updates))
+	for _, u := range p.updates {
+		slices.SortFunc(u.Put, func(a, b ads.Resource) int { return strings.Compare(a.Name, b.Name) })
+		slices.Sort(u.Remove)
+		out = append(out, *u)
+	}
+	slices.SortFunc(out, func(a, b ads.Update) int { return strings.Compare(a.Type, b.Type) })
+	return out
+}
+
+// put is a resource of the unit under way.
+func (p *pass) put(typeURL, name string, m proto.Message) {
+	body, err := proto.MarshalOptions{Deterministic: true, AllowPartial: true}.Marshal(m)
+	if err != nil {
+		p.problems = append(p.problems, envoy.Problem{Object: p.unit.key, Text: fmt.Sprintf("encode %s: %v", name, err)})
+		return
+	}
+	p.out[resourceID{typeURL, name}] = body
+}
+
+func (p *pass) note(problems []envoy.Problem) { p.problems = append(p.problems, problems...) }
+
+// env is the facts as the expansions see them; every look is noted.
+func (p *pass) env() *envoy.Env {
+	s, deps := p.snapshot, p.deps
+	see := func(dep string) { deps[dep] = struct{}{} }
+	return &envoy.Env{
+		Gateway: s.Gateway(),
+		Options: p.r.opts,
+		Services: func() []*waypoint.Service {
+			see(depServices)
+			return s.Services()
+		},
+		Service: func(ns, host string) *waypoint.Service {
+			see(depService + mesh.ServiceName(ns, host))
+			return s.Service(ns, host)
+		},
+		Destinations: func() []*waypoint.Destination {
+			see(depDestinations)
+			return s.Destinations()
+		},
+		Destination: func(ns, host string) *waypoint.Destination {
+			see(depDestination + mesh.ServiceName(ns, host))
+			return s.Destination(ns, host)
+		},
+		Address: func(ns, host string) *workload.Service {
+			see(depAddress + mesh.ServiceName(ns, host))
+			return s.Address(ns, host)
+		},
+		Endpoints: func(ns, host string) []*workload.Workload {
+			see(depEndpoints + mesh.ServiceName(ns, host))
+			return s.Endpoints(ns, host)
+		},
+		Workloads: func() []*workload.Workload {
+			see(depBound)
+			return s.Bound()
+		},
+		VirtualHosts: func() []*waypoint.VirtualHost {
+			see(depHosts)
+			return s.VirtualHosts()
+		},
+	}
+}
