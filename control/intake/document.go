@@ -185,6 +185,10 @@ func (d *Decoder) one(doc *Document, r *reader, k known) {
 	d.finish(doc, r, &Item{Line: r.root.Line, Key: key, Object: obj})
 }
 
+func byPlace(a, b status.Entry) int {
+	return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Field, b.Field))
+}
+
 // finish adds what a reader found to the document.
 func (d *Decoder) finish(doc *Document, r *reader, it *Item) {
 	if it == nil {
@@ -197,9 +201,7 @@ func (d *Decoder) finish(doc *Document, r *reader, it *Item) {
 		e := &r.entries[i]
 		e.Namespace, e.Name = r.namespace, r.name
 	}
-	slices.SortStableFunc(r.entries, func(a, b status.Entry) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Field, b.Field))
-	})
+	slices.SortStableFunc(r.entries, byPlace)
 	if more := r.refused - d.limits.Problems; more > 0 {
 		r.entries[len(r.entries)-1].Problem += fmt.Sprintf(" (and %s more)", count(more, "problem"))
 	}

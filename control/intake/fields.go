@@ -267,9 +267,9 @@ func (r *reader) goMap(n *yaml.Node, k kind, v reflect.Value) {
 }
 
 func (r *reader) slice(n *yaml.Node, k kind, v reflect.Value) {
-	if v.Type().Elem().Kind() == reflect.Uint8 { // base64 text
-		if k != text {
-			r.mismatch(n, wantText)
+	if v.Type().Elem().Kind() == reflect.Uint8 {
+		if b, ok := r.base64(n, k); ok {
+			v.SetBytes(b)
 		}
 		return
 	}

@@ -31,28 +31,30 @@ func readGateway(r *reader) object.Object {
 		return nil
 	}
 	for i := range in.Spec.Listeners {
-		r.listener(&in.Spec.Listeners[i], at("spec", "listeners", i), out)
+		out.Listeners = append(out.Listeners, r.listener(&in.Spec.Listeners[i], at("spec", "listeners", i), out.Namespace, out.Listeners))
 	}
 	for i, a := range in.Spec.Addresses {
 		if a.Value == "" {
-			continue // asks for any address of the type
+			out.AnyAddress = append(out.AnyAddress, r.addressKind(a.Type, at("spec", "addresses", i)))
+			continue
 		}
 		out.Addresses = append(out.Addresses, r.gatewayAddress(a.Type, a.Value, at("spec", "addresses", i)))
 	}
+	r.gatewayMore(&in.Spec, out)
 	for i, a := range in.Status.Addresses {
 		out.Status = append(out.Status, r.gatewayAddress(a.Type, a.Value, at("status", "addresses", i)))
 	}
 	return out
 }
 
-func (r *reader) listener(in *gatewayv1.Listener, path []any, out *object.Gateway) {
+func (r *reader) listener(in *gatewayv1.Listener, path []any, namespace string, others []object.Listener) object.Listener {
 	l := object.Listener{Name: r.d.words.one(string(in.Name)), Protocol: r.d.words.one(string(in.Protocol))}
 	switch {
 	case l.Name == "":
 		r.refuse(sub(path, "name"), "the field is missing", "write a name")
 	case !isSubdomain(l.Name):
 		r.refuse(sub(path, "name"), fmt.Sprintf("%q is not a valid name", clip(l.Name)), nameFix(l.Name))
-	case slices.ContainsFunc(out.Listeners, func(o object.Listener) bool { return o.Name == l.Name }):
+	case slices.ContainsFunc(others, func(o object.Listener) bool { return o.Name == l.Name }):
 		r.refuse(sub(path, "name"), fmt.Sprintf("the name %q stands twice", l.Name), "choose another name")
 	}
 	l.Port, _ = r.port(int64(in.Port), sub(path, "port"))
@@ -75,35 +77,50 @@ func (r *reader) listener(in *gatewayv1.Listener, path []any, out *object.Gatewa
 			options[string(k)] = string(v)
 		}
 		l.TLSOptions = object.MakeLabels(options)
+		for i, c := range t.CertificateRefs {
+			l.Certificates = append(l.Certificates, r.ref(c.Group, c.Kind, c.Namespace, c.Name, groupCore, "Secret", namespace, sub(path, "tls", "certificateRefs", i)))
+		}
 	}
-	if in.AllowedRoutes != nil && in.AllowedRoutes.Namespaces != nil {
-		r.allowed(in.AllowedRoutes.Namespaces, sub(path, "allowedRoutes", "namespaces"), &l)
+	r.listenerShape(&l, in.TLS, path, others)
+	if a := in.AllowedRoutes; a != nil {
+		if a.Namespaces != nil {
+			l.From, l.FromSelector = r.allowed(a.Namespaces, object.FromSame, sub(path, "allowedRoutes", "namespaces"))
+		}
+		for i, k := range a.Kinds {
+			ref := r.ref(k.Group, &k.Kind, nil, "x", groupGateway, "HTTPRoute", "", sub(path, "allowedRoutes", "kinds", i))
+			l.Kinds = append(l.Kinds, object.RouteKind{Group: ref.Group, Kind: ref.Kind})
+		}
 	}
-	out.Listeners = append(out.Listeners, l)
+	return l
 }
 
-func (r *reader) allowed(in *gatewayv1.RouteNamespaces, path []any, l *object.Listener) {
-	from := ""
+// allowed converts from which namespaces something may come.
+func (r *reader) allowed(in *gatewayv1.RouteNamespaces, unset object.RouteNamespaces, path []any) (from object.RouteNamespaces, selector object.LabelSelector) {
+	word := ""
 	if in.From != nil {
-		from = string(*in.From)
-		r.oneOf(from, sub(path, "from"), "All", "Selector", "Same", "None")
+		word = string(*in.From)
+		r.oneOf(word, sub(path, "from"), "All", "Selector", "Same", "None")
 	}
-	switch from {
+	from = unset
+	switch word {
 	case "All":
-		l.From = object.FromAll
+		from = object.FromAll
+	case "Same":
+		from = object.FromSame
 	case "None":
-		l.From = object.FromNone
+		from = object.FromNone
 	case "Selector":
-		l.From = object.FromSelector
+		from = object.FromSelector
 		if in.Selector == nil {
 			r.refuse(sub(path, "selector"), "from: Selector needs a selector", "add one, or write from: All or Same")
-			return
+			return from, selector
 		}
-		l.FromSelector = r.labelSelector(in.Selector, sub(path, "selector"))
+		selector = r.labelSelector(in.Selector, sub(path, "selector"))
 	}
-	if in.Selector != nil && from != "Selector" {
+	if in.Selector != nil && word != "Selector" {
 		r.warn(sub(path, "selector"), "the selector has no effect without from: Selector", "write from: Selector or remove it")
 	}
+	return from, selector
 }
 
 func (r *reader) labelSelector(in *metav1.LabelSelector, path []any) object.LabelSelector {
@@ -133,22 +150,27 @@ func (r *reader) labelSelector(in *metav1.LabelSelector, path []any) object.Labe
 	return out
 }
 
-func (r *reader) gatewayAddress(kind *gatewayv1.AddressType, value string, path []any) object.GatewayAddress {
-	out := object.GatewayAddress{Kind: object.AddressIP, Value: value}
-	if kind != nil {
-		switch *kind {
-		case gatewayv1.IPAddressType:
-		case gatewayv1.HostnameAddressType:
-			out.Kind = object.AddressHostname
-		case gatewayv1.NamedAddressType:
-			out.Kind = object.AddressNamed
-		default:
-			if !strings.Contains(string(*kind), "/") { // implementations have types of their own, with a domain
-				r.oneOf(string(*kind), sub(path, "type"), "IPAddress", "Hostname", "NamedAddress")
-			}
-			out.Kind = object.AddressNamed
+// addressKind converts the type of an address.
+func (r *reader) addressKind(kind *gatewayv1.AddressType, path []any) object.AddressKind {
+	if kind == nil {
+		return object.AddressIP
+	}
+	switch *kind {
+	case gatewayv1.IPAddressType:
+		return object.AddressIP
+	case gatewayv1.HostnameAddressType:
+		return object.AddressHostname
+	case gatewayv1.NamedAddressType:
+	default:
+		if !strings.Contains(string(*kind), "/") { // implementations have types of their own, with a domain
+			r.oneOf(string(*kind), sub(path, "type"), "IPAddress", "Hostname", "NamedAddress")
 		}
 	}
+	return object.AddressNamed
+}
+
+func (r *reader) gatewayAddress(kind *gatewayv1.AddressType, value string, path []any) object.GatewayAddress {
+	out := object.GatewayAddress{Kind: r.addressKind(kind, path), Value: value}
 	switch out.Kind {
 	case object.AddressIP:
 		if ip := r.ip(value, sub(path, "value")); ip.IsValid() {
@@ -172,6 +194,13 @@ func readGatewayClass(r *reader) object.Object {
 	}
 	if domain, path, ok := strings.Cut(out.Controller, "/"); !ok || path == "" || !isSubdomain(domain) {
 		r.refuse(at("spec", "controllerName"), fmt.Sprintf("%q is not the name of a controller", clip(out.Controller)), "write it like istio.io/mesh-controller")
+	}
+	if p := in.Spec.ParametersRef; p != nil {
+		ns := ""
+		if p.Namespace != nil {
+			ns = string(*p.Namespace)
+		}
+		out.Parameters = r.ref(&p.Group, &p.Kind, p.Namespace, gatewayv1.ObjectName(p.Name), groupCore, "ConfigMap", ns, at("spec", "parametersRef"))
 	}
 	return out
 }

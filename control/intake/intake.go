@@ -83,12 +83,29 @@ type Decoder struct {
 	seed   maphash.Seed
 	shapes sync.Map // reflect.Type → *shape
 	words  words
+	domain string
 	groups map[string]group // immutable
 }
 
+// Option changes how a Decoder reads.
+type Option func(*Decoder)
+
+// ClusterDomain is the domain that short names of hosts are completed with; "cluster.local" without the option.
+func ClusterDomain(domain string) Option {
+	return func(d *Decoder) {
+		if domain != "" {
+			d.domain = domain
+		}
+	}
+}
+
 // NewDecoder returns a Decoder. It remembers strings that many objects share, so use one for all files.
-func NewDecoder(l Limits) *Decoder {
-	return &Decoder{limits: l.withDefaults(), seed: maphash.MakeSeed(), groups: groups()}
+func NewDecoder(l Limits, options ...Option) *Decoder {
+	d := &Decoder{limits: l.withDefaults(), seed: maphash.MakeSeed(), domain: "cluster.local", groups: groups()}
+	for _, o := range options {
+		o(d)
+	}
+	return d
 }
 
 // File reads one file. known, which may be nil, says which documents the caller has already and does not need read.

@@ -5,6 +5,12 @@ import (
 	"slices"
 	"strings"
 
+	extensionsapi "istio.io/api/extensions/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
+	securityapi "istio.io/api/security/v1beta1"
+	telemetryapi "istio.io/api/telemetry/v1alpha1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
@@ -29,7 +35,30 @@ const (
 	groupNetworking = "networking.istio.io"
 	groupSecurity   = "security.istio.io"
 	groupGateway    = "gateway.networking.k8s.io"
+	groupTelemetry  = "telemetry.istio.io"
+	groupExtensions = "extensions.istio.io"
 )
+
+// converters turn decoded specs into values; the kinds that are read field by field are not among them.
+var converters = map[object.Kind]converter{
+	object.KindVirtualService:        from((*reader).virtualService),
+	object.KindDestinationRule:       from((*reader).destinationRule),
+	object.KindHTTPRoute:             from((*reader).httpRoute),
+	object.KindGRPCRoute:             from((*reader).grpcRoute),
+	object.KindTLSRoute:              from((*reader).tlsRoute),
+	object.KindTCPRoute:              from((*reader).tcpRoute),
+	object.KindReferenceGrant:        from((*reader).referenceGrant),
+	object.KindBackendTLSPolicy:      from((*reader).backendTLSPolicy),
+	object.KindListenerSet:           from((*reader).listenerSet),
+	object.KindRequestAuthentication: from((*reader).requestAuthentication),
+	object.KindTelemetry:             from((*reader).telemetry),
+	object.KindWasmPlugin:            from((*reader).wasmPlugin),
+	object.KindTrafficExtension:      from((*reader).trafficExtension),
+	object.KindLocalRateLimitPolicy:  from((*reader).rateLimitPolicy),
+	object.KindExtensionPolicy:       from((*reader).extensionPolicy),
+	object.KindSecret:                from((*reader).secret),
+	object.KindConfigMap:             from((*reader).configMap),
+}
 
 // groups returns the table of what is read. Groups that are not in it belong to others and are left alone, unless their
 // name looks like a mistyped one of ours.
@@ -46,36 +75,57 @@ func groups() map[string]group {
 				"ServiceAccount": {object.KindServiceAccount, v1, true, readServiceAccount},
 				"Pod":            {object.KindPod, v1, true, readPod},
 				"Service":        {object.KindService, v1, true, readService},
+				"Secret":         {object.KindSecret, v1, true, readSecret},
+				"ConfigMap":      {object.KindConfigMap, v1, true, readConfigMap},
 			},
-			ignored: []string{"Binding", "ComponentStatus", "ConfigMap", "Endpoints", "Event", "LimitRange", "PersistentVolume",
-				"PersistentVolumeClaim", "PodTemplate", "ReplicationController", "ResourceQuota", "Secret"},
+			ignored: []string{"Binding", "ComponentStatus", "Endpoints", "Event", "LimitRange", "PersistentVolume",
+				"PersistentVolumeClaim", "PodTemplate", "ReplicationController", "ResourceQuota"},
 		},
 		groupDiscovery: {read: map[string]known{"EndpointSlice": {object.KindEndpointSlice, v1, true, readEndpointSlice}}},
 		groupNetworking: {
 			read: map[string]known{
-				"ServiceEntry":  {object.KindServiceEntry, istio, true, readServiceEntry},
-				"WorkloadEntry": {object.KindWorkloadEntry, istio, true, readWorkloadEntry},
+				"ServiceEntry":    {object.KindServiceEntry, istio, true, readServiceEntry},
+				"WorkloadEntry":   {object.KindWorkloadEntry, istio, true, readWorkloadEntry},
+				"VirtualService":  {object.KindVirtualService, istio, true, istioSpec[networking.VirtualService](object.KindVirtualService)},
+				"DestinationRule": {object.KindDestinationRule, istio, true, istioSpec[networking.DestinationRule](object.KindDestinationRule)},
+				"Sidecar":         {object.KindSidecar, istio, true, readNoEffect(object.KindSidecar, "a Sidecar has no effect: no proxy stands beside the application", sidecarFix)},
+				"EnvoyFilter":     {object.KindEnvoyFilter, []string{"v1alpha3"}, true, readNoEffect(object.KindEnvoyFilter, "an EnvoyFilter has no effect: the proxies' configuration is not Istio's and has nothing to patch", envoyFilterFix)},
 			},
-			ignored: []string{"DestinationRule", "EnvoyFilter", "Gateway", "ProxyConfig", "Sidecar", "VirtualService", "WorkloadGroup"},
+			ignored: []string{"Gateway", "ProxyConfig", "WorkloadGroup"},
 		},
 		groupSecurity: {
 			read: map[string]known{
-				"AuthorizationPolicy": {object.KindAuthorizationPolicy, security, true, readAuthorizationPolicy},
-				"PeerAuthentication":  {object.KindPeerAuthentication, security, true, readPeerAuthentication},
+				"AuthorizationPolicy":   {object.KindAuthorizationPolicy, security, true, readAuthorizationPolicy},
+				"PeerAuthentication":    {object.KindPeerAuthentication, security, true, readPeerAuthentication},
+				"RequestAuthentication": {object.KindRequestAuthentication, security, true, istioSpec[securityapi.RequestAuthentication](object.KindRequestAuthentication)},
 			},
-			ignored: []string{"RequestAuthentication"},
 		},
 		groupGateway: {
 			read: map[string]known{
-				"Gateway":      {object.KindGateway, gateway, true, readGateway},
-				"GatewayClass": {object.KindGatewayClass, gateway, false, readGatewayClass},
+				"Gateway":          {object.KindGateway, gateway, true, readGateway},
+				"GatewayClass":     {object.KindGatewayClass, gateway, false, readGatewayClass},
+				"HTTPRoute":        {object.KindHTTPRoute, gateway, true, plain[gatewayv1.HTTPRouteSpec](object.KindHTTPRoute)},
+				"GRPCRoute":        {object.KindGRPCRoute, v1, true, plain[gatewayv1.GRPCRouteSpec](object.KindGRPCRoute)},
+				"TLSRoute":         {object.KindTLSRoute, []string{"v1", "v1alpha3", "v1alpha2"}, true, plain[gatewayv1.TLSRouteSpec](object.KindTLSRoute)},
+				"TCPRoute":         {object.KindTCPRoute, []string{"v1", "v1alpha2"}, true, plain[gatewayv1.TCPRouteSpec](object.KindTCPRoute)},
+				"ReferenceGrant":   {object.KindReferenceGrant, gateway, true, plain[gatewayv1.ReferenceGrantSpec](object.KindReferenceGrant)},
+				"BackendTLSPolicy": {object.KindBackendTLSPolicy, []string{"v1", "v1alpha3"}, true, plain[gatewayv1.BackendTLSPolicySpec](object.KindBackendTLSPolicy)},
+				"ListenerSet":      {object.KindListenerSet, v1, true, plain[gatewayv1.ListenerSetSpec](object.KindListenerSet)},
 			},
-			ignored: []string{"BackendLBPolicy", "BackendTLSPolicy", "GRPCRoute", "HTTPRoute", "ListenerSet", "ReferenceGrant",
-				"TCPRoute", "TLSRoute", "UDPRoute"},
+			ignored: []string{"BackendLBPolicy", "UDPRoute"},
 		},
-		"telemetry.istio.io":  {ignored: []string{"Telemetry"}},
-		"extensions.istio.io": {ignored: []string{"TrafficExtension", "WasmPlugin"}},
-		"apps":                {ignored: []string{"ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"}},
+		groupTelemetry: {read: map[string]known{
+			"Telemetry": {object.KindTelemetry, []string{"v1", "v1alpha1"}, true, istioSpec[telemetryapi.Telemetry](object.KindTelemetry)},
+		}},
+		groupExtensions: {read: map[string]known{
+			"WasmPlugin":       {object.KindWasmPlugin, []string{"v1alpha1"}, true, istioSpec[extensionsapi.WasmPlugin](object.KindWasmPlugin)},
+			"TrafficExtension": {object.KindTrafficExtension, []string{"v1alpha1"}, true, istioSpec[extensionsapi.TrafficExtension](object.KindTrafficExtension)},
+		}},
+		groupPolicy: {read: map[string]known{
+			"LocalRateLimitPolicy": {object.KindLocalRateLimitPolicy, []string{"v1alpha1"}, true, plain[rateLimitSpec](object.KindLocalRateLimitPolicy)},
+			"ExtensionPolicy":      {object.KindExtensionPolicy, []string{"v1alpha1"}, true, plain[extensionSpec](object.KindExtensionPolicy)},
+		}},
+		"apps": {ignored: []string{"ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"}},
 	}
 }
 

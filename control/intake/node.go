@@ -193,6 +193,9 @@ func scalar(n *yaml.Node, key string) string {
 
 // locate walks a path of keys (string) and indexes (int) and returns the line of its end, or of as much of it as there is.
 func locate(root *yaml.Node, path []any) int {
+	if root == nil {
+		return 0 // typed objects have no lines
+	}
 	n, line := root, root.Line
 	for _, seg := range path {
 		n = follow(n)
@@ -229,6 +232,9 @@ func nodeAt(root *yaml.Node, path []any) *yaml.Node {
 		case string:
 			n = child(n, s)
 		case int:
+			if n == nil {
+				return nil
+			}
 			n = follow(n)
 			if n.Kind != yaml.SequenceNode || s >= len(n.Content) {
 				return nil
@@ -238,6 +244,9 @@ func nodeAt(root *yaml.Node, path []any) *yaml.Node {
 		if n == nil {
 			return nil
 		}
+	}
+	if n == nil {
+		return nil
 	}
 	return follow(n)
 }

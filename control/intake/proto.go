@@ -50,7 +50,11 @@ func (r *reader) protoMessage(n *yaml.Node, m protoreflect.Message) {
 	}
 	md := m.Descriptor()
 	k := kindOf(n)
-	if k == null || wellKnown(md) { // times in a status: nothing the mesh reads
+	if k == null {
+		return
+	}
+	if wellKnown(md) {
+		r.wellKnown(n, k, m)
 		return
 	}
 	if k != mapping {
@@ -65,11 +69,28 @@ func (r *reader) protoMessage(n *yaml.Node, m protoreflect.Message) {
 			r.unknown(p.key, sh)
 			continue
 		}
+		if r.second(m, fd, p.key) {
+			continue
+		}
 		r.enter(p.key.Value)
 		r.protoField(follow(p.value), m, fd)
 		r.leave()
 	}
 	r.shapes = r.shapes[:len(r.shapes)-1]
+}
+
+// second refuses a field that excludes one that is set already: the first would be lost.
+func (r *reader) second(m protoreflect.Message, fd protoreflect.FieldDescriptor, key *yaml.Node) bool {
+	one := fd.ContainingOneof()
+	if one == nil {
+		return false
+	}
+	other := m.WhichOneof(one)
+	if other == nil || other == fd {
+		return false
+	}
+	r.refuseLine(key.Line, r.here(key.Value), fmt.Sprintf("%s and %s exclude each other", other.JSONName(), fd.JSONName()), "keep one of the two")
+	return true
 }
 
 func (r *reader) protoField(n *yaml.Node, m protoreflect.Message, fd protoreflect.FieldDescriptor) {
@@ -179,6 +200,23 @@ func (r *reader) protoScalar(n *yaml.Node, fd protoreflect.FieldDescriptor) (v p
 	case protoreflect.Int64Kind:
 		i, ok := r.integer(n, k)
 		return protoreflect.ValueOfInt64(i), ok
+	case protoreflect.Uint64Kind:
+		i, ok := r.integer(n, k)
+		if ok && i < 0 {
+			r.outOfRange(n)
+			return v, false
+		}
+		return protoreflect.ValueOfUint64(uint64(i)), ok
+	case protoreflect.DoubleKind:
+		f, err := strconv.ParseFloat(n.Value, 64)
+		if err != nil || k != integer && k != float || math.IsNaN(f) || math.IsInf(f, 0) {
+			r.mismatch(n, "a number")
+			return v, false
+		}
+		return protoreflect.ValueOfFloat64(f), true
+	case protoreflect.BytesKind:
+		b, ok := r.base64(n, k)
+		return protoreflect.ValueOfBytes(b), ok
 	}
 	return v, false // no message we read has a field of another kind
 }

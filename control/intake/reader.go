@@ -19,6 +19,9 @@ type reader struct {
 	// what the object says it is, as far as known
 	kind, namespace, name string
 
+	// hushed is set while values are read that must not be repeated in messages.
+	hushed bool
+
 	// where we are while values are read
 	path   []segment
 	shapes []*shape
@@ -90,7 +93,8 @@ func (r *reader) spend(n *yaml.Node) bool {
 	if *r.budget < 0 {
 		return false
 	}
-	*r.budget--
+	// Long text weighs more: an alias makes a few bytes stand for a megabyte, again and again.
+	*r.budget -= 1 + len(n.Value)/64
 	if *r.budget < 0 {
 		r.refuseLine(n.Line, r.here(), fmt.Sprintf("the document has more than %d parts once its aliases are followed", r.d.limits.Nodes), "write the parts out, or split the document")
 		return false
@@ -199,6 +203,9 @@ func (r *reader) merge(set *pairSet, m *yaml.Node, depth int) {
 func (r *reader) mismatch(n *yaml.Node, want string) {
 	fix := "write " + want
 	switch k := kindOf(n); {
+	case r.hushed && want == wantText && (k == integer || k == float || k == boolean):
+		fix = "put it in quotes"
+	case r.hushed:
 	case want == wantText && (k == integer || k == float || k == boolean):
 		fix = fmt.Sprintf("put it in quotes: %q", clip(n.Value))
 	case (want == wantNumber || want == wantBool) && k == text && looksLike(n.Value, want):
@@ -208,7 +215,15 @@ func (r *reader) mismatch(n *yaml.Node, want string) {
 	case want == wantMapping && k == list:
 		fix = "leave out the dash"
 	}
-	r.refuseLine(n.Line, r.here(), fmt.Sprintf("takes %s, not %s", want, describe(n)), fix)
+	r.refuseLine(n.Line, r.here(), fmt.Sprintf("takes %s, not %s", want, r.describe(n)), fix)
+}
+
+// describe is describe, without the value where that is nobody's business.
+func (r *reader) describe(n *yaml.Node) string {
+	if r.hushed && n.Kind == yaml.ScalarNode {
+		return [...]string{null: "nothing", text: "other text", integer: "a number", float: "a number", boolean: "a boolean"}[kindOf(n)]
+	}
+	return describe(n)
 }
 
 const (

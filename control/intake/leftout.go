@@ -1,0 +1,105 @@
+package intake
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// notCarriedOut are the fields of Istio's messages that are valid and mean something, and that this mesh does not carry
+// out, with what to do instead. Every other field is either converted or about something a mesh without sidecars does not
+// have; the test beside this list goes through all of them.
+var notCarriedOut = map[protoreflect.FullName]string{
+	"istio.networking.v1alpha3.HTTPMatchRequest.stat_prefix":                                           "remove it; requests are counted by service",
+	"istio.networking.v1alpha3.CorsPolicy.allow_origin":                                                "write allowOrigins; the field is old and works still",
+	"istio.networking.v1alpha3.HTTPRoute.mirror_percent":                                               "write mirrorPercentage; the field is old and works still",
+	"istio.networking.v1alpha3.HTTPFaultInjection.Delay.percent":                                       "write percentage; the field is old and works still",
+	"istio.networking.v1alpha3.TrafficPolicy.RetryBudget.budget_interval":                              "remove it; the budget is of the requests that are active",
+	"istio.networking.v1alpha3.LoadBalancerSettings.zone_aware_lb_setting":                             "use localityLbSetting",
+	"istio.networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.HTTPCookie.attributes":            "remove it; the cookie has its name, path and lifetime",
+	"istio.networking.v1alpha3.ConnectionPoolSettings.HTTPSettings.http2_keep_alive":                   "use tcp.tcpKeepalive",
+	"istio.networking.v1alpha3.OutlierDetection.outlier_detection_http_error_codes":                    "use consecutive5xxErrors or consecutiveGatewayErrors",
+	"istio.networking.v1alpha3.OutlierDetection.consecutive_errors":                                    "write consecutiveGatewayErrors; the field is old and works still",
+	"istio.networking.v1alpha3.LoadBalancerSettings.warmup_duration_secs":                              "write warmup.duration; the field is old and works still",
+	"istio.networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.minimum_ring_size":                "write ringHash.minimumRingSize; the field is old and works still",
+	"istio.security.v1beta1.JWTRule.space_delimited_claims":                                            "claims scope and permission are split already; match others as a whole",
+	"istio.telemetry.v1alpha1.Tracing.use_request_id_for_trace_sampling":                               "remove it; the trace decides",
+	"istio.telemetry.v1alpha1.Tracing.enable_istio_tags":                                               "remove it; the tags are always there",
+	"istio.telemetry.v1alpha1.Tracing.disable_context_propagation":                                     "remove it; the context is always passed on",
+	"istio.telemetry.v1alpha1.Metrics.reporting_interval":                                              "remove it; metrics are current",
+	"istio.extensions.v1alpha1.WasmPlugin.image_pull_policy":                                           "remove it; the module is fetched once and checked by its hash",
+	"istio.extensions.v1alpha1.WasmPlugin.image_pull_secret":                                           "serve the module by https without a login",
+	"istio.extensions.v1alpha1.WasmPlugin.verification_key":                                            "write sha256",
+	"istio.extensions.v1alpha1.WasmConfig.image_pull_policy":                                           "remove it; the module is fetched once and checked by its hash",
+	"istio.extensions.v1alpha1.WasmConfig.image_pull_secret":                                           "serve the module by https without a login",
+	"istio.extensions.v1alpha1.WasmConfig.verification_key":                                            "write sha256",
+	"istio.mesh.v1alpha1.MeshConfig.discovery_selectors":                                               "remove it; every namespace is read",
+	"istio.mesh.v1alpha1.MeshConfig.config_sources":                                                    "put the objects into the folder or cluster the control plane reads",
+	"istio.mesh.v1alpha1.MeshConfig.ca_certificates":                                                   "give them to the CA and its clients as roots",
+	"istio.mesh.v1alpha1.MeshConfig.ca":                                                                "configure the CA itself",
+	"istio.mesh.v1alpha1.MeshConfig.mesh_mTLS":                                                         "remove it; TLS 1.3 is used inside the mesh",
+	"istio.mesh.v1alpha1.MeshConfig.tls_defaults":                                                      "remove it",
+	"istio.mesh.v1alpha1.MeshConfig.zone_aware_lb_setting":                                             "use localityLbSetting",
+	"istio.mesh.v1alpha1.MeshConfig.service_entry_visibility":                                          "use exportTo of each ServiceEntry",
+	"istio.mesh.v1alpha1.MeshConfig.service_settings":                                                  "remove it; there is one cluster",
+	"istio.mesh.v1alpha1.MeshConfig.h2_upgrade_policy":                                                 "use a DestinationRule's h2UpgradePolicy",
+	"istio.mesh.v1alpha1.MeshConfig.tcp_keepalive":                                                     "use a DestinationRule's tcpKeepalive",
+	"istio.mesh.v1alpha1.MeshConfig.hbone_idle_timeout":                                                "remove it",
+	"istio.mesh.v1alpha1.MeshConfig.enable_envoy_access_log_service":                                   "use a provider envoyOtelAls",
+	"istio.mesh.v1alpha1.MeshConfig.OutboundTrafficPolicy.tls":                                         "use a DestinationRule",
+	"istio.mesh.v1alpha1.MeshConfig.ExtensionProvider.OpenTelemetryTracingProvider.dynatrace_sampler":  "use randomSamplingPercentage of a Telemetry",
+	"istio.mesh.v1alpha1.MeshConfig.ExtensionProvider.OpenTelemetryTracingProvider.resource_detectors": "remove it",
+	"istio.mesh.v1alpha1.MeshConfig.ExtensionProvider.EnvoyFileAccessLogProvider.omit_empty_values":    "remove it",
+}
+
+// leftOut warns about every field that is set and not carried out.
+func (r *reader) leftOut(spec proto.Message, at ...any) {
+	path := at
+	if len(path) == 0 {
+		path = []any{"spec"}
+	}
+	r.leftOutOf(spec.ProtoReflect(), path)
+}
+
+func (r *reader) leftOutOf(m protoreflect.Message, path []any) {
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		p := sub(path, fd.JSONName())
+		if fix, ok := notCarriedOut[fd.FullName()]; ok {
+			problem := "the field is not carried out"
+			if strings.Contains(fix, "works still") {
+				problem = "the field is deprecated"
+				fix, _, _ = strings.Cut(fix, ";")
+			}
+			r.warn(p, problem, fix)
+			return true
+		}
+		if fd.Message() == nil || wellKnownField(fd) {
+			return true
+		}
+		switch {
+		case fd.IsList():
+			for i := range v.List().Len() {
+				r.leftOutOf(v.List().Get(i).Message(), sub(p, i))
+			}
+		case fd.IsMap():
+			v.Map().Range(func(k protoreflect.MapKey, e protoreflect.Value) bool {
+				r.leftOutOf(e.Message(), sub(p, fmt.Sprint(k)))
+				return true
+			})
+		default:
+			r.leftOutOf(v.Message(), p)
+		}
+		return true
+	})
+}
+
+// wellKnownField reports whether a field holds, in a map or not, nothing to look into.
+func wellKnownField(fd protoreflect.FieldDescriptor) bool {
+	if fd.IsMap() {
+		md := fd.MapValue().Message()
+		return md == nil || wellKnown(md)
+	}
+	return wellKnown(fd.Message())
+}
