@@ -43,6 +43,9 @@ type Env struct {
 	Workloads func() []*workload.Workload
 	// VirtualHosts are those of an edge gateway, in any order.
 	VirtualHosts func() []*waypoint.VirtualHost
+	// WasmFile is where a Wasm module was put after its hash was checked; nil: no modules are fetched. An error says why
+	// it is not there, or not yet.
+	WasmFile func(url, sha256 string) (string, error)
 }
 
 // Options is what the process around Envoy decides; facts never change it.
