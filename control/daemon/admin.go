@@ -99,6 +99,7 @@ func (d *Daemon) admin() http.Handler {
 	mux.HandleFunc("GET /debug/refusals", d.refusals)
 	mux.HandleFunc("GET /debug/clients", func(w http.ResponseWriter, _ *http.Request) { reply(w, d.server.Clients()) })
 	mux.HandleFunc("GET /config_dump", d.configDump)
+	mux.HandleFunc("GET /debug/facts", d.factDump)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -113,6 +114,7 @@ func (d *Daemon) help(w http.ResponseWriter, _ *http.Request) {
 /debug/refusals   what is refused or doubtful in the configuration, and why; conditions of objects
 /debug/clients    connected node proxies and what they acknowledged
 /config_dump      what is served; ?name=PART filters by resource name
+/debug/facts      what waypoints and gateways are served; ?gateway=NAMESPACE/NAME, ?name=PART
 /debug/pprof/     profiles
 `)
 }
@@ -144,8 +146,8 @@ func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
 	if err := d.server.Problem(); err != nil {
 		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Certificate", Name: d.cfg.TLSDir, Problem: err.Error(), Fix: "the one before stays in use; write a matching tls.crt and tls.key"})
 	}
-	if d.keys != nil && d.keys.Err() != nil {
-		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Keys", Name: d.cfg.TokenKeys, Problem: d.keys.Err().Error(), Fix: "the keys before stay in use; correct the file"})
+	if d.tokenKeys != nil && d.tokenKeys.Err() != nil {
+		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Keys", Name: d.cfg.TokenKeys, Problem: d.tokenKeys.Err().Error(), Fix: "the keys before stay in use; correct the file"})
 	}
 	reply(w, r)
 }

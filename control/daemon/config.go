@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/control/jwks"
 	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/control/serve"
 )
@@ -52,6 +53,11 @@ type Config struct {
 	// AutoAllocate gives ServiceEntries without addresses some.
 	AutoAllocate bool
 
+	// KeysHTTP lets key sets of RequestAuthentications be fetched over plain HTTP, KeysPrivate from private addresses.
+	KeysHTTP, KeysPrivate bool
+	// KeysRefresh is how often they are fetched again.
+	KeysRefresh time.Duration
+
 	LogLevel slog.Level
 	LogJSON  bool
 }
@@ -67,6 +73,8 @@ func Default() Config {
 		RootNamespace: mesh.SystemNamespace,
 		Window:        push.MaxWindow,
 		AutoAllocate:  true,
+		KeysPrivate:   true,
+		KeysRefresh:   jwks.DefaultRefresh,
 	}
 }
 
@@ -97,6 +105,8 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY": &c.DryRunPolicies,
 		"PILOT_AUTO_ALLOW_WAYPOINT_POLICY":            &c.AllowWaypoints,
 		"PILOT_ENABLE_IP_AUTOALLOCATE":                &c.AutoAllocate,
+		"AMBIT_JWKS_ALLOW_HTTP":                       &c.KeysHTTP,
+		"AMBIT_JWKS_ALLOW_PRIVATE":                    &c.KeysPrivate,
 	} {
 		if s := lookup(name); s != "" {
 			b, err := strconv.ParseBool(s)

@@ -1,7 +1,7 @@
 // Package daemon puts the control plane together: a folder of YAML feeds the model, the model feeds the collections,
 // node proxies read those over xDS, and operators look in over a local socket.
 //
-//	control/file ─► control/push (control/model) ─► api/xds collections ─► control/serve ─► node proxies
+//	control/file ─► control/push (control/model, control/waypoint) ─► api/xds collections ─► control/serve ─► node proxies
 //	     └──────────────► control/status ◄──┘                                   admin ─► operators
 //
 // It knows flags, environment and the order of things at start and stop. It decides nothing about the mesh. Run starts a
@@ -22,10 +22,12 @@ import (
 	"github.com/ambit-mesh/ambit/api/xds"
 	"github.com/ambit-mesh/ambit/ca/token"
 	"github.com/ambit-mesh/ambit/control/file"
+	"github.com/ambit-mesh/ambit/control/jwks"
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/control/serve"
 	"github.com/ambit-mesh/ambit/control/status"
+	"github.com/ambit-mesh/ambit/control/waypoint"
 )
 
 // Daemon is one control plane.
@@ -35,11 +37,13 @@ type Daemon struct {
 	registry *prometheus.Registry
 
 	addresses, policies *xds.Collection
+	facts               []*xds.Collection // for waypoints, one for each type
+	keys                *jwks.Fetcher
 	status              *status.Registry
 	pusher              *push.Pusher
 	source              *file.Source
 	server              *serve.Server
-	keys                *token.File // nil without tokens
+	tokenKeys           *token.File // nil without tokens
 	blockers            blockers
 	gateways            *gatewayRunner // nil when none are run
 }
@@ -68,13 +72,29 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 		Name: "ambit_control_refusals", Help: "Documents and objects that are refused.",
 	}, func() float64 { refused, _ := d.status.Counts(); return float64(refused) }))
 
+	for _, t := range [...]string{mesh.TypeWaypointGateway, mesh.TypeWaypointVirtualHost, mesh.TypeWaypointService, mesh.TypeWaypointDestination, mesh.TypeWaypointSecret} {
+		c := xds.NewCollection(t)
+		d.facts = append(d.facts, c)
+		d.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "ambit_control_resources", Help: "Resources served, by type.", ConstLabels: prometheus.Labels{"type": factName(t)},
+		}, func() float64 { return float64(c.Len()) }))
+	}
 	m := model.New(model.Config{
 		TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, ClusterDomain: cfg.ClusterDomain,
 		RootNamespace: cfg.RootNamespace, Network: cfg.Network,
 		DryRun: cfg.DryRunPolicies, AllowWaypoints: cfg.AllowWaypoints, NoAutoAllocate: !cfg.AutoAllocate,
 	})
+	d.keys = jwks.New(jwks.Config{
+		AllowHTTP: cfg.KeysHTTP, AllowPrivate: cfg.KeysPrivate, Refresh: cfg.KeysRefresh, Logger: logger, Registerer: d.registry,
+		Update: func(s jwks.Source, set jwks.Set) { d.pusher.SetKeys(s, set) },
+	})
 	d.pusher = push.New(m, push.Config{
 		Window: cfg.Window, Addresses: d.addresses, Policies: d.policies,
+		Waypoints: waypoint.New(waypoint.Config{
+			TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, ClusterDomain: cfg.ClusterDomain,
+			RootNamespace: cfg.RootNamespace, Network: cfg.Network,
+		}),
+		Facts: d.facts, KeySets: d.keys.Need,
 		Status: d.status, Logger: logger, Registerer: d.registry,
 	})
 	d.source = file.New(file.Config{Root: cfg.ConfigDir, Keep: cfg.StateDir, Sink: d.pusher, Status: d.status, Logger: logger})
@@ -82,17 +102,18 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 	d.gateways = newGateways(d)
 	var verifier *token.Verifier
 	if cfg.TokenKeys != "" {
-		d.keys = &token.File{Path: cfg.TokenKeys}
-		if _, err := d.keys.Keys(); err != nil {
+		d.tokenKeys = &token.File{Path: cfg.TokenKeys}
+		if _, err := d.tokenKeys.Keys(); err != nil {
 			return nil, fmt.Errorf("--token-keys: %w", err)
 		}
-		verifier = &token.Verifier{Keys: d.keys.Keys}
+		verifier = &token.Verifier{Keys: d.tokenKeys.Keys}
 	}
 	var err error
 	d.server, err = serve.New(serve.Config{
 		Listen: cfg.Listen, Plaintext: cfg.Plaintext, PlaintextAnywhere: cfg.PlaintextAnywhere, TLSDir: cfg.TLSDir,
 		Tokens: verifier, TrustDomain: cfg.TrustDomain, Logger: logger, Registerer: d.registry,
-	}, d.addresses, d.policies)
+		MayReadGateway: d.pusher.MayReadGateway,
+	}, append([]*xds.Collection{d.addresses, d.policies}, d.facts...)...)
 	return d, err
 }
 
@@ -130,6 +151,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		start("gateways", d.gateways.run)
 	}
 	start("push", d.pusher.Run)
+	start("key sets", d.keys.Run)
 	start("xds", d.runServer)
 	wg.Wait()
 	return errors.Join(errs...)

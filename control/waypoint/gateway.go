@@ -88,7 +88,7 @@ func (m *Model) meshSettings(r *reader, gw gatewayName) *facts.MeshSettings {
 		Network:               m.network(r),
 		ClusterDomain:         m.cfg.ClusterDomain,
 		DefaultRetry:          c.DefaultRetry,
-		Telemetry:             r.meshTelemetry(gw),
+		Telemetry:             orNil(r.meshTelemetry(gw)),
 		TrustedProxies:        c.TrustedProxies,
 		LocalityLoadBalancing: c.Locality.GetEnabled() == nil || c.Locality.GetEnabled().GetValue(),
 	}

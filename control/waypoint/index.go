@@ -22,8 +22,7 @@ func reported(k object.Kind) bool {
 	case object.KindGateway, object.KindListenerSet, object.KindGatewayClass, object.KindHTTPRoute, object.KindGRPCRoute, object.KindTLSRoute,
 		object.KindTCPRoute, object.KindVirtualService, object.KindDestinationRule, object.KindBackendTLSPolicy, object.KindAuthorizationPolicy,
 		object.KindRequestAuthentication, object.KindTelemetry, object.KindWasmPlugin, object.KindTrafficExtension,
-		object.KindExtensionPolicy, object.KindLocalRateLimitPolicy, object.KindSidecar, object.KindEnvoyFilter, object.KindService, object.KindServiceEntry,
-		object.KindNamespace:
+		object.KindExtensionPolicy, object.KindLocalRateLimitPolicy, object.KindSidecar, object.KindEnvoyFilter:
 		return true
 	}
 	return false

@@ -96,7 +96,7 @@ func (m *Model) gatewayPolicies(r *reader, gw gatewayName, g *object.Gateway, ki
 		r.chosen(&b, g)
 	}
 	p := m.policies(r, gw, &b)
-	p.Telemetry = r.telemetry(gw, b.telemetry)
+	p.Telemetry = orNil(r.telemetry(gw, b.telemetry))
 	return p
 }
 

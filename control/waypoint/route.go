@@ -65,7 +65,7 @@ func (m *Model) routeBlock(r *reader, t *target) *block {
 			}
 			seen(&o.Meta)
 			for i := range o.Rules {
-				ranked = append(ranked, rankRules(m.httpRule(r, o, &o.Rules[i], t.gw, t), &o.Meta, len(ranked))...)
+				ranked = append(ranked, rankRules(m.httpRule(r, o, &o.Rules[i], t.gw, false, t.port.Number), &o.Meta, len(ranked))...)
 			}
 		case *object.StreamRoute:
 			if o.Namespace != t.host.Namespace || !refersTo(o.Parents, t) {
@@ -73,7 +73,7 @@ func (m *Model) routeBlock(r *reader, t *target) *block {
 			}
 			seen(&o.Meta)
 			for i := range o.Rules {
-				b.stream = append(b.stream, m.streamRule(r, o, &o.Rules[i], t.gw, t, false))
+				b.stream = append(b.stream, m.streamRule(r, o, &o.Rules[i], t.gw, false))
 			}
 		}
 	}
@@ -93,15 +93,15 @@ func refersTo(parents []object.ParentRef, t *target) bool {
 	})
 }
 
-// httpRule is a rule of an HTTPRoute with its references resolved. t is nil at the edge, where references into other
-// namespaces must be granted: behind a waypoint they need not be, as in Istio (pilot/pkg/config/kube/gateway
-// convertHTTPRoute, enforceRefGrant).
-func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule, gw gatewayName, t *target) *facts.HTTPRule {
+// httpRule is a rule of an HTTPRoute with its references resolved. At the edge references into other namespaces must be
+// granted: behind a waypoint they need not be, as in Istio (pilot/pkg/config/kube/gateway convertHTTPRoute,
+// enforceRefGrant). port is the one that requests come to.
+func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule, gw gatewayName, edge bool, port uint32) *facts.HTTPRule {
 	out := proto.Clone(rule.Rule).(*facts.HTTPRule)
 	out.Origin = origin(o, out.Origin, rule.Name)
 	for i, b := range out.GetForward().GetBackends() {
 		if i < len(rule.Backends) {
-			r.resolve(o, &rule.Backends[i], b, gw, t == nil)
+			r.resolve(o, &rule.Backends[i], b, gw, edge)
 		}
 	}
 	mirrors := out.Mirrors[:0]
@@ -110,13 +110,16 @@ func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule,
 			if mirror.To == nil {
 				mirror.To = &facts.Backend{}
 			}
-			r.resolve(o, &rule.Mirrors[i], mirror.To, gw, t == nil)
+			r.resolve(o, &rule.Mirrors[i], mirror.To, gw, edge)
 		}
 		if mirror.To.GetBroken() == "" {
 			mirrors = append(mirrors, mirror)
 		}
 	}
 	out.Mirrors = mirrors
+	if d := out.GetRedirect(); d != nil && d.Scheme == "" && d.Port == 0 {
+		d.Port, d.DefaultPort = port, true // a redirect stays on its port unless it says otherwise
+	}
 	for _, x := range rule.Extensions {
 		m.ruleExtension(r, o, out, x, gw)
 	}
@@ -124,7 +127,7 @@ func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule,
 }
 
 // streamRule is a rule of a TLSRoute or TCPRoute with its references resolved.
-func (m *Model) streamRule(r *reader, o *object.StreamRoute, rule *object.StreamRouteRule, gw gatewayName, t *target, edge bool) *facts.StreamRule {
+func (m *Model) streamRule(r *reader, o *object.StreamRoute, rule *object.StreamRouteRule, gw gatewayName, edge bool) *facts.StreamRule {
 	out := proto.Clone(rule.Rule).(*facts.StreamRule)
 	out.Origin = origin(o, out.Origin, rule.Name)
 	if o.TLS {

@@ -27,6 +27,14 @@ func (r *reader) meshTelemetry(gw gatewayName) *facts.Telemetry {
 	return t
 }
 
+// orNil is nil for a Telemetry that says nothing.
+func orNil(t *facts.Telemetry) *facts.Telemetry {
+	if len(t.AccessLogs) == 0 && len(t.Metrics) == 0 && t.Tracing == nil {
+		return nil
+	}
+	return t
+}
+
 func meshAccessLog(c *object.MeshConfig) *facts.AccessLog {
 	l := &facts.AccessLog{Name: "mesh", File: c.AccessLogFile, JsonDefault: c.AccessLogJSON}
 	if !c.AccessLogJSON {
