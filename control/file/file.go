@@ -30,6 +30,8 @@ type Config struct {
 	Sink   object.Sink
 	Status *status.Registry
 	Limits intake.Limits
+	// ClusterDomain completes short names of hosts; "cluster.local" when it is empty.
+	ClusterDomain string
 	// Keep is a folder of the source's own, where it notes what is in force of files with policies in them. A policy that
 	// is refused then also keeps its last good version over a restart. Without it, that version is gone: whoever it kept
 	// out gets in.
@@ -58,7 +60,7 @@ type Source struct {
 
 // New returns a source; it does nothing until Run.
 func New(cfg Config) *Source {
-	s := &Source{cfg: cfg, log: cfg.Logger, dec: intake.NewDecoder(cfg.Limits), ledger: newLedger()}
+	s := &Source{cfg: cfg, log: cfg.Logger, dec: intake.NewDecoder(cfg.Limits, intake.ClusterDomain(cfg.ClusterDomain)), ledger: newLedger()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -248,13 +248,13 @@ func TestListsAreComparedByItem(t *testing.T) {
 
 func TestIgnoredKindsAreCounted(t *testing.T) {
 	w := newWorld(t)
-	w.apply(change{"a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\napiVersion: apps/v1\nkind: Deployment\nfoo: bar\n"},
-		change{"b.yaml", "apiVersion: v1\nkind: ConfigMap\n"})
-	if d := cmp.Diff(map[string]int{"ConfigMap": 2, "apps/Deployment": 1}, w.src.Stats().Ignored); d != "" {
+	w.apply(change{"a.yaml", "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: a}\n---\napiVersion: apps/v1\nkind: Deployment\nfoo: bar\n"},
+		change{"b.yaml", "apiVersion: v1\nkind: ResourceQuota\n"})
+	if d := cmp.Diff(map[string]int{"ResourceQuota": 2, "apps/Deployment": 1}, w.src.Stats().Ignored); d != "" {
 		t.Error(d)
 	}
 	w.apply(change{"a.yaml", ""})
-	if d := cmp.Diff(map[string]int{"ConfigMap": 1}, w.src.Stats().Ignored); d != "" {
+	if d := cmp.Diff(map[string]int{"ResourceQuota": 1}, w.src.Stats().Ignored); d != "" {
 		t.Error(d)
 	}
 	w.hears()

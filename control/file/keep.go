@@ -129,7 +129,13 @@ func (s *Source) retain(read []reading) {
 
 // guards reports whether something is let in when the object goes.
 func (h holding) guards() bool {
-	return h.key.Kind == object.KindAuthorizationPolicy || h.key.Kind == object.KindPeerAuthentication
+	switch h.key.Kind {
+	case object.KindAuthorizationPolicy, object.KindPeerAuthentication, object.KindRequestAuthentication,
+		object.KindLocalRateLimitPolicy, object.KindExtensionPolicy, object.KindWasmPlugin, object.KindTrafficExtension,
+		object.KindBackendTLSPolicy, object.KindDestinationRule: // the last two: with which TLS something is talked to
+		return true
+	}
+	return false
 }
 
 // inForce is the text of what a file has in force: its own documents, and before them, out of the last note, those whose
