@@ -114,7 +114,10 @@ func (a *agent) run(ctx context.Context, binary string) error {
 		Path: binary, Bootstrap: a.config, Concurrency: a.cfg.concurrency(), Drain: a.cfg.ChainDrain,
 		LogLevel: a.cfg.EnvoyLogLevel, Stdout: a.deps.Stdout, Logger: a.log.With("source", "envoy"),
 		Connected: func() bool { return a.streams.Load() > 0 },
-		Started:   func(int) { a.streams.Store(0) },
+		Started: func(pid int) {
+			a.streams.Store(0)
+			a.log.Info("Envoy started", "pid", pid, "concurrency", a.cfg.concurrency())
+		},
 	})
 	a.own.follow(a)
 

@@ -39,6 +39,9 @@ func level(name string) slog.Level {
 	return slog.LevelInfo
 }
 
+// unescaped takes back what --log-format-escaped does to quotes. Line ends stay escaped: a record is one line.
+var unescaped = strings.NewReplacer(`\'`, `'`, `\"`, `"`, `\\`, `\`)
+
 // Bounds of what is kept: one line, and complaints to give a reason with.
 const (
 	maxLine  = 16 << 10
@@ -88,7 +91,10 @@ func (w *logWriter) line(raw []byte) {
 			lvl, component, text = level(parts[0]), parts[1], parts[2]
 		}
 	}
-	text = strings.TrimSuffix(strings.TrimRight(text, " "), `\n`)
+	text = strings.TrimSuffix(strings.TrimRight(unescaped.Replace(text), " "), `\n`)
+	if component == "misc" && strings.Contains(text, "marked as work-in-progress") {
+		lvl = slog.LevelDebug // about matchers Istio relies on as well; nobody who reads our log can do anything about it
+	}
 	if lvl >= slog.LevelWarn {
 		if w.tail = append(w.tail, text); len(w.tail) > keptTail {
 			w.tail = w.tail[1:]
