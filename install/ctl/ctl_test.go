@@ -192,7 +192,7 @@ func TestPlugins(t *testing.T) {
 			t.Errorf("%s: code %d %s\n%s", c.args, r.code, r.err, d)
 		}
 	}
-	if r := run(t, strings.Fields("--lab two hello"), setup); cmp.Diff([]string{"A=b", "AMBIT_LAB=two"}, r.env) != "" {
+	if r := run(t, strings.Fields("--lab two hello"), setup); cmp.Diff([]string{"A=b", "AMBIT_COMMAND=ambitctl hello", "AMBIT_LAB=two"}, r.env) != "" {
 		t.Errorf("environment of a plugin: %v", r.env)
 	}
 	for _, name := range []string{"../evil", "/bin/sh", ".x"} {

@@ -53,7 +53,7 @@ func (a *app) plugin(name string, args []string) error {
 	if !ok {
 		return usagef("unknown command %q: there is no program ambitctl-%s or ambit-%s beside ambitctl or on PATH", name, name, name)
 	}
-	env := a.env.Environ
+	env := append(slices.Clone(a.env.Environ), "AMBIT_COMMAND=ambitctl "+name)
 	if a.lab != "" {
 		env = append(env, "AMBIT_LAB="+a.lab)
 	}

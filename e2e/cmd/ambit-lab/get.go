@@ -41,6 +41,9 @@ func (a *app) get() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(list) == 0 && !resource.IsKnown(args[0]) {
+				return usagef("there is no kind %q, and no object of it", args[0])
+			}
 			list = slices.DeleteFunc(list, func(o resource.Object) bool { return !selected(o, selector) })
 			if name != "" && len(list) == 0 {
 				return fmt.Errorf("there is no %s %q in namespace %q", args[0], name, a.namespace)

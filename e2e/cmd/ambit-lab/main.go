@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ func main() {
 	if exit := (exitError)(0); errors.As(err, &exit) {
 		code = int(exit)
 	} else if err != nil {
-		fmt.Fprintf(os.Stderr, "ambit-lab: %v\n", err)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", calledAs(), err)
 		if code = 1; isUsage(err) {
 			code = exitUsage
 		}
@@ -31,6 +32,12 @@ func main() {
 	stop()
 	os.Exit(code) //nolint:gocritic // stop has run
 }
+
+// envCommand says what people typed when another program became this one.
+const envCommand = "AMBIT_COMMAND"
+
+// calledAs is what people know this program as.
+func calledAs() string { return cmp.Or(os.Getenv(envCommand), "ambit-lab") }
 
 // exitError passes on the exit status of a command run in a pod.
 type exitError int

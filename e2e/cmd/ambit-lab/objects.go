@@ -147,6 +147,11 @@ func (a *app) remove() *cobra.Command {
 			if err := l.DeleteObject(cmd.Context(), args[0], a.namespace, args[1], grace); err != nil {
 				return err
 			}
+			if resource.IsKind(args[0], "Namespace") {
+				if err := gone(cmd.Context(), l, args[1]); err != nil {
+					return err
+				}
+			}
 			fmt.Printf("%s %s deleted\n", args[0], args[1])
 			return nil
 		},
@@ -154,6 +159,32 @@ func (a *app) remove() *cobra.Command {
 	c.Flags().StringSliceVarP(&files, "file", "f", nil, "file, folder, or - for standard input")
 	c.Flags().IntVar(&grace, "grace-period", -1, "seconds a pod has to end; -1 means its own number")
 	return a.namespaced(c)
+}
+
+// gone waits until a namespace has ended with everything in it.
+func gone(ctx context.Context, l *lab.Lab, namespace string) error {
+	p := newProgress()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for last := -1; ; {
+		list, err := l.Get(ctx, "Namespace", "", namespace)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		pods, err := l.Get(ctx, "Pod", namespace, "")
+		if err != nil {
+			return err
+		}
+		if len(pods) != last {
+			last = len(pods)
+			p.waiting(fmt.Sprintf("%d pods of namespace %s are ending", last, namespace))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("namespace %s is still ending: %w", namespace, ctx.Err())
+		}
+	}
 }
 
 func (a *app) label() *cobra.Command {

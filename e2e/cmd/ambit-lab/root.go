@@ -31,10 +31,21 @@ Nothing is connected to the machine's own network, and "ambit-lab down" leaves n
   ambit-lab exec POD -- curl http://web/
   ambit-lab down`,
 		SilenceUsage: true, SilenceErrors: true,
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: calledAs()},
 	}
 	root.PersistentFlags().StringVar(&a.name, "lab", os.Getenv("AMBIT_LAB"), "which lab, when several are running (default $AMBIT_LAB)")
 	root.AddCommand(a.up(), a.down(), a.list(), a.status(), a.apply(), a.remove(), a.get(), a.label(), a.scale(), a.rollout(),
 		a.exec(), a.logs(), a.capture(), a.fail(), a.heal(), a.wait())
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("there is no completion for %q: bash, fish, powershell or zsh", args[0])
+			}
+			return c.Help()
+		}
+	}
 	asUsage(root)
 	return root
 }

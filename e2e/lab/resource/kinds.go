@@ -2,6 +2,22 @@ package resource
 
 import "strings"
 
+// IsKnown says whether a word means any kind that a cluster with the mesh has, whether or not there is an object of it.
+func IsKnown(word string) bool {
+	for _, kind := range []string{
+		"Pod", "Service", "Namespace", "Node", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "ServiceAccount", "ConfigMap",
+		"Secret", "EndpointSlice", "HorizontalPodAutoscaler", "PodDisruptionBudget",
+		"Gateway", "GatewayClass", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant", "BackendTLSPolicy", "ListenerSet",
+		"ServiceEntry", "WorkloadEntry", "VirtualService", "DestinationRule", "AuthorizationPolicy", "PeerAuthentication",
+		"RequestAuthentication", "Telemetry", "WasmPlugin", "LocalRateLimitPolicy",
+	} {
+		if IsKind(word, kind) {
+			return true
+		}
+	}
+	return false
+}
+
 // IsKind says whether a word that a person typed means a kind: its name in any case, singular or plural, or its usual
 // short form. "policies" and "all" mean several kinds.
 func IsKind(word, kind string) bool {
@@ -32,8 +48,22 @@ func IsKind(word, kind string) bool {
 		return k == "serviceentry"
 	case "we":
 		return k == "workloadentry"
-	case "gtw":
+	case "gtw", "gw":
 		return k == "gateway"
+	case "gc":
+		return k == "gatewayclass"
+	case "cm":
+		return k == "configmap"
+	case "hpa":
+		return k == "horizontalpodautoscaler"
+	case "pdb":
+		return k == "poddisruptionbudget"
+	case "vs":
+		return k == "virtualservice"
+	case "dr":
+		return k == "destinationrule"
+	case "ra":
+		return k == "requestauthentication"
 	case "ap":
 		return k == "authorizationpolicy"
 	case "pa":

@@ -115,6 +115,15 @@ func runChild(in inside) (int, error) {
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
 	if in.User != 0 || in.Group != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: in.User, Gid: in.Group}
+		// The program may lie in a folder that only root may enter, as under /root. It is part of the container's image, so
+		// to speak, and images are everybody's: it is opened here and started by its descriptor.
+		program, err := os.Open(in.Args[0])
+		if err != nil {
+			return exitSandbox, fmt.Errorf("run %s: %w", in.Args[0], err)
+		}
+		defer program.Close()
+		cmd.ExtraFiles = []*os.File{program}
+		cmd.Path = "/proc/self/fd/3"
 	}
 	if err := cmd.Start(); err != nil {
 		return exitSandbox, fmt.Errorf("run %s: %w", in.Args[0], err)

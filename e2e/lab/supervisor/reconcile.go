@@ -51,10 +51,12 @@ type pod struct {
 // reconcile takes the next step towards what the objects ask for. New pods first, then routing, then endings: a pod that
 // is told to end gets no new connections by then.
 func (s *Supervisor) reconcile() {
+	s.bury()
 	var ending []*pod
 	for _, k := range slices.SortedFunc(maps.Keys(s.objects), compareKeys) {
 		st := s.objects[k]
 		switch {
+		case s.terminating(k.Namespace):
 		case workloads.Runs(k.Kind):
 			ending = append(ending, s.control(k, st.object)...)
 		case k.Kind == "Service":

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"path"
 	"slices"
@@ -234,6 +233,14 @@ func (s *Supervisor) delete(k resource.Key) error {
 	if k.Kind == "Node" || k.Kind == "Namespace" && slices.Contains([]string{"default", "kube-system", "ambit-system"}, k.Name) {
 		return fmt.Errorf("%s belongs to the lab and stays", k)
 	}
+	if k.Kind == "Namespace" {
+		return s.terminate(k, st.object)
+	}
+	return s.forget(k, st)
+}
+
+// forget removes an object.
+func (s *Supervisor) forget(k resource.Key, st *stored) error {
 	if err := folder.Remove(s.lab.ConfigDir, st.file); err != nil && !errors.Is(err, folder.ErrNotFound) {
 		return fmt.Errorf("delete %s: %w", k, err)
 	}
@@ -241,21 +248,6 @@ func (s *Supervisor) delete(k resource.Key) error {
 	delete(s.last, k)
 	s.problem(k, nil)
 	s.dirty = true
-	if k.Kind != "Namespace" {
-		return nil
-	}
-	for _, other := range slices.Collect(maps.Keys(s.objects)) {
-		if other.Namespace == k.Name {
-			if err := s.delete(other); err != nil {
-				return err
-			}
-		}
-	}
-	for other, p := range s.pods {
-		if other.Namespace == k.Name {
-			s.endPod(p, nil)
-		}
-	}
 	return nil
 }
 
