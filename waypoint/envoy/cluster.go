@@ -111,7 +111,8 @@ func (e *Env) cluster(d *waypoint.Destination, l leg) (*clusterv3.Cluster, []Pro
 	return c, problems
 }
 
-// discovery is how the endpoints become known, and what is spoken to them.
+// discovery is how the endpoints become known, and what is spoken to them. Envoy agrees on HTTP versions by ALPN only when
+// every transport socket can, the one no endpoint uses included.
 func (e *Env) discovery(c *clusterv3.Cluster, d *waypoint.Destination, l leg, inner *corev3.TransportSocket) {
 	switch d.GetResolution() {
 	case waypoint.Destination_DYNAMIC:
@@ -129,11 +130,11 @@ func (e *Env) discovery(c *clusterv3.Cluster, d *waypoint.Destination, l leg, in
 		c.DnsRefreshRate = seconds(60)
 		c.RespectDnsTtl = true
 		c.LoadAssignment = e.assignment(d, l)
-		c.TransportSocketMatches = tunnelOrPlain(inner)
+		c.TransportSocketMatches, c.TransportSocket = tunnelOrPlain(inner), inner
 	default:
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
 		c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: fromADS(), ServiceName: l.name}
-		c.TransportSocketMatches = tunnelOrPlain(inner)
+		c.TransportSocketMatches, c.TransportSocket = tunnelOrPlain(inner), inner
 	}
 }
 

@@ -29,6 +29,9 @@ func (e *Env) localityOn(l *waypoint.Locality) bool {
 	return l != nil || e.Gateway.GetMesh().GetLocalityLoadBalancing()
 }
 
+// maxDistance is more than any distance: what the service itself says of near and far weighs more.
+const maxDistance = 1000
+
 // distance is a workload's place in the order by a destination's settings; 0 is nearest.
 func (e *Env) distance(p *waypoint.TrafficPolicy, w *workload.Workload) uint32 {
 	if !e.prefersNear(p) {
@@ -39,11 +42,11 @@ func (e *Env) distance(p *waypoint.TrafficPolicy, w *workload.Workload) uint32 {
 	if labels := l.GetFailoverPriority(); len(labels) > 0 {
 		far = e.labelDistance(labels, w)
 		if len(l.GetFailover()) == 0 {
-			return far
+			return min(far, maxDistance-1)
 		}
 	}
 	// The order by labels comes first, that by regions decides among equals.
-	return far*maxRegionDistance + e.regionDistance(l.GetFailover(), w)
+	return min(far*maxRegionDistance+e.regionDistance(l.GetFailover(), w), maxDistance-1)
 }
 
 // maxRegionDistance is one more than regionDistance gives.

@@ -24,17 +24,19 @@ type place struct {
 // (trafficDistribution) goes before the destination's settings.
 func (e *Env) places(d *waypoint.Destination, l leg, all []candidate) []*endpointv3.LocalityLbEndpoints {
 	lb := e.Address(d.GetNamespace(), d.GetHostname()).GetLoadBalancing()
+	policy := policyFor(d, l.port, l.subset.GetName())
 	groups := map[place][]candidate{}
 	for _, c := range all {
 		priority, ok := e.rank(lb, c.workload)
 		if !ok {
 			continue
 		}
+		priority = priority*maxDistance + e.distance(policy, c.workload)
 		where := c.workload.GetLocality()
 		p := place{priority, where.GetRegion(), where.GetZone(), where.GetSubzone()}
 		groups[p] = append(groups[p], c)
 	}
-	return group(groups)
+	return e.distributed(policy, group(groups))
 }
 
 // group makes what Envoy wants of places: priorities without gaps (endpoint.proto), everything in a fixed order.
