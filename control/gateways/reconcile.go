@@ -45,6 +45,10 @@ func (r *Reconciler) gateway(ctx context.Context, id name) error {
 		r.tell(owner)
 		return nil
 	}
+	if ns := r.get(Key{Kind: "Namespace", Name: id.namespace}); text(ns, "metadata", "deletionTimestamp") != "" {
+		// What is there ends with the namespace, and nothing may be added.
+		return nil
+	}
 	out, retry := r.deploy(ctx, doc, class)
 	if err := errors.Join(out.refused, out.failed); err != nil {
 		r.tell(owner, status.Entry{
@@ -154,7 +158,12 @@ func (r *Reconciler) prune(ctx context.Context, id name, keep map[Key]bool) erro
 	slices.SortFunc(list, func(a, b Object) int { return strings.Compare(keyOf(a).String(), keyOf(b).String()) })
 	for _, o := range list {
 		r.cfg.Logger.Info("deleting what no gateway asks for", "object", keyOf(o).String())
-		errs = append(errs, r.cfg.Applier.Delete(ctx, keyOf(o)))
+		err := r.cfg.Applier.Delete(ctx, keyOf(o))
+		if err == nil {
+			// The news of it takes a moment.
+			r.forget(keyOf(o))
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

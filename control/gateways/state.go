@@ -64,6 +64,13 @@ func (r *Reconciler) Remove(k Key) {
 	}
 }
 
+// forget drops an object that Run has deleted.
+func (r *Reconciler) forget(k Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.objects, k)
+}
+
 // Synced tells that everything there is has been Put.
 func (r *Reconciler) Synced() {
 	r.mu.Lock()

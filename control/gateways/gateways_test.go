@@ -1,0 +1,321 @@
+package gateways
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ambit-mesh/ambit/control/status"
+	"github.com/ambit-mesh/ambit/waypoint/deploy"
+	"sigs.k8s.io/yaml"
+)
+
+// memory is an Applier that gives what it is told back to the Reconciler, as a cluster does.
+type memory struct {
+	r       *Reconciler
+	objects map[Key]Object
+	log     []string
+	broken  atomic.Bool
+}
+
+func (m *memory) put(o Object) {
+	k := keyOf(o)
+	if k.Kind == "Service" && at(o, "spec", "clusterIP") == nil {
+		o["spec"].(map[string]any)["clusterIP"] = "10.96.0.9"
+	}
+	m.objects[k] = o
+	m.r.Put(copied(o))
+}
+
+func copied(o Object) Object {
+	data, _ := json.Marshal(o)
+	var out Object
+	_ = json.Unmarshal(data, &out)
+	return out
+}
+
+func (m *memory) Apply(_ context.Context, o Object) error {
+	if m.broken.Load() {
+		return errors.New("disk full")
+	}
+	o = copied(o)
+	old := m.objects[keyOf(o)]
+	merged := overlay(old, o, nil)
+	before, _ := json.Marshal(old)
+	after, _ := json.Marshal(merged)
+	if string(before) == string(after) {
+		return nil
+	}
+	m.log = append(m.log, "apply "+keyOf(o).String())
+	m.put(merged)
+	return nil
+}
+
+func (m *memory) Delete(_ context.Context, k Key) error {
+	m.log = append(m.log, "delete "+k.String())
+	delete(m.objects, k)
+	m.r.Remove(k)
+	return nil
+}
+
+func (m *memory) SetStatus(_ context.Context, k Key, uid string, change func(Object) Object) error {
+	o := m.objects[k]
+	if o == nil || text(o, "metadata", "uid") != uid {
+		return nil
+	}
+	old, _ := o["status"].(map[string]any)
+	o = copied(o)
+	o["status"] = change(old)
+	m.put(copied(o))
+	return nil
+}
+
+func parse(t *testing.T, doc string) Object {
+	t.Helper()
+	var o Object
+	if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// world is a Reconciler that runs within a bubble of virtual time.
+type world struct {
+	*memory
+	t      *testing.T
+	status *status.Registry
+}
+
+func run(t *testing.T, test func(*world)) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{objects: map[Key]Object{}}
+		w := &world{memory: m, t: t, status: status.New()}
+		m.r = New(Config{Applier: m, Status: w.status, Deploy: deploy.Config{}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.r.Run(ctx) }()
+		m.r.Synced()
+		synctest.Wait()
+		test(w)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (w *world) apply(doc string) {
+	w.t.Helper()
+	w.put(parse(w.t, doc))
+	synctest.Wait()
+}
+
+func (w *world) remove(k Key) {
+	delete(w.objects, k)
+	w.r.Remove(k)
+	synctest.Wait()
+}
+
+func (w *world) names() string {
+	var names []string
+	for k := range w.objects {
+		if rendered(k.Kind) {
+			names = append(names, k.String())
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// condition is "status reason" of a Gateway's condition.
+func (w *world) condition(gateway, kind string) string {
+	for _, c := range items(w.objects[Key{"Gateway", "shop", gateway}], "status", "conditions") {
+		if text(c, "type") == kind {
+			return text(c, "status") + " " + text(c, "reason")
+		}
+	}
+	return ""
+}
+
+func (w *world) addresses(gateway string) string {
+	var list []string
+	for _, a := range items(w.objects[Key{"Gateway", "shop", gateway}], "status", "addresses") {
+		list = append(list, text(a, "value"))
+	}
+	return strings.Join(list, " ")
+}
+
+const gateway = `{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: way, namespace: shop, uid: u1, generation: 3},
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}`
+
+func pod(ready string) string {
+	return `{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: way}},
+status: {phase: Running, conditions: [{type: Ready, status: "` + ready + `"}]}}`
+}
+
+const all = "Deployment shop/way, Service shop/way, ServiceAccount shop/way"
+
+// TestLife is that of a waypoint, from its first pod to its end.
+func TestLife(t *testing.T) {
+	run(t, func(w *world) {
+		if w.objects[Key{Kind: "GatewayClass", Name: "istio-waypoint"}] == nil || w.objects[Key{Kind: "GatewayClass", Name: "istio"}] == nil {
+			t.Error("the classes are missing")
+		}
+		w.apply(gateway)
+		if w.names() != all || w.condition("way", "Accepted") != "True Accepted" || w.condition("way", "Programmed") != "False AddressNotUsable" || w.addresses("way") != "" {
+			t.Errorf("made %s; %s, %s, %q", w.names(), w.condition("way", "Accepted"), w.condition("way", "Programmed"), w.addresses("way"))
+		}
+		w.apply(pod("True"))
+		const where = "way.shop.svc.cluster.local 10.96.0.9"
+		if w.condition("way", "Programmed") != "True Programmed" || w.addresses("way") != where {
+			t.Errorf("with a pod: %s, %q", w.condition("way", "Programmed"), w.addresses("way"))
+		}
+		since := text(items(w.objects[Key{"Gateway", "shop", "way"}], "status", "conditions")[0], "lastTransitionTime")
+		time.Sleep(time.Hour)
+		// Traffic must not find a way around a waypoint that is broken for a while.
+		w.apply(pod("False"))
+		if w.condition("way", "Programmed") != "False AddressNotUsable" || w.addresses("way") != where {
+			t.Errorf("with an unready pod: %s, %q", w.condition("way", "Programmed"), w.addresses("way"))
+		}
+		c := items(w.objects[Key{"Gateway", "shop", "way"}], "status", "conditions")
+		if text(c[0], "lastTransitionTime") != since || text(c[1], "lastTransitionTime") == since || whole(c[0], "observedGeneration") != 3 {
+			t.Errorf("times of conditions: %v", c)
+		}
+		w.remove(Key{"Deployment", "shop", "way"})
+		if w.names() != all {
+			t.Errorf("a deleted Deployment stays away: %s", w.names())
+		}
+		w.remove(Key{"Gateway", "shop", "way"})
+		if w.names() != "" {
+			t.Errorf("left over: %s", w.names())
+		}
+	})
+}
+
+// TestWhoseIsIt leaves to others what is theirs.
+func TestWhoseIsIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, gateway string
+		condition       string
+	}{
+		"another's Service":         {`{kind: Service, apiVersion: v1, metadata: {name: way, namespace: shop, labels: {app: mine}}, spec: {clusterIP: 1.2.3.4}}`, gateway, "False NoResources"},
+		"another's class":           {"", strings.Replace(gateway, "istio-waypoint", "nginx", 1), ""},
+		"another revision":          {"", strings.Replace(gateway, "uid: u1", "uid: u1, labels: {istio.io/rev: canary}", 1), ""},
+		"revision of the namespace": {`{kind: Namespace, apiVersion: v1, metadata: {name: shop, labels: {istio.io/rev: canary}}}`, gateway, ""},
+		"a later controller":        {"", strings.Replace(gateway, "uid: u1", `uid: u1, annotations: {gateway.istio.io/controller-version: "6"}`, 1), ""},
+		"the class is taken":        {`{kind: GatewayClass, apiVersion: v1, metadata: {name: istio-waypoint}, spec: {controllerName: example.com/else}}`, gateway, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(w *world) {
+				if c.before != "" {
+					w.apply(c.before)
+				}
+				before := maps.Clone(w.objects)
+				w.log = nil
+				w.apply(c.gateway)
+				if got := w.condition("way", "Programmed"); got != c.condition || len(w.log) > 0 {
+					t.Errorf("condition %q, want %q; did %v", got, c.condition, w.log)
+				}
+				for k := range before {
+					if w.objects[k] == nil {
+						t.Errorf("%s is gone", k)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestMistakes are told in the status, and what runs goes on.
+func TestMistakes(t *testing.T) {
+	run(t, func(w *world) {
+		w.apply(gateway)
+		w.apply(pod("True"))
+		bad := strings.Replace(gateway, "port: 15008", "port: 0", 1)
+		w.apply(bad)
+		if w.names() != all || w.condition("way", "Accepted") != "False Invalid" || w.addresses("way") != "" && !strings.Contains(w.addresses("way"), "10.96") {
+			t.Errorf("%s; %s; %s", w.names(), w.condition("way", "Accepted"), w.addresses("way"))
+		}
+		if list := w.status.List(); len(list) != 1 || !strings.Contains(list[0].Problem, "spec.listeners[0].port 0") {
+			t.Errorf("told %v", list)
+		}
+		w.apply(strings.Replace(gateway, "spec: {", "spec: {infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: big}}, ", 1))
+		if list := w.status.List(); len(list) != 1 || !strings.Contains(list[0].Problem, "there is no ConfigMap shop/big") {
+			t.Errorf("told %v", list)
+		}
+		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: big, namespace: shop}, data: {deployment: "spec: {replicas: 3}"}}`)
+		if got := whole(w.objects[Key{"Deployment", "shop", "way"}], "spec", "replicas"); got != 3 || len(w.status.List()) != 0 {
+			t.Errorf("%d replicas; %v", got, w.status.List())
+		}
+		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: all, namespace: ambit-system, labels: {gateway.istio.io/defaults-for-class: istio-waypoint}}, data: {podDisruptionBudget: "spec: {minAvailable: 1}"}}`)
+		if w.names() != "Deployment shop/way, PodDisruptionBudget shop/way, Service shop/way, ServiceAccount shop/way" {
+			t.Errorf("made %s", w.names())
+		}
+		w.remove(Key{"ConfigMap", "ambit-system", "all"})
+		if w.names() != all {
+			t.Errorf("without the overlay: %s", w.names())
+		}
+	})
+}
+
+func TestRetry(t *testing.T) {
+	run(t, func(w *world) {
+		w.broken.Store(true)
+		w.apply(gateway)
+		if w.names() != "" || w.condition("way", "Programmed") != "False NoResources" {
+			t.Errorf("%s, %s", w.names(), w.condition("way", "Programmed"))
+		}
+		w.broken.Store(false)
+		time.Sleep(2 * retryAfter)
+		synctest.Wait()
+		if w.names() != all || w.condition("way", "Programmed") != "False AddressNotUsable" {
+			t.Errorf("%s, %s", w.names(), w.condition("way", "Programmed"))
+		}
+	})
+}
+
+// TestNamesAndReports: another name takes the old objects with it, and what is known of listeners is in the status.
+func TestNamesAndReports(t *testing.T) {
+	run(t, func(w *world) {
+		w.apply(gateway)
+		w.apply(strings.Replace(gateway, "uid: u1", "uid: u1, annotations: {gateway.istio.io/name-override: other}", 1))
+		if w.names() != "Deployment shop/other, Service shop/other, ServiceAccount shop/other" {
+			t.Errorf("made %s", w.names())
+		}
+		w.r.Report(Report{Namespace: "shop", Name: "way", Listeners: []ListenerReport{{
+			Name: "mesh", AttachedRoutes: 4, SupportedKinds: []RouteKind{{"g", "R"}},
+			Conditions: []Condition{{Type: "ResolvedRefs", Reason: "InvalidCertificateRef", Message: "no such Secret"}},
+		}}})
+		synctest.Wait()
+		l := items(w.objects[Key{"Gateway", "shop", "way"}], "status", "listeners")
+		data, _ := json.Marshal(l)
+		for _, want := range []string{`"attachedRoutes":4`, `"kind":"R"`, `InvalidCertificateRef`, `"Conflicted"`} {
+			if !strings.Contains(string(data), want) {
+				t.Errorf("listeners are %s, want %s", data, want)
+			}
+		}
+		w.r.Report(Report{Namespace: "shop", Name: "way", Refused: "it stands in its own way"})
+		synctest.Wait()
+		if got := w.condition("way", "Accepted"); got != "False Invalid" {
+			t.Errorf("Accepted is %s", got)
+		}
+	})
+}
+
+func TestManualService(t *testing.T) {
+	run(t, func(w *world) {
+		w.apply(`{kind: Service, apiVersion: v1, metadata: {name: mine, namespace: shop}, spec: {clusterIP: 10.96.7.7}}`)
+		w.apply(strings.Replace(gateway, "spec: {", "spec: {addresses: [{type: Hostname, value: mine.shop.svc.cluster.local}], ", 1))
+		w.apply(pod("True"))
+		if w.names() != "Service shop/mine" || w.addresses("way") != "mine.shop.svc.cluster.local 10.96.7.7" {
+			t.Errorf("%s, %s", w.names(), w.addresses("way"))
+		}
+	})
+}
