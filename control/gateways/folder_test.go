@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/control/status"
 )
 
@@ -99,26 +100,22 @@ func TestFolder(t *testing.T) {
 	p.await("the Service", func() bool { return p.read(service) != nil })
 
 	// Others add to what was made: a cluster an address, people replicas and labels.
-	doc := p.read(service)
-	doc["spec"].(map[string]any)["clusterIP"] = "10.96.1.2"
-	p.put(service, doc)
-	doc = p.read(deployment)
-	doc["spec"].(map[string]any)["replicas"] = 4
-	doc["metadata"].(map[string]any)["labels"].(map[string]any)["team"] = "net"
-	p.put(deployment, doc)
+	p.edit(service, func(o Object) { o["spec"].(map[string]any)["clusterIP"] = "10.96.1.2" })
+	p.edit(deployment, func(o Object) {
+		o["spec"].(map[string]any)["replicas"] = 4
+		o["metadata"].(map[string]any)["labels"].(map[string]any)["team"] = "net"
+	})
 	p.write("pod.yaml", pod("True"))
 	p.await("the addresses", func() bool {
 		list := items(p.read("way.yaml"), "status", "addresses")
 		return len(list) == 2 && text(list[1], "value") == "10.96.1.2"
 	})
 	// A label for all comes, and goes again, and what others added stays.
-	labelled := p.read("way.yaml")
-	labelled["spec"].(map[string]any)["infrastructure"] = map[string]any{"labels": map[string]any{"tier": "one"}}
-	p.put("way.yaml", labelled)
+	p.edit("way.yaml", func(o Object) {
+		o["spec"].(map[string]any)["infrastructure"] = map[string]any{"labels": map[string]any{"tier": "one"}}
+	})
 	p.await("the new label", func() bool { return texts(p.read(deployment), "metadata", "labels")["tier"] == "one" })
-	labelled = p.read("way.yaml")
-	delete(labelled["spec"].(map[string]any), "infrastructure")
-	p.put("way.yaml", labelled)
+	p.edit("way.yaml", func(o Object) { delete(o["spec"].(map[string]any), "infrastructure") })
 	p.await("the label to go", func() bool { return texts(p.read(deployment), "metadata", "labels")["tier"] == "" })
 	if o := p.read(deployment); whole(o, "spec", "replicas") != 4 || texts(o, "metadata", "labels")["team"] != "net" {
 		t.Errorf("what others added is gone: %v", o["metadata"])
@@ -134,13 +131,13 @@ func TestFolder(t *testing.T) {
 	p.await("everything to go", func() bool { return p.read(deployment) == nil && p.read(service) == nil })
 }
 
-func (p *place) put(name string, o Object) {
+// edit changes a file as a program does that knows of others.
+func (p *place) edit(name string, change func(o Object)) {
 	p.t.Helper()
-	data, err := yaml.Marshal(o)
+	err := folder.Edit(p.root, name, func(o map[string]any) (map[string]any, error) { change(o); return o, nil })
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.write(name, string(data))
 }
 
 // TestFolderSeveralDocuments: a file with more than one document has no place for a status, and loses nothing.
