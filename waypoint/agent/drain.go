@@ -24,25 +24,36 @@ func (a *agent) drain(ctx context.Context) {
 	if err := a.admin.post(ctx, "/drain_listeners?graceful&skip_exit"); err != nil {
 		a.log.Warn("listeners could not be drained", "err", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainDuration)
-	defer cancel()
-	left := -1
+	left, idle, err := a.awaitConnections(ctx)
+	switch {
+	case err != nil:
+		a.log.Warn("draining was cut short", "err", err, "dur", time.Since(start))
+	case left > idle:
+		a.log.Warn("draining took too long, ending connections that are in use", "connections", left, "dur", time.Since(start))
+	default:
+		a.log.Info("drained", "idle", idle, "dur", time.Since(start))
+	}
+}
+
+// awaitConnections waits until nothing is left to wait for, for DrainDuration at most. Connections that clients only keep
+// for later requests are closed after a while: a client expects that of a kept connection, and would otherwise keep us
+// until the last moment for nothing.
+func (a *agent) awaitConnections(ctx context.Context) (left, idle int, err error) {
+	deadline := time.Now().Add(a.cfg.DrainDuration)
+	quiet := min(3*time.Second, a.cfg.DrainDuration/3)
+	busy := time.Now()
 	for {
-		n, err := a.admin.connections(ctx)
-		switch {
-		case ctx.Err() != nil:
-			a.log.Warn("draining took too long, ending connections", "connections", left, "dur", time.Since(start))
-			return
-		case err != nil:
-			a.log.Warn("Envoy does not say how many connections are left", "err", err)
-			return
-		case n == 0:
-			a.log.Info("drained", "dur", time.Since(start))
-			return
+		left, idle, err = a.admin.connections(ctx)
+		switch now := time.Now(); {
+		case err != nil, left == 0:
+			return left, idle, err
+		case left > idle:
+			busy = now
+		case now.Sub(busy) >= quiet:
+			return left, idle, nil
 		}
-		left = n
-		if !sleep(ctx, 100*time.Millisecond) && left > 0 {
-			continue // the next look says that the time is over
+		if time.Now().After(deadline) || !sleep(ctx, 100*time.Millisecond) {
+			return left, idle, ctx.Err()
 		}
 	}
 }

@@ -51,11 +51,20 @@ func (e *envoyAdmin) post(ctx context.Context, path string) error {
 	return nil
 }
 
-// connections counts those from others: of every listener but the ones that tell of Envoy itself.
-func (e *envoyAdmin) connections(ctx context.Context) (int, error) {
-	resp, err := e.do(ctx, http.MethodGet, "/stats?format=json&filter="+url.QueryEscape(`^listener\..*\.downstream_cx_active$`))
+// Statistics a drain goes by: connections from others by listener, streams within them, and HTTP connections and requests
+// within those.
+const (
+	statInternal = "listener.envoy_internal_main_internal.downstream_cx_active"
+	statHTTP     = "http.inbound.downstream_cx_active"
+	statRequests = "http.inbound.downstream_rq_active"
+	drainFilter  = `^(listener\..*\.downstream_cx_active|http\.inbound\.downstream_(cx|rq)_active)$`
+)
+
+// connections counts those from others, and how many of them are idle: all, when nothing in any of them is under way.
+func (e *envoyAdmin) connections(ctx context.Context) (open, idle int, err error) {
+	resp, err := e.do(ctx, http.MethodGet, "/stats?format=json&filter="+url.QueryEscape(drainFilter))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer resp.Body.Close()
 	var stats struct {
@@ -65,20 +74,28 @@ func (e *envoyAdmin) connections(ctx context.Context) (int, error) {
 		} `json:"stats"`
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 4<<20)).Decode(&stats); err != nil {
-		return 0, fmt.Errorf("read the statistics of Envoy: %w", err)
+		return 0, 0, fmt.Errorf("read the statistics of Envoy: %w", err)
 	}
-	n := 0
+	value := map[string]int{}
 	for _, s := range stats.Stats {
+		value[s.Name] = s.Value
 		if countsForDrain(s.Name) {
-			n += s.Value
+			open += s.Value
 		}
 	}
-	return n, nil
+	// Streams that are not HTTP may be in use however quiet they are.
+	if value[statRequests] == 0 && value[statInternal] <= value[statHTTP] {
+		idle = open
+	}
+	return open, idle, nil
 }
 
 // countsForDrain leaves out the listeners of probes, scrapes and tools, per-worker figures, and internal listeners, whose
 // connections are the inside of others.
 func countsForDrain(stat string) bool {
+	if !strings.HasPrefix(stat, "listener.") {
+		return false
+	}
 	for _, not := range []string{"listener.admin.", ".worker_", "_15021.", "_15090.", "listener.envoy_internal_"} {
 		if strings.Contains(stat, not) {
 			return false

@@ -353,11 +353,8 @@ func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time
 
 // hasPuts reports whether there is something to send besides removals, and cleans up names that need nothing.
 func (st *stream) hasPuts(t string, sub *subscription) bool {
-	if sub.fresh {
-		return true
-	}
 	entries := st.server.types[t]
-	found := false
+	found := sub.fresh
 	for name := range sub.dirty {
 		v := entries[name].effective()
 		have, had := sub.have[name]
