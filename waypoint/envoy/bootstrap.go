@@ -105,6 +105,7 @@ func (o Options) runtime() *bootstrapv3.LayeredRuntime {
 	static.Fields["re2.max_program_size.warn_level"] = structpb.NewNumberValue(32768)
 	// Without it, endpoints' identities are only checked by one of Envoy's two certificate validators.
 	static.Fields["envoy.reloadable_features.spiffe_validator_use_upstream_subject_alt_names"] = structpb.NewBoolValue(true)
+	static.Fields[formatsInDescriptors] = structpb.NewBoolValue(true)
 	for _, key := range slices.Sorted(maps.Keys(o.Runtime)) {
 		static.Fields[key] = structpb.NewStringValue(o.Runtime[key])
 	}

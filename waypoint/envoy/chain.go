@@ -102,6 +102,7 @@ func (e *Env) tcpChain(t target, name string, proxy *tcpproxyv3.TcpProxy, values
 	proxy.StatPrefix = "inbound"
 	logs, p := e.accessLogs(t, kindTCP)
 	proxy.AccessLog = logs
+	proxy.AccessLogOptions = &tcpproxyv3.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true}
 	return &listenerv3.FilterChain{
 		Name:    name,
 		Filters: append(filters, networkFilter("envoy.filters.network.tcp_proxy", proxy)),

@@ -116,6 +116,8 @@ type target struct {
 	hostname  string
 	// port is the service's; zero when any port may be meant.
 	port uint32
+	// protocol is the port's.
+	protocol waypoint.Protocol
 	// edge: the peer is a client outside the mesh and has no mesh identity.
 	edge bool
 	// policies apply all; the Gateway's come first.
@@ -128,6 +130,7 @@ func (e *Env) serviceTarget(svc *waypoint.Service, port *waypoint.ServicePort) t
 		namespace: svc.GetNamespace(),
 		hostname:  svc.GetHostname(),
 		port:      port.GetNumber(),
+		protocol:  port.GetProtocol(),
 		policies:  policies(e.Gateway.GetPolicies(), svc.GetPolicies()),
 	}
 }

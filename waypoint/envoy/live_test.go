@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
+	"github.com/ambit-mesh/ambit/waypoint/envoy"
 	"github.com/ambit-mesh/ambit/waypoint/envoy/envoytest"
 )
 
@@ -52,3 +53,5 @@ func TestHTTP(t *testing.T) {
 	}
 	t.Log(a)
 }
+
+func limitSeries(o *envoy.Options) { o.MaxMetricSeries = 10 }

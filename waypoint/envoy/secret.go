@@ -16,7 +16,7 @@ func fromAgent(name string) *tlsv3.SdsSecretConfig {
 			ResourceApiVersion:  corev3.ApiVersion_V3,
 			InitialFetchTimeout: durationpb.New(0),
 			ConfigSourceSpecifier: &corev3.ConfigSource_ApiConfigSource{ApiConfigSource: &corev3.ApiConfigSource{
-				ApiType:                   corev3.ApiConfigSource_GRPC,
+				ApiType:                   corev3.ApiConfigSource_DELTA_GRPC,
 				TransportApiVersion:       corev3.ApiVersion_V3,
 				SetNodeOnFirstMessageOnly: true,
 				GrpcServices:              []*corev3.GrpcService{envoyGRPC(ClusterSDS)},
