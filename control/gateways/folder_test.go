@@ -121,11 +121,11 @@ func TestFolder(t *testing.T) {
 		t.Errorf("what others added is gone: %v", o["metadata"])
 	}
 
-	if err := os.Remove(filepath.Join(p.root, deployment)); err != nil {
+	if err := folder.Remove(p.root, deployment); err != nil {
 		t.Fatal(err)
 	}
 	p.await("the Deployment to come back", func() bool { return p.read(deployment) != nil })
-	if err := os.Remove(filepath.Join(p.root, "way.yaml")); err != nil {
+	if err := folder.Remove(p.root, "way.yaml"); err != nil {
 		t.Fatal(err)
 	}
 	p.await("everything to go", func() bool { return p.read(deployment) == nil && p.read(service) == nil })
