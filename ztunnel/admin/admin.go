@@ -30,6 +30,8 @@ type Sources struct {
 	Config any
 	// State returns the snapshot that routes.
 	State func() *state.Snapshot
+	// Static returns what the proxy was given besides (LOCAL_XDS). Nil: nothing.
+	Static func() *state.Snapshot
 	// Certificates lists the identities held.
 	Certificates func() []client.Status
 	// Pods lists the pods this proxy serves.

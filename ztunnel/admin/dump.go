@@ -29,8 +29,7 @@ func (s Sources) configDump(w http.ResponseWriter, _ *http.Request) {
 	list(&d, "services", snap.Services(), func(svc *state.Service) any { return dumpService(snap, svc) })
 	list(&d, "policies", snap.Policies(), dumpPolicy)
 	d.value("stagedServices", dumpStaged(snap))
-	// Static configuration is what LOCAL_XDS would load, a thing of Istio's tests.
-	d.value("staticConfig", map[string][]string{"workloads": {}, "services": {}, "policies": {}})
+	d.value("staticConfig", s.dumpStatic())
 	d.value("version", map[string]string{"version": s.Version, "golangVersion": runtime.Version(), "buildStatus": runtime.GOOS + "/" + runtime.GOARCH})
 	d.value("config", s.Config)
 	d.value("certificates", s.dumpCertificates())
@@ -40,6 +39,28 @@ func (s Sources) configDump(w http.ResponseWriter, _ *http.Request) {
 		d.err = out.Flush()
 	}
 	// The status line is out already; a client that went away needs no answer.
+}
+
+// dumpStatic shows what LOCAL_XDS was, as far as it says anything.
+func (s Sources) dumpStatic() map[string][]any {
+	snap := state.New().Current()
+	if s.Static != nil {
+		snap = s.Static()
+	}
+	return map[string][]any{
+		"workloads": converted(snap.Workloads(), dumpWorkload),
+		"services":  converted(snap.Services(), func(svc *state.Service) any { return dumpService(snap, svc) }),
+		"policies":  converted(snap.Policies(), dumpPolicy),
+	}
+}
+
+func converted[V any](seq iter.Seq2[string, V], convert func(V) any) []any {
+	all := maps.Collect(seq)
+	out := make([]any, 0, len(all))
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		out = append(out, convert(all[key]))
+	}
+	return out
 }
 
 // dumper writes one JSON object with two spaces of indentation.

@@ -16,7 +16,7 @@ func (z *ztunnel) serveAdmin(ctx context.Context, levels *telemetry.Levels) erro
 	}
 	return admin.Serve(ctx, at, admin.Sources{
 		Version: z.version, Config: z.cfg, State: z.state.Current, Certificates: z.certs.Dump, Pods: z.pods, Levels: levels,
-		Metrics: z.rec.Registry(), Blockers: z.blockers, Quit: z.quit,
+		Static: z.static.Current, Metrics: z.rec.Registry(), Blockers: z.blockers, Quit: z.quit,
 	}, z.log)
 }
 

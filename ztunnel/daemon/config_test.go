@@ -43,6 +43,10 @@ func TestFromEnv(t *testing.T) {
 			with(func(c *Config) { c.Dedicated = inpod.Info{Namespace: "ns", Name: "pod", ServiceAccount: "sa"} })},
 		{"worker threads", []string{"ZTUNNEL_WORKER_THREADS=3"}, with(func(c *Config) { c.WorkerThreads = 3 })},
 		{"TLS 1.2 as well", []string{"TLS12_ENABLED=true"}, with(func(c *Config) { c.TLS12 = true })},
+		{"a file instead of a control plane", []string{"XDS_ADDRESS=", "LOCAL_XDS_PATH=/x.yaml", "FAKE_CA=true", "UNSTABLE_ENABLE_SOCKS5=true"},
+			with(func(c *Config) {
+				c.XDSAddress, c.CAAddress, c.LocalXDSPath, c.FakeCA, c.SOCKS5 = "", "", "/x.yaml", true, true
+			})},
 		{"mark in hexadecimal", []string{"PACKET_MARK=0x53a"}, with(func(c *Config) { c.Mark = 0x53a })},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -61,14 +65,14 @@ func TestFromEnv(t *testing.T) {
 func TestFromEnvRefuses(t *testing.T) {
 	_, err := FromEnv([]string{
 		"XDS_ADDRESS=cp:15012", "IPV6_ENABLED=maybe", "SECRET_TTL=-1h", "INSTANCE_IP=10.0.0", "PROXY_MODE=dedicated",
-		"COMPLIANCE_POLICY=rot13", "LOCAL_XDS_PATH=/x", "FAKE_CA=true", "ZTUNNEL_WORKER_THREADS=0%", "HTTP2_FRAME_SIZE=1", "POOL_MAX_STREAMS_PER_CONNECTION=0",
+		"COMPLIANCE_POLICY=rot13", "FAKE_CA=perhaps", "UNSTABLE_ENABLE_SOCKS5=y", "ZTUNNEL_WORKER_THREADS=0%", "HTTP2_FRAME_SIZE=1", "POOL_MAX_STREAMS_PER_CONNECTION=0",
 	})
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, name := range []string{
 		"NODE_NAME", "XDS_ADDRESS", "IPV6_ENABLED", "SECRET_TTL", "INSTANCE_IP", "PROXY_WORKLOAD_INFO", "COMPLIANCE_POLICY",
-		"LOCAL_XDS_PATH", "FAKE_CA", "ZTUNNEL_WORKER_THREADS", "HTTP2_FRAME_SIZE", "POOL_MAX_STREAMS_PER_CONNECTION",
+		"FAKE_CA", "UNSTABLE_ENABLE_SOCKS5", "ZTUNNEL_WORKER_THREADS", "HTTP2_FRAME_SIZE", "POOL_MAX_STREAMS_PER_CONNECTION",
 	} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not named in:\n%v", name, err)

@@ -46,7 +46,9 @@ type ztunnel struct {
 	state  *state.State
 	certs  *client.Manager
 	ca     *client.Client
-	xds    *xds.Client
+	xds    *xds.Client  // nil without XDS_ADDRESS
+	static *state.State // what LOCAL_XDS holds
+	synced <-chan struct{}
 	proxy  *proxy.Proxy
 	agent  *inpod.Client
 	demand *state.Demand // nil unless XDS_ON_DEMAND
@@ -69,7 +71,10 @@ func Run(ctx context.Context, cfg Config, version string) error {
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
-	z := build(cfg, logs, version, quit)
+	z, err := build(cfg, logs, version, quit)
+	if err != nil {
+		return err
+	}
 	z.log.Info("starting", "version", version, "node", cfg.NodeName, "xds", cfg.XDSAddress, "ca", cfg.CAAddress)
 
 	g, serve := errgroup.WithContext(context.WithoutCancel(ctx))
@@ -77,7 +82,9 @@ func Run(ctx context.Context, cfg Config, version string) error {
 	defer stop()
 	g.Go(func() error { return z.rec.Run(serve) })
 	g.Go(func() error { return z.certs.Run(serve) })
-	g.Go(func() error { return z.xds.Run(serve) })
+	if z.xds != nil {
+		g.Go(func() error { return z.xds.Run(serve) })
+	}
 	if z.demand != nil {
 		g.Go(func() error { return z.demand.Run(serve) })
 	}
@@ -90,6 +97,7 @@ func Run(ctx context.Context, cfg Config, version string) error {
 		defer cancel()
 		// If any other part ends, so does this one: a proxy without its parts must not look alive.
 		defer context.AfterFunc(serve, cancel)()
+		z.serveOwn(agentCtx)
 		err := z.servePods(agentCtx)
 		z.drain(serve)
 		return err
@@ -130,31 +138,58 @@ func (z *ztunnel) drain(ctx context.Context) {
 	z.proxy.Drain(ctx)
 }
 
-func build(cfg Config, logs *telemetry.Logs, version string, quit context.CancelFunc) *ztunnel {
-	z := &ztunnel{cfg: cfg, log: logs.Logger("daemon"), quit: quit, version: version, state: state.New()}
+func build(cfg Config, logs *telemetry.Logs, version string, quit context.CancelFunc) (*ztunnel, error) {
+	z := &ztunnel{cfg: cfg, log: logs.Logger("daemon"), quit: quit, version: version, state: state.New(), static: state.New()}
+	if err := cfg.loadStatic(z.state, z.static); err != nil {
+		return nil, err
+	}
 	if cfg.CRLFile != "" {
 		z.revoked = &certs.RevocationFile{Path: cfg.CRLFile}
 	}
 	z.rec = telemetry.New(telemetry.Options{Logs: logs, Version: version})
 	reg := z.rec.Registry()
-	var signer client.Signer = noAuthority{}
-	if cfg.CAAddress != "" {
-		z.ca = client.New(z.caConfig(logs))
-		signer = z.ca
+	signer, err := z.signer(logs)
+	if err != nil {
+		return nil, err
 	}
 	z.certs = client.NewManager(signer, client.Options{Logger: logs.Logger("ca"), Registerer: reg})
-	xcfg := z.xdsConfig(logs)
-	xcfg.Registerer = reg
-	z.xds = xds.NewClient(xcfg, z.state, mesh.TypeAddress, mesh.TypeAuthorization)
-	if cfg.OnDemand {
-		z.demand = state.NewDemand(z.state, z.xds)
-	}
+	z.follow(logs)
 	z.proxy = proxy.New(z.proxyConfig(), proxy.Deps{
-		State: z.state, Certificates: z.certs, Recorder: z.rec, Synced: z.xds.Synced(), Demand: z.demand,
+		State: z.state, Certificates: z.certs, Recorder: z.rec, Synced: z.synced, Demand: z.demand,
 		Resolver: resolver{}, Upstream: upstream(z.log), Logger: logs.Logger("proxy"), DNSLogger: logs.Logger("dns"),
 	})
 	z.agent = inpod.NewClient(inpod.Config{Socket: cfg.InpodUDS, Logger: logs.Logger("inpod")}, z.proxy)
-	return z
+	return z, nil
+}
+
+// follow makes the client of the control plane. Without one, what is known is all there will ever be.
+func (z *ztunnel) follow(logs *telemetry.Logs) {
+	if z.cfg.XDSAddress == "" {
+		known := make(chan struct{})
+		close(known)
+		z.synced = known
+		return
+	}
+	cfg := z.xdsConfig(logs)
+	cfg.Registerer = z.rec.Registry()
+	z.xds = xds.NewClient(cfg, z.state, mesh.TypeAddress, mesh.TypeAuthorization)
+	z.synced = z.xds.Synced()
+	if z.cfg.OnDemand {
+		z.demand = state.NewDemand(z.state, z.xds)
+	}
+}
+
+// signer is where certificates come from.
+func (z *ztunnel) signer(logs *telemetry.Logs) (client.Signer, error) {
+	switch {
+	case z.cfg.FakeCA:
+		z.log.Warn("FAKE_CA is set: certificates are signed with a key that everybody has, and prove nothing")
+		return newFakeCA(z.cfg.SecretTTL)
+	case z.cfg.CAAddress == "":
+		return noAuthority{}, nil
+	}
+	z.ca = client.New(z.caConfig(logs))
+	return z.ca, nil
 }
 
 func (z *ztunnel) proxyConfig() proxy.Config {
@@ -162,7 +197,7 @@ func (z *ztunnel) proxyConfig() proxy.Config {
 	return proxy.Config{
 		ClusterID: c.ClusterID, ClusterDomain: c.ClusterDomain, TrustDomain: c.TrustDomain, Network: c.Network,
 		PreferredNamespace: c.PreferredServiceNamespace, Mark: c.Mark, OriginalSource: c.OriginalSource, IPv6: c.IPv6,
-		PortReuse: c.PortReuse, DNS: c.DNSProxy, ResponseBaggage: c.ResponseBaggage, AppTunnelByAddress: !c.LoopbackAppTunnel, SameNode: c.SameNodeFastPath, LogPolicy: c.AuthzPolicyInfoLog,
+		PortReuse: c.PortReuse, DNS: c.DNSProxy, SOCKS5: c.SOCKS5, ResponseBaggage: c.ResponseBaggage, AppTunnelByAddress: !c.LoopbackAppTunnel, SameNode: c.SameNodeFastPath, LogPolicy: c.AuthzPolicyInfoLog,
 		TLS: z.tlsPolicy(),
 		HBONE: hbone.Config{
 			StreamWindow: int(c.StreamWindow), ConnWindow: int(c.ConnectionWindow), MaxFrame: int(c.FrameSize),
@@ -267,7 +302,7 @@ func (c Config) node() *corev3.Node {
 func (z *ztunnel) blockers() []string {
 	var out []string
 	select {
-	case <-z.xds.Synced():
+	case <-z.synced:
 	default:
 		out = append(out, "xds")
 	}

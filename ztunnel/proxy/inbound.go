@@ -120,6 +120,10 @@ func (pd *pod) tunnel(ctx context.Context, in *hbone.Incoming, peer identity.ID,
 		refuse(err)
 		return
 	}
+	if err := pd.admits(d); err != nil {
+		refuse(err)
+		return
+	}
 	client, err := pd.originalClient(w, in, peer)
 	if err != nil {
 		refuse(err)
@@ -265,7 +269,7 @@ func revised(s *state.Snapshot, dst *state.Workload, check authz.Connection) err
 // dialDelivered connects to where the decision points inside the pod.
 func (pd *pod) dialDelivered(ctx context.Context, d route.InboundDecision, client netip.AddrPort, source identity.ID) (*net.TCPConn, error) {
 	if !d.ProxyProtocol {
-		return pd.dialApp(ctx, client.Addr(), d.Addr)
+		return pd.dialApp(ctx, pd.source(client.Addr()), d.Addr)
 	}
 	from := client.Addr()
 	if d.Loopback {

@@ -41,6 +41,12 @@ func (pd *pod) outbound(ctx context.Context, c *net.TCPConn) {
 		abort(c)
 		return
 	}
+	pd.carry(ctx, c, src, dst, func(error) error { return nil })
+}
+
+// carry takes a connection of the pod's application where it is to go. answer is told whether there is a way before anything
+// is copied; it is for protocols in which the application waits for that.
+func (pd *pod) carry(ctx context.Context, c *net.TCPConn, src, dst netip.AddrPort, answer func(error) error) {
 	up, d, info, err := pd.reach(ctx, src, dst)
 	if err != nil {
 		// Without a decision there is no more to say than that it failed; with one, it is a connection like any other.
@@ -49,7 +55,16 @@ func (pd *pod) outbound(ctx context.Context, c *net.TCPConn) {
 		} else {
 			pd.proxy.Recorder.Refused(info, err)
 		}
+		if answer(err) != nil {
+			return
+		}
 		abort(c)
+		return
+	}
+	if err := answer(nil); err != nil {
+		up.Close()
+		up.close(err)
+		pd.proxy.Recorder.Failed(info, telemetry.Fail(telemetry.PeerReset, "", err))
 		return
 	}
 	conn := &connection{src: src, original: dst, actual: d.Addr, protocol: protocol(d)}

@@ -32,6 +32,7 @@ type pod struct {
 	ctx   context.Context
 	stop  context.CancelCauseFunc
 	pool  *hbone.Pool
+	only  uint16 // set on the proxy's own pod, see StartOwn
 	conns *registry
 	peers peers
 	// handshakes and tunnels are the HBONE connections: of strangers so far, and of proven peers.
@@ -40,6 +41,7 @@ type pod struct {
 
 	// written by listen, before anything runs
 	outboundL, plaintextL, hboneL net.Listener
+	socksL                        []net.Listener
 	dns                           dnsSockets
 	v6                            bool
 
@@ -69,20 +71,35 @@ func (pd *pod) workloadUID() string { return podWorkloadUID(pd.proxy.cfg.Cluster
 func (pd *pod) listen(ctx context.Context) error {
 	cfg := pd.proxy.cfg
 	pd.v6 = cfg.IPv6 && pd.netns.HasIPv6()
-	pd.migrateQueues()
+	if !pd.own() {
+		pd.migrateQueues()
+	}
 	opts := []func(int) error{marked(cfg.Mark)}
 	if cfg.PortReuse {
 		opts = append(opts, reusePort)
 	}
-	for _, l := range []struct {
+	type listener struct {
 		to   *net.Listener
 		port uint16
-	}{{&pd.outboundL, mesh.PortOutbound}, {&pd.plaintextL, mesh.PortInboundPlaintext}, {&pd.hboneL, mesh.PortHBONE}} {
+	}
+	all := []listener{{&pd.hboneL, mesh.PortHBONE}, {&pd.outboundL, mesh.PortOutbound}, {&pd.plaintextL, mesh.PortInboundPlaintext}}
+	if pd.own() {
+		all = all[:1]
+	}
+	for _, l := range all {
 		ln, err := pd.netns.Listen(ctx, "tcp", netip.AddrPortFrom(anyAddr(pd.v6), l.port), sockopts(opts...))
 		if err != nil {
 			return fmt.Errorf("listen on port %d, which the mesh needs inside the pod: %w", l.port, err)
 		}
 		*l.to = ln
+	}
+	if pd.own() {
+		return nil
+	}
+	if cfg.SOCKS5 {
+		if err := pd.listenSOCKS(ctx, sockopts(opts...)); err != nil {
+			return err
+		}
 	}
 	if !cfg.DNS {
 		return nil
@@ -102,7 +119,7 @@ func (pd *pod) migrateQueues() {
 
 func (pd *pod) closeListeners() {
 	pd.closing.Do(func() {
-		for _, l := range []net.Listener{pd.outboundL, pd.plaintextL, pd.hboneL} {
+		for _, l := range append([]net.Listener{pd.outboundL, pd.plaintextL, pd.hboneL}, pd.socksL...) {
 			if l != nil {
 				l.Close()
 			}
@@ -113,24 +130,30 @@ func (pd *pod) closeListeners() {
 
 // run serves until stop, then waits for everything it started.
 func (pd *pod) run() {
-	release := pd.proxy.Certificates.Hold(pd.id)
-	defer release()
 	defer pd.netns.Close()
-	pd.log.Info("pod is in the mesh", "identity", pd.id.String())
+	if !pd.own() {
+		defer pd.proxy.Certificates.Hold(pd.id)()
+		pd.log.Info("pod is in the mesh", "identity", pd.id.String())
+		defer func() { pd.log.Info("pod left the mesh", "reason", context.Cause(pd.ctx).Error()) }()
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := pd.pool.Run(pd.ctx); err != nil {
 			pd.log.Error("tunnel pool ended", "error", err)
 		}
 	})
-	wg.Go(func() { pd.accept(pd.outboundL, &wg, pd.outbound) })
-	wg.Go(func() { pd.accept(pd.plaintextL, &wg, pd.plaintext) })
 	wg.Go(func() { pd.accept(pd.hboneL, &wg, pd.hbone) })
-	pd.serveDNS(&wg)
+	if !pd.own() {
+		wg.Go(func() { pd.accept(pd.outboundL, &wg, pd.outbound) })
+		wg.Go(func() { pd.accept(pd.plaintextL, &wg, pd.plaintext) })
+		pd.serveDNS(&wg)
+	}
+	for _, l := range pd.socksL {
+		wg.Go(func() { pd.accept(l, &wg, pd.socks) })
+	}
 	<-pd.ctx.Done()
 	pd.closeListeners()
 	wg.Wait()
-	pd.log.Info("pod left the mesh", "reason", context.Cause(pd.ctx).Error())
 }
 
 // accept hands each connection to a goroutine of its own, as many as the pod may have.

@@ -40,10 +40,12 @@ type Config struct {
 	// Mark is on every socket the proxy opens inside a pod.
 	Mark uint32
 	// OriginalSource lets applications see the address of the real client.
-	OriginalSource  bool
-	IPv6            bool
-	PortReuse       bool
-	DNS             bool
+	OriginalSource bool
+	IPv6           bool
+	PortReuse      bool
+	DNS            bool
+	// SOCKS5 lets applications of a pod name hosts themselves, on loopback.
+	SOCKS5          bool
 	ResponseBaggage bool
 	// SameNode connects pods of this node inside the process instead of through a tunnel to itself.
 	SameNode bool
@@ -147,25 +149,35 @@ func (p *Proxy) Start(ctx context.Context, in inpod.Pod) error {
 		pd.closeListeners()
 		return fmt.Errorf("pod %s: %w", in.Info, err)
 	}
+	return p.begin(pd)
+}
+
+// begin serves a pod whose listeners are open.
+func (p *Proxy) begin(pd *pod) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.draining {
 		pd.closeListeners()
-		return fmt.Errorf("pod %s: this proxy is stopping", in.Info)
+		return fmt.Errorf("pod %s: this proxy is stopping", pd.info)
 	}
-	if old := p.pods[in.UID]; old != nil {
+	if old := p.pods[pd.uid]; old != nil {
 		old.stop(errPodRemoved)
 	}
-	p.pods[in.UID], p.byUID[pd.workloadUID()] = pd, pd
-	p.Recorder.ProxiesStarted.Inc()
-	p.Recorder.ActiveProxies.Inc()
+	p.pods[pd.uid] = pd
+	if !pd.own() {
+		p.byUID[pd.workloadUID()] = pd
+		p.Recorder.ProxiesStarted.Inc()
+		p.Recorder.ActiveProxies.Inc()
+	}
 	p.ended.Add(1)
 	go func() {
 		defer p.ended.Done()
 		pd.run()
 		p.forget(pd)
-		p.Recorder.ProxiesStopped.Inc()
-		p.Recorder.ActiveProxies.Dec()
+		if !pd.own() {
+			p.Recorder.ProxiesStopped.Inc()
+			p.Recorder.ActiveProxies.Dec()
+		}
 	}()
 	return nil
 }

@@ -236,6 +236,11 @@ func (w *world) tunnel(from, namespace, account string) *hbone.ClientConn {
 	if err := conn.HandshakeContext(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
+	return w.client(conn)
+}
+
+// client speaks HBONE on a connection that has shaken hands.
+func (w *world) client(conn *tls.Conn) *hbone.ClientConn {
 	_ = conn.SetDeadline(time.Time{})
 	client := hbone.Client(conn, hbone.Config{})
 	ctx, cancel := context.WithCancel(w.t.Context())
