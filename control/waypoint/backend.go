@@ -18,13 +18,6 @@ const (
 // trouble is why a reference leads nowhere, with a reason from the Gateway API's list.
 type trouble struct{ reason, text string }
 
-func (t *trouble) String() string {
-	if t == nil {
-		return ""
-	}
-	return t.text
-}
-
 // resolve fills in where a backend of a route of the Gateway API leads. granted says that references into other
 // namespaces need a ReferenceGrant.
 func (r *reader) resolve(o object.Object, ref *object.BackendRef, b *facts.Backend, gw gatewayName, granted bool) {

@@ -32,7 +32,8 @@ const (
 	// What units find out for later ones.
 	attachedTo // routes of one hostname of one listener
 	attachedBy // what a route is attached to
-	theKeys    // a key set fetched by address
+	theKeys    // a key set fetched by address, by those who need it
+	keysNews   // the same, by those who only talk about it
 	theMesh    // mesh configuration
 )
 

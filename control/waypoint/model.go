@@ -228,7 +228,8 @@ func (m *Model) SetKeys(s jwks.Source, set jwks.Set) {
 		return
 	}
 	m.keys[s] = set
-	m.graph.touch(keysTopic(s))
+	m.graph.touch(keysTopic(theKeys, s))
+	m.graph.touch(keysTopic(keysNews, s))
 }
 
 // Builds counts the units computed so far, for tests and metrics.
@@ -246,9 +247,18 @@ func (m *Model) Pending() bool {
 
 // Flush computes everything that events since the last Flush may have touched and hands it to out.
 func (m *Model) Flush(out Output) {
-	if len(m.graph.orphans) > 0 {
+	// What is taken back may be news to others, so that a second round can be due; taking back wants nothing new.
+	for round := true; round || m.Pending(); round = false {
 		m.retire(out)
+		m.build(out)
+		m.retire(out)
+		m.pruneKeys()
 	}
+	m.needKeys(out)
+}
+
+// build computes all marked units, phase by phase.
+func (m *Model) build(out Output) {
 	for p := range phases {
 		for len(m.graph.dirty[p]) > 0 {
 			todo := m.graph.dirty[p]
@@ -260,8 +270,6 @@ func (m *Model) Flush(out Output) {
 			}
 		}
 	}
-	m.retire(out)
-	m.needKeys(out)
 }
 
 // retire takes back what nobody wants any more, and what only that wanted.
@@ -352,14 +360,19 @@ func resource(id unitID) (typeURL, name string) {
 	return mesh.TypeWaypointSecret, gw + id.key.Namespace + "/" + id.key.Name
 }
 
-// needKeys says which key sets are needed, when that has changed.
-func (m *Model) needKeys(out Output) {
+// pruneKeys forgets the key sets that nobody needs any more.
+func (m *Model) pruneKeys() {
 	for s := range m.keys {
-		if len(m.graph.readers[keysTopic(s)]) == 0 {
+		if len(m.graph.readers[keysTopic(theKeys, s)]) == 0 {
 			delete(m.keys, s)
 			m.keysChanged = true
+			m.graph.touch(keysTopic(keysNews, s))
 		}
 	}
+}
+
+// needKeys says which key sets are needed, when that has changed.
+func (m *Model) needKeys(out Output) {
 	if !m.keysChanged {
 		return
 	}

@@ -96,7 +96,7 @@ func (r *reader) behind(gw gatewayName) set[hostName] {
 
 // keys returns a key set that is given by address. Asking makes it needed.
 func (r *reader) keys(s jwks.Source) jwks.Set {
-	r.topics.add(keysTopic(s))
+	r.topics.add(keysTopic(theKeys, s))
 	k, ok := r.m.keys[s]
 	if !ok {
 		r.m.keys[s] = jwks.Set{}
@@ -105,8 +105,8 @@ func (r *reader) keys(s jwks.Source) jwks.Set {
 	return k
 }
 
-func keysTopic(s jwks.Source) topic {
-	return topic{theKeys, object.Key{Namespace: s.Issuer + "\n" + s.Timeout.String(), Name: s.URI}}
+func keysTopic(a aspect, s jwks.Source) topic {
+	return topic{a, object.Key{Namespace: s.Issuer + "\n" + s.Timeout.String(), Name: s.URI}}
 }
 
 // mesh returns the mesh configuration, which may be empty but is never nil.

@@ -220,7 +220,7 @@ func (m *Model) reportAuthentication(r *reader, rep *model.Report, a *object.Req
 		if rule.Rule.GetJwks() != "" {
 			continue
 		}
-		r.topics.add(keysTopic(jwksSource(rule)))
+		r.topics.add(keysTopic(keysNews, jwksSource(rule)))
 		set := m.keys[jwksSource(rule)]
 		if set.Problem == "" {
 			continue
