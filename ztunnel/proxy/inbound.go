@@ -62,7 +62,9 @@ func (pd *pod) hbone(ctx context.Context, c *net.TCPConn) {
 }
 
 func (pd *pod) refuseTunnel(c *net.TCPConn, src netip.AddrPort) {
-	pd.log.Warn("tunnel refused: the pod has too many open", "limit", pd.proxy.cfg.MaxTunnels, "src", src.String())
+	if missed, ok := pd.crowded.Pass(); ok {
+		pd.log.Warn("tunnel refused: the pod has too many open", "limit", pd.proxy.cfg.MaxTunnels, "src", src.String(), "suppressed", missed)
+	}
 	abort(c)
 }
 

@@ -38,6 +38,7 @@ type pod struct {
 	// handshakes and tunnels are the HBONE connections: of strangers so far, and of proven peers.
 	handshakes handshakes
 	tunnels    atomic.Int64
+	crowded    telemetry.Gate // of the warnings that there are too many
 
 	// written by listen, before anything runs
 	outboundL, plaintextL, hboneL net.Listener
@@ -178,7 +179,9 @@ func (pd *pod) accept(l net.Listener, wg *sync.WaitGroup, handle func(context.Co
 		tcp := c.(*net.TCPConn)
 		done, ok := pd.conns.accept(pd.proxy.cfg.MaxConnections)
 		if !ok {
-			pd.log.Warn("connection refused: the pod has too many open", "limit", pd.proxy.cfg.MaxConnections, "src", c.RemoteAddr().String())
+			if missed, ok := pd.crowded.Pass(); ok {
+				pd.log.Warn("connection refused: the pod has too many open", "limit", pd.proxy.cfg.MaxConnections, "src", c.RemoteAddr().String(), "suppressed", missed)
+			}
 			abort(tcp)
 			continue
 		}

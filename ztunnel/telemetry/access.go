@@ -14,7 +14,10 @@ import (
 const accessTarget = "access"
 
 // accessLog writes the lines about connections. A nil Logs writes nothing.
-type accessLog struct{ logs *Logs }
+type accessLog struct {
+	logs   *Logs
+	limits *limiter
+}
 
 func (a accessLog) wants(level slog.Level) bool {
 	return a.logs != nil && a.logs.levels.Enabled(accessTarget, level)
@@ -54,24 +57,18 @@ func (a accessLog) complete(c *Connection, err error) {
 }
 
 func (a accessLog) refused(info *ConnInfo, err error) {
-	if !a.wants(slog.LevelWarn) {
-		return
+	if n := a.warning("connection failed", info, ReasonOf(err)); n != nil {
+		n.failure(err)
+		a.logs.end(n)
 	}
-	n := a.logs.begin(slog.LevelWarn, accessTarget, "connection failed")
-	n.ends(info)
-	n.failure(err)
-	a.logs.end(n)
 }
 
 func (a accessLog) tolerated(info *ConnInfo, text string) {
-	if !a.wants(slog.LevelWarn) {
-		return
+	if n := a.warning("connection goes around a waypoint", info, WaypointRequired); n != nil {
+		n.quoted("because", text)
+		n.quoted("reason", WaypointRequired.String())
+		a.logs.end(n)
 	}
-	n := a.logs.begin(slog.LevelWarn, accessTarget, "connection goes around a waypoint")
-	n.ends(info)
-	n.quoted("because", text)
-	n.quoted("reason", WaypointRequired.String())
-	a.logs.end(n)
 }
 
 // ends writes the fields both ends of a connection have, in the order of istio/ztunnel src/proxy/metrics.rs. A field

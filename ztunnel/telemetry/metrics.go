@@ -54,7 +54,7 @@ func New(o Options) *Recorder {
 	r := &Recorder{
 		registry: reg,
 		traffic:  newTraffic(o.IdleAfter, o.MaxSeries),
-		log:      accessLog{o.Logs},
+		log:      accessLog{o.Logs, newLimiter()},
 		Sockets:  gauge(reg, "istio_tcp_sockets_open", "TCP sockets that are open."),
 		OnDemandDNS: counter(reg, "istio_on_demand_dns_total",
 			"Look-ups of hostnames for workloads without an address."),
@@ -98,16 +98,21 @@ func counter(reg prometheus.Registerer, name, help string) prometheus.Counter {
 // Registry is where everything this proxy measures is found; other packages register theirs here too.
 func (r *Recorder) Registry() *prometheus.Registry { return r.registry }
 
-// Run drops series nobody has touched for a while, until ctx ends.
+// Run drops series nobody has touched for a while, and tells of warnings that were not written, until ctx ends.
 func (r *Recorder) Run(ctx context.Context) error {
 	tick := time.NewTicker(r.traffic.idle / 2)
 	defer tick.Stop()
+	summary := time.NewTicker(limitWindow)
+	defer summary.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			r.log.summarize(time.Now().Add(limitWindow))
 			return nil
 		case now := <-tick.C:
 			r.traffic.evict(now)
+		case now := <-summary.C:
+			r.log.summarize(now)
 		}
 	}
 }
