@@ -133,7 +133,13 @@ func (r *reader) hostPort(s string, path []any) *waypoint.Backend {
 		r.refuse(path, fmt.Sprintf("%q is not a host and port", clip(s)), "write it like zipkin.istio-system:9411")
 		return nil
 	}
-	return &waypoint.Backend{Hostname: canonicalHost(host), Port: uint32(port)}
+	host = canonicalHost(host)
+	if _, ip := address(host); !ip && strings.Count(host, ".") == 1 {
+		host += ".svc." + r.d.domain // written as name.namespace, as Istio's own examples do
+	} else if strings.HasSuffix(host, ".svc") {
+		host += "." + r.d.domain
+	}
+	return &waypoint.Backend{Hostname: host, Port: uint32(port)}
 }
 
 // serviceOf converts the name of a provider's service: a host, or namespace/host.
