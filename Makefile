@@ -6,7 +6,7 @@ export GOFLAGS += -buildvcs=false
 export AMBIT_BIN := $(BIN)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: help build demo test check unit stories bench bench-data bench-control fuzz race generate prereqs clean
+.PHONY: help build envoy demo test check unit stories bench bench-data bench-control fuzz race generate prereqs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -15,9 +15,9 @@ help: ## this list
 
 build: ## build every program into bin/
 	@mkdir -p $(BIN)
-	@tools/progress.sh 'building into bin/' go build -ldflags '-X main.version=$(VERSION)' -o $(BIN)/ ./ca/cmd/... ./control/cmd/... ./cni/cmd/... ./ztunnel/cmd/... ./install/cmd/... ./e2e/cmd/... ./e2e/apps/...
+	@tools/progress.sh 'building into bin/' go build -ldflags '-X main.version=$(VERSION)' -o $(BIN)/ ./ca/cmd/... ./control/cmd/... ./cni/cmd/... ./ztunnel/cmd/... ./waypoint/cmd/... ./install/cmd/... ./e2e/cmd/... ./e2e/apps/...
 
-demo: build ## a three-node mesh with bookinfo on this machine, told step by step (root; KEEP=1 leaves it up)
+demo: build envoy ## a three-node mesh with bookinfo on this machine, told step by step (root; KEEP=1 leaves it up)
 	@$(BIN)/ambit-demo $(if $(KEEP),--keep)
 
 test: prereqs check unit stories ## all tests, the stories on real namespaces included (root)
@@ -26,10 +26,10 @@ check: ## formatting, vet, and each module on its own without the workspace
 	@test -z "$$(gofmt -l $(MODULES))" || { echo 'gofmt these:'; gofmt -l $(MODULES); exit 1; }
 	@for m in $(MODULES); do tools/progress.sh "module $$m alone" bash -c "cd $$m && GOWORK=off go vet ./... && GOWORK=off go mod tidy -diff" || exit 1; done
 
-unit: ## tests of every module but e2e
+unit: envoy ## tests of every module but e2e
 	go test $(patsubst %,./%/...,$(filter-out e2e,$(MODULES)))
 
-stories: build ## end-to-end stories in network namespaces (root)
+stories: build envoy ## end-to-end stories in network namespaces (root)
 	go test -timeout 15m ./e2e/...
 
 race: ## the concurrent packages under the race detector
@@ -48,6 +48,9 @@ fuzz: ## every fuzz target for FUZZTIME (10s) each
 
 generate: ## regenerate committed code; leaves no diff
 	cd tools && GOWORK=off go run ./cmd/protogen ../api
+
+envoy: build ## the pinned Envoy, fetched once into the user's cache
+	@$(BIN)/ambit-waypoint envoy >/dev/null
 
 prereqs:
 	@tools/prereqs.sh

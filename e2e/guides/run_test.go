@@ -36,7 +36,7 @@ func run(m *testing.M) int {
 	if err == nil {
 		defer os.RemoveAll(bin)
 		build := exec.Command("go", "build", "-buildvcs=false", "-o", bin+"/", "./ca/cmd/...", "./control/cmd/...", "./cni/cmd/...",
-			"./ztunnel/cmd/...", "./install/cmd/...", "./e2e/cmd/ambit-lab", "./e2e/apps/...")
+			"./ztunnel/cmd/...", "./waypoint/cmd/...", "./install/cmd/...", "./e2e/cmd/ambit-lab", "./e2e/apps/...")
 		build.Dir = root
 		var out []byte
 		if out, err = build.CombinedOutput(); err != nil {

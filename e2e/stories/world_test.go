@@ -51,7 +51,7 @@ func programs(root string) error {
 		return err
 	}
 	args := []string{"build", "-buildvcs=false", "-o", bin + "/"}
-	for _, dir := range []string{"ca/cmd", "control/cmd", "cni/cmd", "ztunnel/cmd", "install/cmd", "e2e/cmd", "e2e/apps"} {
+	for _, dir := range []string{"ca/cmd", "control/cmd", "cni/cmd", "ztunnel/cmd", "waypoint/cmd", "install/cmd", "e2e/cmd", "e2e/apps"} {
 		if _, err := os.Stat(filepath.Join("../..", dir)); err == nil {
 			args = append(args, "./"+dir+"/...")
 		}
