@@ -151,20 +151,15 @@ func (e *Env) distributed(p *waypoint.TrafficPolicy, all []*endpointv3.LocalityL
 	return all
 }
 
-// localityWeight is a locality's part of what the most specific pattern gives to all it covers.
+// localityWeight is a locality's part of what its pattern gives to all localities with that pattern.
 func localityWeight(to map[string]uint32, at *endpointv3.LocalityLbEndpoints, all []*endpointv3.LocalityLbEndpoints) uint32 {
-	best := ""
-	for pattern := range to {
-		if covers(pattern, at.GetLocality()) && (best == "" || specific(pattern) > specific(best)) {
-			best = pattern
-		}
-	}
-	if best == "" || to[best] == 0 {
+	pattern := bestPattern(to, at.GetLocality())
+	if pattern == "" || to[pattern] == 0 {
 		return 0
 	}
 	var sum uint64
 	for _, o := range all {
-		if covers(best, o.GetLocality()) {
+		if bestPattern(to, o.GetLocality()) == pattern {
 			sum += endpointWeight(o)
 		}
 	}
@@ -172,7 +167,21 @@ func localityWeight(to map[string]uint32, at *endpointv3.LocalityLbEndpoints, al
 		return 0
 	}
 	// In hundredths, so that division by endpoints keeps the proportions.
-	return uint32(max((uint64(to[best])*100*endpointWeight(at)+sum/2)/sum, 1))
+	return uint32(max((uint64(to[pattern])*100*endpointWeight(at)+sum/2)/sum, 1))
+}
+
+// bestPattern is the most specific one that covers a locality.
+func bestPattern(to map[string]uint32, at *corev3.Locality) string {
+	best := ""
+	for pattern := range to {
+		if !covers(pattern, at) {
+			continue
+		}
+		if best == "" || specific(pattern) > specific(best) || specific(pattern) == specific(best) && pattern < best {
+			best = pattern
+		}
+	}
+	return best
 }
 
 func endpointWeight(at *endpointv3.LocalityLbEndpoints) uint64 {

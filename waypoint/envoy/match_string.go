@@ -4,24 +4,27 @@ import (
 	"errors"
 	"fmt"
 	"regexp/syntax"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 )
 
-// Limits of a regular expression somebody wrote. Envoy compiles it in every worker; a program above its own limit (set in
-// the bootstrap, far above this one) would refuse the whole route configuration, and with it every other change.
+// Limits of a regular expression somebody wrote. Envoy compiles it in every worker; a program above its own limit (32768
+// steps, set in the bootstrap) would refuse the whole route configuration, and with it every other change.
 const (
 	maxRegexLength  = 1024
-	maxRegexProgram = 5000
+	maxRegexProgram = 15000
 )
 
 // anyValue is for matchers that have no notion of presence.
 const anyValue = ".*"
 
-// regexCost bounds the size of the program RE2 makes of an expression, from above: RE2 works on bytes, so a class of wide
-// characters costs several instructions for each of its ranges.
+// regexCost bounds the size of the program RE2 makes of an expression. Envoy has RE2 work on bytes (Latin-1), where a
+// character is as many steps as it has bytes, and a class about one for each range below 256.
 func regexCost(expression string) (int, error) {
 	parsed, err := syntax.Parse(expression, syntax.Perl)
 	if err != nil {
@@ -34,17 +37,41 @@ func regexCost(expression string) (int, error) {
 	cost := 0
 	for _, inst := range program.Inst {
 		cost++
-		if inst.Op == syntax.InstRune || inst.Op == syntax.InstRune1 {
-			cost += 2 * len(inst.Rune)
+		if len(inst.Rune) == 1 {
+			cost += utf8.RuneLen(inst.Rune[0])
+		}
+		for i := 0; i+1 < len(inst.Rune) && inst.Rune[i] <= 0xff; i += 2 {
+			cost++
 		}
 	}
 	return cost, nil
+}
+
+// wideEscape finds \x{100} and above: RE2 on bytes knows no such character.
+func wideEscape(expression string) bool {
+	for i := 0; i+1 < len(expression); i++ {
+		if expression[i] != '\\' {
+			continue
+		}
+		i++
+		if expression[i] != 'x' || !strings.HasPrefix(expression[i+1:], "{") {
+			continue
+		}
+		digits, _, _ := strings.Cut(expression[i+2:], "}")
+		if n, err := strconv.ParseUint(digits, 16, 32); err == nil && n > 0xff {
+			return true
+		}
+	}
+	return false
 }
 
 // safeRegex takes an RE2 expression as its author wrote it; what it matches against must match as a whole.
 func safeRegex(expression string, ignoreCase bool) (*matcherv3.RegexMatcher, error) {
 	if len(expression) > maxRegexLength {
 		return nil, fmt.Errorf("a regular expression of %d characters is too long: use at most %d", len(expression), maxRegexLength)
+	}
+	if wideEscape(expression) {
+		return nil, fmt.Errorf("regular expression %q: characters above \\x{ff} cannot be written as escapes: write them as they are", expression)
 	}
 	if ignoreCase {
 		expression = "(?i)" + expression

@@ -23,8 +23,8 @@ const (
 	onAny = "connect-failure,refused-stream"
 	// onGRPC adds what a gRPC server says of itself. Istio pilot/pkg/networking/core/route/retry DefaultPolicy.
 	onGRPC = onAny + ",unavailable,cancelled"
-	// idempotentMethods: RFC 9110 §9.2.2.
-	idempotentMethods = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
+	// idempotentMethods: RFC 9110 §9.2.2, without TRACE, which nothing here forwards.
+	idempotentMethods = "GET|HEAD|OPTIONS|PUT|DELETE"
 	onStatuses        = "retriable-status-codes"
 )
 
