@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	facts "github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
@@ -69,7 +70,7 @@ func TestIncrementalEqualsRebuild(t *testing.T) {
 			rt.Fatalf("left over after all objects are gone: %v", left)
 		}
 		if n := len(m.namespaces) + len(m.nodes) + len(m.classes) + len(m.hosts) + len(m.podIPs) + len(m.sliceIPs) + len(m.vips) +
-			len(m.waypoints) + len(m.targets) + len(m.reports) + len(m.pool.v4.leases) + len(m.pool.v4.waiting) + len(m.pool.v4.reserved) +
+			len(m.waypoints) + len(m.targets) + len(m.rules) + len(m.subsets) + len(m.reports) + len(m.pool.v4.leases) + len(m.pool.v4.waiting) + len(m.pool.v4.reserved) +
 			len(m.everywhere.byPair) + len(m.everywhere.all); n != 0 {
 			rt.Fatalf("an index still has %d entries: %+v", n, m)
 		}
@@ -140,6 +141,12 @@ func drawMeta(rt *rapid.T, ns, name string) object.Meta {
 		a[mesh.AnnotationTrafficDistribution] = pick(rt, "PreferClose", "PreferSameNode")
 	}
 	if chance(rt, 10) {
+		a[mesh.AnnotationEnforcement] = pick(rt, mesh.EnforcementOpen, mesh.EnforcementClosed, "what")
+	}
+	if chance(rt, 10) {
+		a[mesh.AnnotationServiceAccount] = "other"
+	}
+	if chance(rt, 10) {
 		a[mesh.AnnotationInboundBinding] = pick(rt, "PROXY/15088", "PROXY", "NONE", "what")
 	}
 	m.Annotations = object.MakeLabels(a)
@@ -162,7 +169,8 @@ func drawSelector(rt *rapid.T) object.Selector {
 func drawEvent(rt *rapid.T) object.Event {
 	kind := pick(rt, object.KindNamespace, object.KindNode, object.KindPod, object.KindPod, object.KindPod, object.KindService,
 		object.KindService, object.KindEndpointSlice, object.KindServiceEntry, object.KindServiceEntry, object.KindWorkloadEntry,
-		object.KindAuthorizationPolicy, object.KindPeerAuthentication, object.KindPeerAuthentication, object.KindGateway, object.KindGatewayClass)
+		object.KindAuthorizationPolicy, object.KindPeerAuthentication, object.KindPeerAuthentication, object.KindGateway, object.KindGateway, object.KindGatewayClass,
+		object.KindRequestAuthentication, object.KindAuthorizationPolicy, object.KindDestinationRule)
 	ns, name := pick(rt, someNamespaces...), pick(rt, someNames...)
 	switch kind {
 	case object.KindNamespace:
@@ -195,6 +203,17 @@ func drawEvent(rt *rapid.T) object.Event {
 		return object.Put(&object.WorkloadEntry{Meta: meta, Workload: drawWorkload(rt)})
 	case object.KindAuthorizationPolicy:
 		return object.Put(drawPolicy(rt, meta))
+	case object.KindRequestAuthentication:
+		a := &object.RequestAuthentication{Meta: meta, TargetRefs: drawTargets(rt)}
+		if chance(rt, 80) {
+			a.Rules = []object.JWTRule{{}}
+		}
+		return object.Put(a)
+	case object.KindDestinationRule:
+		return object.Put(&object.DestinationRule{
+			Meta: meta, Host: pick(rt, "x.a.svc.cluster.local", "one.example", "*.a.svc.cluster.local", "*"),
+			Subsets: []*facts.Subset{{Name: "s", Labels: map[string]string{pick(rt, "app", "tier", "version"): "1"}}},
+		})
 	case object.KindPeerAuthentication:
 		p := &object.PeerAuthentication{Meta: meta, Selector: drawSelector(rt), Mode: object.MTLSMode(rapid.IntRange(0, 3).Draw(rt, "mode"))}
 		for i := range rapid.IntRange(0, 2).Draw(rt, "ports") {
@@ -319,9 +338,7 @@ func drawPolicy(rt *rapid.T, meta object.Meta) *object.AuthorizationPolicy {
 	}
 	if chance(rt, 30) {
 		p.Selector = object.Selector{}
-		for range rapid.IntRange(1, 2).Draw(rt, "refs") {
-			p.TargetRefs = append(p.TargetRefs, object.TargetRef{Kind: pick(rt, "Service", "ServiceEntry", "Gateway", "GatewayClass", "Pod"), Name: pick(rt, someNames...)})
-		}
+		p.TargetRefs = drawTargets(rt)
 	}
 	for range rapid.IntRange(0, 2).Draw(rt, "rules") {
 		r := object.Rule{}
@@ -337,6 +354,14 @@ func drawPolicy(rt *rapid.T, meta object.Meta) *object.AuthorizationPolicy {
 		p.Rules = append(p.Rules, r)
 	}
 	return p
+}
+
+func drawTargets(rt *rapid.T) []object.TargetRef {
+	var refs []object.TargetRef
+	for range rapid.IntRange(1, 2).Draw(rt, "refs") {
+		refs = append(refs, object.TargetRef{Kind: pick(rt, "Service", "Service", "ServiceEntry", "Gateway", "GatewayClass", "Pod"), Name: pick(rt, append(someNames, mesh.GatewayClassWaypoint)...)})
+	}
+	return refs
 }
 
 func drawGateway(rt *rapid.T, meta object.Meta) *object.Gateway {

@@ -3,7 +3,11 @@ package model
 import (
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
+	"github.com/ambit-mesh/ambit/api/mesh"
+	facts "github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
@@ -80,6 +84,8 @@ const (
 	VisibilityApplied = "istio.io/VisibilityApplied"
 	ZtunnelAccepted   = "ZtunnelAccepted"
 	WaypointAccepted  = "WaypointAccepted"
+	// WaypointEnforced says whether endpoints refuse what did not come through the waypoint.
+	WaypointEnforced = "ambit.io/WaypointEnforced"
 )
 
 // istioRoot is where Istio's own installation keeps what is about the whole mesh.
@@ -95,7 +101,7 @@ func (r *Report) root(cfg Config, ns string) {
 }
 
 // bound says what came of the wish for a waypoint.
-func (r *Report) bound(b binding) {
+func (r *Report) bound(b binding, guard *facts.Guard) {
 	switch {
 	case b.to != nil:
 		msg := "Successfully attached to waypoint " + b.to.id.String()
@@ -116,8 +122,36 @@ func (r *Report) bound(b binding) {
 		if b.inherited {
 			msg += " (asked for by the labels of the namespace)"
 		}
-		r.warn("metadata.labels", msg+"; until that is mended traffic goes directly, without the waypoint's policies and routes", b.problem.fix())
+		until := "traffic goes directly, without the waypoint's routes"
+		if guard != nil && !guard.Open {
+			until = "endpoints refuse all traffic, because of " + strings.Join(guard.Policies, ", ")
+		}
+		r.warn("metadata.labels", msg+"; until that is mended "+until, b.problem.fix())
 	}
+}
+
+// guard is what the endpoints of a service guard for it, nil without.
+func (s *service) guard() *facts.Guard {
+	for _, c := range s.won() {
+		if c.watch.guard != nil {
+			return c.watch.guard
+		}
+	}
+	return nil
+}
+
+// guarded says what becomes of traffic that goes around a waypoint with policies.
+func (r *Report) guarded(g *facts.Guard) {
+	if g == nil {
+		return
+	}
+	of := strings.Join(g.Policies, ", ")
+	if g.Open {
+		r.say(WaypointEnforced, false, "Open", "Traffic that goes around waypoint "+g.Gateway+" is let through and counted, although it escapes "+of)
+		r.warn("metadata.annotations", "traffic that goes around waypoint "+g.Gateway+" escapes "+of, "remove annotation "+mesh.AnnotationEnforcement+"=open to refuse it")
+		return
+	}
+	r.say(WaypointEnforced, true, "Closed", "Endpoints refuse what does not come through waypoint "+g.Gateway+", which enforces "+of)
 }
 
 // report of a service: names and addresses it did not get, and its waypoint.
@@ -130,7 +164,12 @@ func (s *service) report(m *Model) (object.Key, Report) {
 	entry, _ := s.obj.(*object.ServiceEntry)
 	bound := m.bindService(s)
 	if len(s.slots) > 0 && !s.hidden {
-		r.bound(bound)
+		guard := s.guard()
+		r.bound(bound, guard)
+		r.guarded(guard)
+	}
+	if v, ok := firstOf(mesh.AnnotationEnforcement, s.obj.Metadata().Annotations); ok && v != mesh.EnforcementOpen && v != mesh.EnforcementClosed {
+		r.warn("metadata.annotations", mesh.AnnotationEnforcement+" is "+strconv.Quote(v)+", which counts as closed", "write open or closed")
 	}
 	for _, c := range s.slots {
 		if c.winner != s && c.winner != nil {
