@@ -161,11 +161,13 @@ func (e *Env) networkFilters(t target) ([]*listenerv3.Filter, []Problem) {
 // networkPolicy is the name of a target's TCP policies of one kind, as a resource.
 func networkPolicy(kind string, t target) string { return kind + "|" + portText(t.port) + "|" + t.key }
 
-// Extensions are the filter configurations Envoy fetches by name (ECDS): one for tokens, and three for each target of
-// TCP connections. Problems of the latter are reported with the chains.
+// Extensions are the filter configurations Envoy fetches by name (ECDS): one for tokens, two for CONNECTs, and three for each
+// target of TCP connections. Problems of the latter are reported with the chains.
 func Extensions(e *Env) ([]*corev3.TypedExtensionConfig, []Problem) {
 	jwt, problems := e.jwtConfig()
 	out := []*corev3.TypedExtensionConfig{typedExtension(filterJWT, jwt)}
+	deny, allow := e.connectPolicies()
+	out = append(out, typedExtension(filterConnectDeny, deny), typedExtension(filterConnectAllow, allow))
 	for _, t := range e.streamTargets() {
 		a := e.authorize(t, true)
 		for _, v := range []struct {

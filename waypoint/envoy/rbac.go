@@ -76,12 +76,21 @@ type customRules struct {
 
 // authorize reads the policies of a target, for its requests or for its connections.
 func (e *Env) authorize(t target, tcp bool) *authorization {
+	return e.authorizeBy(t, ruleMaker{tcp: tcp})
+}
+
+// authorizeConnect reads them as far as they can be evaluated when a CONNECT comes.
+func (e *Env) authorizeConnect(t target) *authorization {
+	return e.authorizeBy(t, ruleMaker{tcp: true, early: true})
+}
+
+func (e *Env) authorizeBy(t target, base ruleMaker) *authorization {
 	a := &authorization{
 		audit: verdicts{prefix: prefixAudit},
 		deny:  verdicts{prefix: prefixDeny, dryPrefix: prefixDryDeny},
 		allow: verdicts{prefix: prefixAllow, dryPrefix: prefixDryAllow},
 	}
-	base := ruleMaker{trustDomains: e.trustDomains(), port: t.port, tcp: tcp, edge: t.edge}
+	base.trustDomains, base.port, base.edge = e.trustDomains(), t.port, t.edge
 	if svc := e.Service(t.namespace, t.hostname); svc != nil {
 		base.addresses = e.addresses(svc)
 	}

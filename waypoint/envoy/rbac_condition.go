@@ -74,7 +74,7 @@ func (r *ruleMaker) condition(key string) (fromValue, toValue, error) {
 			return r.portPermission(uint32(n))
 		}, nil
 	case "connection.sni":
-		return nil, sniPermission, nil
+		return nil, r.sniPermission, nil
 	}
 	if name, ok := bracketed(key, "request.headers"); ok {
 		return func(m *waypoint.StringMatch) (*rbacv3.Principal, error) {
@@ -91,7 +91,10 @@ func (r *ruleMaker) condition(key string) (fromValue, toValue, error) {
 	return nil, nil, fmt.Errorf("the condition %s is not supported: use one of Istio's stable conditions", key)
 }
 
-func sniPermission(m *waypoint.StringMatch) (*rbacv3.Permission, error) {
+func (r *ruleMaker) sniPermission(m *waypoint.StringMatch) (*rbacv3.Permission, error) {
+	if r.early {
+		return nil, errNotYet
+	}
 	s, err := textMatcher(m, false)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,8 @@ import (
 var (
 	errNeedsHTTP  = errors.New("connections that are not HTTP have no such thing")
 	errNeedsToken = errors.New("an external authorizer is asked before tokens are verified")
+	// errNotYet is the other way round: the rule is asked again later, and until then nothing is refused for it.
+	errNotYet = errors.New("it is not known when the CONNECT comes")
 )
 
 // ruleMaker makes RBAC policies of the rules of one AuthorizationPolicy, for one place they apply to.
@@ -32,6 +34,8 @@ type ruleMaker struct {
 	tcp bool
 	// edge: peers are clients outside; who they are is in their TLS certificates, if anywhere.
 	edge bool
+	// early: there is a CONNECT, and no connection yet.
+	early bool
 	// tokens are verified before this is evaluated.
 	tokens bool
 	// widen leaves out what cannot be evaluated instead of never matching.
@@ -76,7 +80,7 @@ func (r *ruleMaker) policy(rule *waypoint.AuthorizationRule) (*rbacv3.Policy, er
 
 // skipRule drops the errors that only mean that something never matches.
 func skipRule(err error) error {
-	if errors.Is(err, errNeedsHTTP) || errors.Is(err, errNeedsToken) {
+	if errors.Is(err, errNeedsHTTP) || errors.Is(err, errNeedsToken) || errors.Is(err, errNotYet) {
 		return nil
 	}
 	return err
@@ -86,6 +90,12 @@ func skipRule(err error) error {
 func (r *ruleMaker) leaveOut(field string, err error) error {
 	if skipRule(err) != nil {
 		return fmt.Errorf("%s: %w", field, err)
+	}
+	if errors.Is(err, errNotYet) {
+		if r.widen {
+			return err
+		}
+		return nil
 	}
 	if r.skipped == nil {
 		r.skipped = map[string]error{}
@@ -228,6 +238,9 @@ func (r *ruleMaker) destinationPermission(m *waypoint.StringMatch) (*rbacv3.Perm
 		return permission.any(), nil
 	case len(r.addresses) > 0 && outside:
 		return permission.never(), nil
+	}
+	if r.early {
+		return nil, errNotYet
 	}
 	return &rbacv3.Permission{Rule: &rbacv3.Permission_DestinationIp{DestinationIp: cidr(p)}}, nil
 }

@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"slices"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -67,11 +69,12 @@ func terminateManager() *hcmv3.HttpConnectionManager {
 				}},
 			}},
 		}},
-		HttpFilters: []*hcmv3.HttpFilter{
+		HttpFilters: slices.Concat([]*hcmv3.HttpFilter{
 			httpFilter("ambit.baggage", &h2mv3.Config{RequestRules: baggageRules()}),
 			httpFilter("ambit.peer", &httpstatev3.Config{OnRequestHeaders: peerState()}),
+		}, connectFilters(), []*hcmv3.HttpFilter{
 			httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true}),
-		},
+		}),
 	}
 }
 
