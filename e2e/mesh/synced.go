@@ -16,16 +16,20 @@ import (
 	"github.com/ambit-mesh/ambit/e2e/lab"
 )
 
-// Synced waits until the control plane has read the policies that were applied and every node proxy has acknowledged what
-// it was sent, so that whoever tries a connection next meets the policies as they are written now. A lab without a control
-// plane is in sync. Progress is told what is waited for; it may be nil.
+// Synced waits until the control plane has read everything that was applied, every Gateway runs, and every proxy has
+// acknowledged what it was sent, so that whoever tries a connection next meets routes and policies as they are written
+// now. A lab without a control plane is in sync. Progress is told what is waited for; it may be nil.
 func Synced(ctx context.Context, l *lab.Lab, progress func(string)) error {
 	if _, err := os.Stat(l.Control.AdminSocket); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	mark, err := makeMark(ctx, l)
+	if err != nil {
+		return err
+	}
 	last, calm := "", 0
 	for {
-		waiting, err := unsynced(ctx, l)
+		waiting, err := unsynced(ctx, l, mark)
 		if err != nil {
 			return err
 		}
@@ -57,11 +61,13 @@ type report struct {
 }
 
 // unsynced names one thing that is not in force yet.
-func unsynced(ctx context.Context, l *lab.Lab) (string, error) {
-	if waiting, err := behind(ctx, l); waiting != "" || err != nil {
-		return waiting, err
+func unsynced(ctx context.Context, l *lab.Lab, mark mark) (string, error) {
+	for _, check := range []func(context.Context, *lab.Lab) (string, error){mark.unread, behind, unprogrammed, unacknowledged, unbuilt} {
+		if waiting, err := check(ctx, l); waiting != "" || err != nil {
+			return waiting, err
+		}
 	}
-	return unacknowledged(ctx, l)
+	return "", nil
 }
 
 // behind names a policy that the control plane has not read as it is now.
