@@ -93,11 +93,14 @@ func (e *Env) httpChain(t target, name, routes string, protocol waypoint.Protoco
 // tcpChain is the chain of a TCP port. Its policies come by name, its destination does not: a connection goes where it
 // went when it was opened.
 func (e *Env) tcpChain(t target, name string, proxy *tcpproxyv3.TcpProxy, values []*setstatev3.FilterStateValue) (*listenerv3.FilterChain, []Problem) {
-	filters := []*listenerv3.Filter{networkFilter("ambit.client", &netstatev3.Config{OnNewConnection: values})}
+	var filters []*listenerv3.Filter
+	if len(values) > 0 {
+		filters = append(filters, networkFilter("ambit.client", &netstatev3.Config{OnNewConnection: values}))
+	}
 	policy, problems := e.networkFilters(t)
 	filters = append(filters, policy...)
-	if d := e.Destination(t.namespace, t.hostname); d.GetResolution() == waypoint.Destination_DYNAMIC && t.hostname != "" {
-		filters = append(filters, e.dynamicNameFilter(d, t.port))
+	if e.isDynamic(t) {
+		filters = append(filters, dynamicNameFilter(t.port))
 	}
 	proxy.StatPrefix = "inbound"
 	logs, p := e.accessLogs(t, kindTCP)

@@ -57,7 +57,7 @@ func (e *Env) dynamicForward(t target) *hcmv3.HttpFilter {
 }
 
 // dynamicNameFilter looks the server name of a TLS client up.
-func (e *Env) dynamicNameFilter(_ *waypoint.Destination, port uint32) *listenerv3.Filter {
+func dynamicNameFilter(port uint32) *listenerv3.Filter {
 	return networkFilter("envoy.filters.network.sni_dynamic_forward_proxy", &snidfpv3.FilterConfig{
 		DnsCacheConfig: nameCache(),
 		PortSpecifier:  &snidfpv3.FilterConfig_PortValue{PortValue: port},

@@ -43,6 +43,8 @@ type Env struct {
 	Workloads func() []*workload.Workload
 	// VirtualHosts are those of an edge gateway, in any order.
 	VirtualHosts func() []*waypoint.VirtualHost
+	// Secret is a certificate by its resource name; nil if unknown. A nil func leaves certificates unchecked.
+	Secret func(name string) *waypoint.Secret
 	// WasmFile is where a Wasm module was put after its hash was checked; nil: no modules are fetched. An error says why
 	// it is not there, or not yet.
 	WasmFile func(url, sha256 string) (string, error)

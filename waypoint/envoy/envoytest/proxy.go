@@ -85,6 +85,9 @@ func (p *Proxy) Apply(w *World) {
 // TryApply is Apply for worlds that have problems.
 func (p *Proxy) TryApply(w *World) []envoy.Problem {
 	p.t.Helper()
+	for name, s := range w.Secrets {
+		p.control.Secret(p.t, CertificateSecret(name, s.GetCertificateChain(), s.GetPrivateKey()))
+	}
 	problems := p.control.apply(p.t, w.Env(p.Options))
 	p.control.settle(p.t)
 	return problems

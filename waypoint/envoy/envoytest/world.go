@@ -23,6 +23,8 @@ type World struct {
 	Services     []*waypoint.Service
 	Destinations []*waypoint.Destination
 	VirtualHosts []*waypoint.VirtualHost
+	// Secrets by resource name; Envoy gets them with Proxy.Apply.
+	Secrets map[string]*waypoint.Secret
 	// Addresses are all services there are; Workloads all workloads.
 	Addresses []*workload.Service
 	Workloads []*workload.Workload
@@ -61,6 +63,7 @@ func (w *World) Env(o envoy.Options) *envoy.Env {
 		},
 		Workloads:    func() []*workload.Workload { return w.Bound },
 		VirtualHosts: func() []*waypoint.VirtualHost { return w.VirtualHosts },
+		Secret:       func(name string) *waypoint.Secret { return w.Secrets[name] },
 	}
 }
 
