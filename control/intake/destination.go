@@ -220,11 +220,8 @@ func (r *reader) clientTLS(in *networking.ClientTLSSettings, path []any) *waypoi
 		return out
 	case networking.ClientTLSSettings_ISTIO_MUTUAL:
 		out.Mode = waypoint.ClientTLS_ISTIO_MUTUAL
-		if files || in.CredentialName != "" || len(in.SubjectAltNames) > 0 || in.Sni != "" || in.CaCrl != "" {
-			// Istio refuses certificates here; the rest it lets through.
-			if files {
-				r.refuse(path, "mode ISTIO_MUTUAL uses the mesh's own certificates", "remove the files, or write mode: MUTUAL")
-			}
+		if files { // as Istio does; the other fields it lets through
+			r.refuse(path, "mode ISTIO_MUTUAL uses the mesh's own certificates", "remove the files, or write mode: MUTUAL")
 		}
 		return out
 	case networking.ClientTLSSettings_SIMPLE:
@@ -247,9 +244,6 @@ func (r *reader) clientTLS(in *networking.ClientTLSSettings, path []any) *waypoi
 	if broken != "" {
 		out.Broken = broken
 		r.warn(path, broken+": connections to the destination fail", "put the certificates into a Secret and write its name as credentialName")
-	}
-	if out.Mode == waypoint.ClientTLS_SIMPLE && len(in.SubjectAltNames) == 0 && in.Sni == "" && !out.InsecureSkipVerify && broken == "" {
-		r.warn(path, "neither sni nor subjectAltNames say whose certificate is expected: the host's name is", "write them if the certificate has another name")
 	}
 	return out
 }
@@ -293,7 +287,8 @@ func (r *reader) loadBalancer(in *networking.LoadBalancerSettings, path []any) *
 		}
 	}
 	if out.Warmup != nil && out.Algorithm != waypoint.LoadBalancer_ROUND_ROBIN && out.Algorithm != waypoint.LoadBalancer_LEAST_REQUEST {
-		r.refuse(path, "warm-up is possible with ROUND_ROBIN and LEAST_REQUEST", "choose one of them, or remove the warm-up")
+		r.warn(path, "there is no warm-up but with ROUND_ROBIN and LEAST_REQUEST", "choose one of them, or remove the warm-up")
+		out.Warmup, out.WarmupMinimumPercent, out.WarmupAggression = nil, 0, 0
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ func (d *Decoder) document(file string, part folder.Document, sum Sum, room int)
 		var se *syntaxError
 		if errors.As(err, &se) {
 			line, problem = se.line, se.text
+		}
+		if strings.Contains(problem, "unknown anchor") && bytes.Contains(part.Data, []byte("Secret")) {
+			problem = "unknown anchor" // its name may be a value that was to be quoted
 		}
 		doc := d.broken(file, line, "not understood: "+problem, syntaxFix(problem))
 		doc.Line, doc.Sum, doc.Data = part.Line, sum, part.Data

@@ -30,10 +30,10 @@ func (r *reader) grpcRoute(m object.Meta, spec *gatewayv1.GRPCRouteSpec) *object
 		var backends []gatewayv1.HTTPBackendRef
 		for j := range in.BackendRefs {
 			b := &in.BackendRefs[j]
-			backends = append(backends, gatewayv1.HTTPBackendRef{BackendRef: b.BackendRef, Filters: asHTTP(b.Filters)})
+			backends = append(backends, gatewayv1.HTTPBackendRef{BackendRef: b.BackendRef, Filters: r.asHTTP(b.Filters, sub(path, "backendRefs", j, "filters"))})
 		}
 		r.routeBackends(backends, path, m.Namespace, rule)
-		r.filters(asHTTP(in.Filters), path, m.Namespace, rule, &gatewayv1.HTTPRouteRule{})
+		r.filters(r.asHTTP(in.Filters, sub(path, "filters")), path, m.Namespace, rule, &gatewayv1.HTTPRouteRule{})
 		rule.Rule.Session = r.session(in.SessionPersistence, sub(path, "sessionPersistence"))
 		r.goesNowhere(rule)
 		out.Rules = append(out.Rules, *rule)
@@ -45,19 +45,16 @@ func (r *reader) grpcRoute(m object.Meta, spec *gatewayv1.GRPCRouteSpec) *object
 }
 
 // asHTTP turns the filters of a GRPCRoute into those of an HTTPRoute, whose types are more.
-func asHTTP(in []gatewayv1.GRPCRouteFilter) []gatewayv1.HTTPRouteFilter {
+func (r *reader) asHTTP(in []gatewayv1.GRPCRouteFilter, path []any) []gatewayv1.HTTPRouteFilter {
+	types := []string{"RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror", "ExtensionRef"}
 	var out []gatewayv1.HTTPRouteFilter
-	for _, f := range in {
-		typ := gatewayv1.HTTPRouteFilterType(f.Type)
-		switch f.Type {
-		case gatewayv1.GRPCRouteFilterRequestHeaderModifier, gatewayv1.GRPCRouteFilterResponseHeaderModifier,
-			gatewayv1.GRPCRouteFilterRequestMirror, gatewayv1.GRPCRouteFilterExtensionRef, "":
-		default:
-			typ = "GRPC:" + typ // no type that is known: refused with its name
+	for i, f := range in {
+		if !r.oneOf(string(f.Type), sub(path, i, "type"), types...) {
+			return nil
 		}
 		out = append(out, gatewayv1.HTTPRouteFilter{
-			Type: typ, RequestHeaderModifier: f.RequestHeaderModifier, ResponseHeaderModifier: f.ResponseHeaderModifier,
-			RequestMirror: f.RequestMirror, ExtensionRef: f.ExtensionRef,
+			Type: gatewayv1.HTTPRouteFilterType(f.Type), RequestHeaderModifier: f.RequestHeaderModifier,
+			ResponseHeaderModifier: f.ResponseHeaderModifier, RequestMirror: f.RequestMirror, ExtensionRef: f.ExtensionRef,
 		})
 	}
 	return out

@@ -195,7 +195,7 @@ func (r *reader) merge(set *pairSet, m *yaml.Node, depth int) {
 			}
 		}
 	default:
-		r.refuseLine(m.Line, r.here("<<"), "only mappings can be merged, this is "+describe(m), "name an anchor of a mapping")
+		r.refuseLine(m.Line, r.here("<<"), "only mappings can be merged, this is "+r.describe(m), "name an anchor of a mapping")
 	}
 }
 

@@ -1,6 +1,8 @@
 package object
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -106,8 +108,8 @@ func (c Confidential) String() string {
 	return "redacted"
 }
 
-// GoString says nothing of the content.
-func (c Confidential) GoString() string { return c.String() }
+// Format says nothing of the content, whatever the verb.
+func (c Confidential) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // MarshalText says nothing of the content.
 func (c Confidential) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
