@@ -1,6 +1,8 @@
 package waypoint
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	facts "github.com/ambit-mesh/ambit/api/waypoint"
@@ -69,35 +71,27 @@ func (r *reader) telemetry(gw gatewayName, targeted []*object.Telemetry) *facts.
 	return t
 }
 
+// applyTelemetry puts what a Telemetry says over what is there.
 func (r *reader) applyTelemetry(t *facts.Telemetry, gw gatewayName, o *object.Telemetry) {
-	for _, tr := range o.Tracing {
-		if tr.Side == object.ClientSide {
-			continue
+	for i := range o.Tracing {
+		if o.Tracing[i].Side != object.ClientSide {
+			r.applyTracing(t, gw, &o.Tracing[i])
 		}
-		r.applyTracing(t, gw, &tr)
 	}
-	for i, l := range o.Logging {
-		if l.Side == object.ClientSide {
-			continue
-		}
-		if i == 0 || len(l.Providers) > 0 {
-			if len(l.Providers) > 0 && i == 0 {
-				t.AccessLogs = nil
-			}
-		}
+	named := false // logs that this Telemetry named; before, all are inherited
+	for i := range o.Logging {
+		l := &o.Logging[i]
 		switch {
+		case l.Side == object.ClientSide:
 		case l.Disabled != nil && *l.Disabled:
-			t.AccessLogs = nil
+			t.AccessLogs = without(t.AccessLogs, l.Providers)
 		case len(l.Providers) > 0:
+			if !named {
+				t.AccessLogs, named = nil, true
+			}
 			r.logTo(t, gw, l.Providers, l.Filter)
 		default:
-			if len(t.AccessLogs) == 0 {
-				r.logTo(t, gw, r.mesh().DefaultAccessLogging, l.Filter)
-				if len(t.AccessLogs) == 0 {
-					t.AccessLogs = append(t.AccessLogs, &facts.AccessLog{Name: "envoy"})
-				}
-			}
-			t.AccessLogs = filtered(t.AccessLogs, l.Filter)
+			r.inheritLogs(t, gw, l.Filter)
 		}
 	}
 	for _, m := range o.Metrics {
@@ -107,6 +101,25 @@ func (r *reader) applyTelemetry(t *facts.Telemetry, gw gatewayName, o *object.Te
 			}
 		}
 	}
+}
+
+// inheritLogs is what an entry without providers means: the logs there are, else the mesh's default, else Envoy's own.
+func (r *reader) inheritLogs(t *facts.Telemetry, gw gatewayName, filter string) {
+	if len(t.AccessLogs) == 0 {
+		r.logTo(t, gw, r.mesh().DefaultAccessLogging, "")
+	}
+	if len(t.AccessLogs) == 0 {
+		t.AccessLogs = append(t.AccessLogs, &facts.AccessLog{Name: "envoy"})
+	}
+	t.AccessLogs = filtered(t.AccessLogs, filter)
+}
+
+// without leaves out the logs of some providers, all when none is named.
+func without(logs []*facts.AccessLog, names []string) []*facts.AccessLog {
+	if len(names) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(logs), func(l *facts.AccessLog) bool { return slices.Contains(names, l.Name) })
 }
 
 func filtered(logs []*facts.AccessLog, filter string) []*facts.AccessLog {
