@@ -24,6 +24,7 @@ import (
 	"github.com/ambit-mesh/ambit/control/file"
 	"github.com/ambit-mesh/ambit/control/jwks"
 	"github.com/ambit-mesh/ambit/control/model"
+	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/control/serve"
 	"github.com/ambit-mesh/ambit/control/status"
@@ -94,7 +95,7 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 			TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, ClusterDomain: cfg.ClusterDomain,
 			RootNamespace: cfg.RootNamespace, Network: cfg.Network,
 		}),
-		Facts: d.facts, KeySets: d.keys.Need,
+		Facts: d.facts, KeySets: d.keys.Need, Gateways: func(of object.Key, r model.Report) { d.gateways.report(of, r) },
 		Status: d.status, Logger: logger, Registerer: d.registry,
 	})
 	d.source = file.New(file.Config{Root: cfg.ConfigDir, Keep: cfg.StateDir, Sink: d.pusher, Status: d.status, Logger: logger})

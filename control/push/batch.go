@@ -31,6 +31,7 @@ type batch struct {
 	keySets             func([]jwks.Source)
 
 	facts           factSets
+	gateways        map[object.Key]model.Report // what is new to say about Gateways
 	address, policy resources
 	retiring        []string // policies to be removed once no workload that clients know names them
 	buf             []byte   // of what is being encoded
@@ -206,6 +207,12 @@ func (b *batch) counts() (put, removed int) { return b.put, b.removed }
 // release lets go of buffers that a large batch left behind.
 func (b *batch) release() {
 	b.put, b.removed, b.failed = 0, 0, nil
+	clear(b.gateways)
+	for i := range b.facts {
+		if cap(b.facts[i].put) > 256 {
+			b.facts[i].put = nil
+		}
+	}
 	for _, r := range []*resources{&b.address, &b.policy} {
 		if cap(r.put) > 256 {
 			r.put = nil

@@ -74,7 +74,15 @@ func (b *batch) RemoveFact(typeURL, name string) {
 }
 
 // FactReport implements waypoint.Output.
-func (b *batch) FactReport(of object.Key, r model.Report) { b.reports.set(fromWaypoints, of, r) }
+func (b *batch) FactReport(of object.Key, r model.Report) {
+	b.reports.set(fromWaypoints, of, r)
+	if of.Kind == object.KindGateway {
+		if b.gateways == nil {
+			b.gateways = map[object.Key]model.Report{}
+		}
+		b.gateways[of] = r
+	}
+}
 
 // KeySets implements waypoint.Output.
 func (b *batch) KeySets(needed []jwks.Source) {

@@ -44,6 +44,8 @@ type Config struct {
 	// type of it.
 	Waypoints *waypoint.Model
 	Facts     []*xds.Collection
+	// Gateways is told what there is to say about each Gateway when that changes; nil for nobody.
+	Gateways func(of object.Key, r model.Report)
 	// KeySets is told which key sets are needed when that changes; see Pusher.SetKeys. Nil leaves them missing.
 	KeySets func([]jwks.Source)
 	// Status receives what objects are warned about. Nil drops it.
@@ -201,6 +203,11 @@ func (p *Pusher) flush() {
 	put, removed := b.counts()
 	if b.failed != nil {
 		p.cfg.Logger.Error("a resource cannot be encoded and stays as it was", "err", b.failed)
+	}
+	if p.cfg.Gateways != nil {
+		for k, r := range b.gateways {
+			p.cfg.Gateways(k, r)
+		}
 	}
 	b.release()
 	p.metrics.observe(begin, since, put, removed)

@@ -1,0 +1,29 @@
+package daemon
+
+import (
+	"github.com/ambit-mesh/ambit/control/gateways"
+	"github.com/ambit-mesh/ambit/control/model"
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// report hands what the mesh made of a Gateway to who writes its status. Whether it runs, and so is programmed, is for
+// them to say: only what keeps a listener from that is passed on.
+func (g *gatewayRunner) report(of object.Key, r model.Report) {
+	if g == nil {
+		return
+	}
+	out := gateways.Report{Namespace: of.Namespace, Name: of.Name}
+	for _, l := range r.Listeners {
+		lr := gateways.ListenerReport{Name: l.Name, AttachedRoutes: l.Attached}
+		for _, k := range l.Kinds {
+			lr.SupportedKinds = append(lr.SupportedKinds, gateways.RouteKind{Group: "gateway.networking.k8s.io", Kind: k})
+		}
+		for _, c := range l.Conditions {
+			if c.Type != "Programmed" || !c.Status {
+				lr.Conditions = append(lr.Conditions, gateways.Condition{Type: c.Type, True: c.Status, Reason: c.Reason, Message: c.Message})
+			}
+		}
+		out.Listeners = append(out.Listeners, lr)
+	}
+	g.reconciler.Report(out)
+}
