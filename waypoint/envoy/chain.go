@@ -57,7 +57,15 @@ func (e *Env) streams(svc *waypoint.Service, port *waypoint.ServicePort) ([]stre
 	if len(port.GetStream()) > 0 || port.GetRouted() && len(port.GetHttp()) == 0 {
 		self = nil
 	}
-	return e.streamRoutes(port.GetStream(), self)
+	routes, problems := e.streamRoutes(port.GetStream(), self)
+	if e.isDynamic(e.serviceTarget(svc, port)) {
+		for i := range routes {
+			if len(routes[i].sni) == 0 { // only names below the wildcard, or this would be a relay to anywhere
+				routes[i].sni = []string{svc.GetHostname()}
+			}
+		}
+	}
+	return routes, problems
 }
 
 // streamName is the chain of the i-th way through the TCP side of a port; the first has the name of the port's cluster.

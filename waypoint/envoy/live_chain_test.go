@@ -269,7 +269,13 @@ func TestClientsApart(t *testing.T) {
 	w, _, _ := echoWorld(t, "127.0.22.1", waypoint.Protocol_HTTP1)
 	p := envoytest.Start(t, w)
 	node := p.Node("127.0.22.1", idEcho)
-	// Every connection of the application says for whom it was opened, in a request the client cannot fake.
+	node.Tap(func(a envoytest.Arrival, b []byte) {
+		for id, other := range map[string]string{idClient: idOther, idOther: idClient} {
+			if a.Header.Get("x-ambit-client-identity") == id && strings.Contains(string(b), "?from="+other) {
+				t.Errorf("a request of %s in a tunnel opened for %s", other, id)
+			}
+		}
+	})
 	peers := map[string]*envoytest.Peer{idClient: p.Peer(idClient), idOther: p.Peer(idOther)}
 	var all sync.WaitGroup
 	for id, peer := range peers {

@@ -85,7 +85,9 @@ func ServiceRoutes(e *Env, svc *waypoint.Service) ([]*routev3.RouteConfiguration
 		}
 		host, p := e.host(h)
 		problems = append(problems, p...)
-		out = append(out, routeConfiguration(servedName(port.GetNumber(), kindHTTP, "", svc.GetHostname()), host))
+		routes := routeConfiguration(servedName(port.GetNumber(), kindHTTP, "", svc.GetHostname()), host)
+		routes.IgnorePortInHostMatching = true
+		out = append(out, routes)
 	}
 	return out, problems
 }

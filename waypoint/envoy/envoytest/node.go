@@ -30,7 +30,33 @@ type Node struct {
 	done     sync.WaitGroup
 	mu       sync.Mutex
 	conns    map[net.Conn]bool
+	tap      func(Arrival, []byte)
 }
+
+// Tap has fn called with what comes out of every tunnel from now on.
+func (n *Node) Tap(fn func(Arrival, []byte)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tap = fn
+}
+
+// tapped is what a tunnel brings, with a look at it.
+func (n *Node) tapped(a Arrival, r io.Reader) io.Reader {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.tap == nil {
+		return r
+	}
+	fn := n.tap
+	return io.TeeReader(r, writerFunc(func(b []byte) (int, error) {
+		fn(a, b)
+		return len(b), nil
+	}))
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // Arrivals are the CONNECTs so far.
 func (n *Node) Arrivals() []Arrival { return n.arrivals.list() }
@@ -102,7 +128,8 @@ func (n *Node) accept(config *tls.Config, to func(string) string) {
 }
 
 func (n *Node) serve(w http.ResponseWriter, r *http.Request, peer string, to func(string) string) {
-	n.arrivals.add(Arrival{Peer: peer, Authority: r.Host, Header: r.Header.Clone()})
+	arrival := Arrival{Peer: peer, Authority: r.Host, Header: r.Header.Clone()}
+	n.arrivals.add(arrival)
 	if r.Method != http.MethodConnect {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
@@ -118,7 +145,7 @@ func (n *Node) serve(w http.ResponseWriter, r *http.Request, peer string, to fun
 	_ = out.Flush()
 	var sending sync.WaitGroup
 	sending.Go(func() {
-		_, _ = io.Copy(app, r.Body)
+		_, _ = io.Copy(app, n.tapped(arrival, r.Body))
 		_ = app.(*net.TCPConn).CloseWrite()
 	})
 	_, _ = io.Copy(out, app)
