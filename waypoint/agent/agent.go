@@ -27,6 +27,7 @@ import (
 	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
 	"github.com/ambit-mesh/ambit/waypoint/agent/process"
 	"github.com/ambit-mesh/ambit/waypoint/agent/render"
+	"github.com/ambit-mesh/ambit/waypoint/agent/wasm"
 	"github.com/ambit-mesh/ambit/waypoint/envoy"
 	"github.com/ambit-mesh/ambit/waypoint/facts"
 	"github.com/ambit-mesh/ambit/waypoint/fetch"
@@ -42,6 +43,8 @@ type Deps struct {
 	Stdout *os.File
 	// Version is this release's.
 	Version string
+	// alter changes what Envoy is told, for tests of what it refuses.
+	alter func([]ads.Update)
 }
 
 // agent is the running process.
@@ -60,6 +63,7 @@ type agent struct {
 	admin  *envoyAdmin
 	reg    *prometheus.Registry
 	own    metrics
+	wasm   *wasm.Store
 	deps   Deps
 	socket string
 	config string // the bootstrap file
@@ -68,6 +72,7 @@ type agent struct {
 	rendered  chan struct{} // closed when the first facts were expanded
 	streams   atomic.Int64  // aggregated streams Envoy has opened since it was started last
 	draining  atomic.Bool
+	built     atomic.Uint64 // generation of the facts that the ADS server has
 
 	mu sync.Mutex
 	// guarded by mu
@@ -127,6 +132,7 @@ func (a *agent) run(ctx context.Context, binary string) error {
 	g.Go(func() error { return a.certs.Run(serve) })
 	g.Go(func() error { return a.followCertificate(serve) })
 	g.Go(func() error { return a.xds.Run(serve) })
+	g.Go(func() error { return a.wasm.Run(serve) })
 	g.Go(func() error { return a.expand(serve) })
 	g.Go(func() error { return a.serveEnvoy(serve, local) })
 	g.Go(func() error { return a.serveTools(serve) })
@@ -164,7 +170,8 @@ func build(cfg Config, deps Deps, log *slog.Logger, dir string, quit context.Can
 	a.opts = cfg.options(a.socket)
 	a.admin = newEnvoyAdmin(a.opts.AdminPort)
 	a.own = newMetrics(a.reg, deps.Version)
-	a.renderer = render.New(a.opts, log.With("source", "expansion"))
+	a.wasm = wasm.New(dir, log.With("source", "wasm"))
+	a.renderer = render.New(a.opts, a.wasm.File, log.With("source", "expansion"))
 	a.ads = ads.NewServer(log.With("source", "ads"), ads.Events{
 		Refused: a.refused,
 		Nacked:  func(t string) { a.own.responses.WithLabelValues(shortType(t), "nack").Inc() },

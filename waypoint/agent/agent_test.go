@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,9 +14,13 @@ import (
 	"testing"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
+	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
 	"github.com/ambit-mesh/ambit/waypoint/agent/process"
 	"github.com/ambit-mesh/ambit/waypoint/envoy/envoytest"
 )
@@ -158,7 +163,6 @@ func TestCertificateRotation(t *testing.T) {
 // TestDrain: from the request to stop until the end, what is open is served and nothing fails.
 func TestDrain(t *testing.T) {
 	w := echoWorld(t, "127.0.25.1")
-	w.Services[0].Ports[0].Http = []*waypoint.HTTPRule{{Timeout: durationpb.New(0)}}
 	r := launch(t, w, func(c *Config) { c.DrainWait = time.Second })
 	r.Node("127.0.25.1", idEcho)
 	r.expect(r.Peer(idClient).Client("10.96.0.1:80"), "http://echo/", 200, "echo")
@@ -213,6 +217,127 @@ func TestDrain(t *testing.T) {
 	t.Logf("drained in %v", time.Since(start))
 }
 
+// TestRefused: a resource Envoy does not take is refused alone, the last good version stays, and people can see why.
+func TestRefused(t *testing.T) {
+	w := echoWorld(t, "127.0.27.1")
+	var breaking atomic.Bool
+	r := prepare(t)
+	r.alter = func(updates []ads.Update) {
+		if breaking.Load() {
+			breakResources(t, updates)
+		}
+	}
+	r.plane.push(w)
+	r.run()
+	r.ready()
+	r.Node("127.0.27.1", idEcho)
+	c := r.Peer(idClient).Client("10.96.0.1:80")
+	r.expect(c, "http://echo/", 200, "echo")
+
+	w.Destinations[0].Origin = &waypoint.Origin{Kind: "DestinationRule", Namespace: "default", Name: "broken"}
+	w.Destinations[0].Policy = &waypoint.TrafficPolicy{Pool: &waypoint.ConnectionPool{MaxRequests: 7}}
+	w.Services[0].Ports[0].Http = []*waypoint.HTTPRule{{
+		Origin: &waypoint.Origin{Kind: "VirtualService", Namespace: "default", Name: "broken"},
+		Action: &waypoint.HTTPRule_Direct{Direct: &waypoint.DirectResponse{Status: 418}},
+	}}
+	breaking.Store(true)
+	port := envoytest.App(t, "second", "127.0.27.2")
+	r.Node("127.0.27.2", "spiffe://cluster.local/ns/default/sa/second")
+	w.Add("second.default.svc.cluster.local", "10.96.0.2", []envoytest.Port{{Number: 80, Target: port, Protocol: waypoint.Protocol_HTTP1}},
+		envoytest.Pod("second", "127.0.27.2", "second"))
+	r.plane.push(w)
+	r.expect(r.Peer(idClient).Client("10.96.0.2:80"), "http://second/", 200, "second")
+	r.Await("the problem to be listed", func() error {
+		text := r.tool("/problems")
+		for _, want := range []string{`"source": "envoy"`, "DestinationRule default/broken", "VirtualService default/broken", "Expected positive duration", `"kept": true`} {
+			if !strings.Contains(text, want) {
+				return fmt.Errorf("no %s in %s", want, text)
+			}
+		}
+		return nil
+	})
+	r.expect(c, "http://echo/", 200, "echo")
+	if text := r.tool("/metrics"); !strings.Contains(text, `ambit_waypoint_envoy_refusals_total{type="Cluster"}`) {
+		t.Error("the refusal is not counted")
+	}
+	breaking.Store(false)
+	w.Destinations[0].Policy = nil
+	w.Services[0].Ports[0].Http = nil
+	r.plane.push(w)
+	r.Await("the problem to go", func() error {
+		if text := r.tool("/problems"); strings.TrimSpace(text) != "[]" {
+			return errors.New(text)
+		}
+		return nil
+	})
+	r.expect(c, "http://echo/", 200, "echo")
+}
+
+// breakResources makes the cluster and the routes of the echo service something Envoy cannot take.
+func breakResources(t *testing.T, updates []ads.Update) {
+	change := func(r *ads.Resource, m proto.Message, change func()) {
+		if err := proto.Unmarshal(r.Body, m); err != nil {
+			t.Error(err)
+		}
+		change()
+		body, err := proto.Marshal(m)
+		if err != nil {
+			t.Error(err)
+		}
+		r.Body = body
+	}
+	for i := range updates {
+		for j := range updates[i].Put {
+			r := &updates[i].Put[j]
+			if !strings.HasSuffix(r.Name, hostEcho) {
+				continue
+			}
+			switch updates[i].Type {
+			case ads.TypeCluster:
+				var c clusterv3.Cluster
+				change(r, &c, func() { c.ConnectTimeout = durationpb.New(-time.Second) })
+			case ads.TypeRoute:
+				var rc routev3.RouteConfiguration
+				change(r, &rc, func() { rc.VirtualHosts[0].Domains = nil })
+			}
+		}
+	}
+}
+
+// TestSynced says whether Envoy has what was told.
+func TestSynced(t *testing.T) {
+	w := echoWorld(t, "127.0.28.1")
+	r := launch(t, w)
+	r.Node("127.0.28.1", idEcho)
+	c := r.Peer(idClient).Client("10.96.0.1:80")
+	r.expect(c, "http://echo/", 200, "echo")
+	for i := range 20 {
+		status := uint32(400 + i)
+		w.Services[0].Ports[0].Http = []*waypoint.HTTPRule{{
+			Action: &waypoint.HTTPRule_Direct{Direct: &waypoint.DirectResponse{Status: status}},
+		}}
+		w.Gateway = &waypoint.Gateway{Namespace: "default", Name: "waypoint", Services: true, TrustDomains: []string{"cluster.local", fmt.Sprint("td", i)}}
+		r.plane.push(w)
+		r.Await("the facts to arrive", func() error {
+			if !strings.Contains(r.tool("/facts"), fmt.Sprintf(`"td%d"`, i)) || !strings.Contains(r.tool("/facts"), fmt.Sprint(`"status": `, status)) {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		r.Await("synced", func() error {
+			_, err := r.get("http://" + r.cfg.ToolsAddress + "/synced")
+			return err
+		})
+		if got, _, err := envoytest.Get(c, "http://echo/"); got != int(status) || err != nil {
+			t.Fatalf("synced, but the answer is %d, %v; want %d", got, err, status)
+		}
+	}
+	answer := r.tool("/explain?request=" + url.QueryEscape(`{"service":"default/`+hostEcho+`"}`))
+	if !strings.Contains(answer, "{") {
+		t.Error(answer)
+	}
+}
+
 // TestQuit ends an agent over HTTP, as jobs do.
 func TestQuit(t *testing.T) {
 	r := launch(t, &envoytest.World{})
@@ -235,22 +360,18 @@ func TestUnready(t *testing.T) {
 	hold := make(chan struct{})
 	r.ca.SetHook(waitFor(hold))
 	r.run()
-	r.Await("Envoy to have its configuration", func() error {
-		text, err := r.get("http://" + r.cfg.ToolsAddress + "/clusters")
-		if err == nil && !strings.Contains(text, hostEcho) {
-			err = errors.New("no cluster yet")
+	r.Await("nothing but the certificate to be missing", func() error {
+		resp, err := http.Get("http://" + r.cfg.ToolsAddress + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if text := string(body); err == nil && (resp.StatusCode != http.StatusServiceUnavailable || text != "not ready: certificate\n") {
+			err = errors.New(text)
 		}
 		return err
 	})
-	resp, err := http.Get("http://" + r.cfg.ToolsAddress + "/readyz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "certificate") {
-		t.Errorf("/readyz: %s %s", resp.Status, body)
-	}
 	for _, port := range []uint32{r.cfg.ReadyPort, r.cfg.HBONEPort} {
 		if port == r.cfg.ReadyPort {
 			if _, err := r.get(fmt.Sprintf("http://127.0.0.1:%d/healthz/ready", port)); err == nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"os"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -18,6 +19,7 @@ import (
 // followCertificate hands every new certificate of this pod's identity to Envoy. Connections that are open keep the
 // one they were made with.
 func (a *agent) followCertificate(ctx context.Context) error {
+	a.offerSystemRoots()
 	id := a.cfg.self()
 	defer a.certs.Hold(id)()
 	var last *certs.SVID
@@ -70,6 +72,33 @@ func secretUpdate(svid *certs.SVID) (ads.Update, error) {
 		u.Put = append(u.Put, ads.Resource{Name: s.GetName(), Body: body})
 	}
 	return u, nil
+}
+
+// systemRoots are where distributions keep them; crypto/x509 root_linux.go has the same list.
+var systemRoots = []string{
+	"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+	"/etc/pki/tls/cacert.pem", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem",
+}
+
+// offerSystemRoots gives Envoy the machine's roots, for destinations on the Internet. Where there are none it is given
+// nothing, and connections that need them fail.
+func (a *agent) offerSystemRoots() {
+	for _, path := range append([]string{os.Getenv("SSL_CERT_FILE")}, systemRoots...) {
+		roots, err := os.ReadFile(path)
+		if err != nil || len(roots) == 0 {
+			continue
+		}
+		body, err := proto.MarshalOptions{Deterministic: true}.Marshal(&tlsv3.Secret{
+			Name: envoy.SecretSystemRoots, Type: &tlsv3.Secret_ValidationContext{
+				ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(roots)},
+			},
+		})
+		if err == nil {
+			a.ads.Apply(ads.Update{Type: ads.TypeSecret, Put: []ads.Resource{{Name: envoy.SecretSystemRoots, Body: body}}})
+			return
+		}
+	}
+	a.log.Info("this machine has no root certificates: TLS to destinations whose policy names none will fail", "looked", systemRoots)
 }
 
 func inline(b []byte) *corev3.DataSource {

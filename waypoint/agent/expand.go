@@ -6,6 +6,8 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/xds"
 	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
+	"github.com/ambit-mesh/ambit/waypoint/agent/render"
+	"github.com/ambit-mesh/ambit/waypoint/agent/wasm"
 	"github.com/ambit-mesh/ambit/waypoint/facts"
 )
 
@@ -19,9 +21,11 @@ func (a *agent) expand(ctx context.Context) error {
 	defer gap.Stop()
 	for first := true; ; first = false {
 		snapshot, changes := a.facts.Take()
-		if !changes.Empty() || first {
-			a.apply(snapshot, changes)
+		modules := a.wasm.Take()
+		if !changes.Empty() || len(modules) > 0 || first {
+			a.apply(snapshot, changes, modules)
 		}
+		a.built.Store(snapshot.Generation())
 		if first && snapshot.Gateway() != nil {
 			a.ads.Open()
 			close(a.rendered)
@@ -34,6 +38,7 @@ func (a *agent) expand(ctx context.Context) error {
 		}
 		select {
 		case <-a.facts.Changed():
+		case <-a.wasm.News():
 		case <-ctx.Done():
 			return nil
 		}
@@ -72,12 +77,19 @@ func (a *agent) awaitFacts(ctx context.Context) bool {
 	}
 }
 
-func (a *agent) apply(s *facts.Snapshot, c facts.Changes) {
+func (a *agent) apply(s *facts.Snapshot, c facts.Changes, modules []wasm.Key) {
 	start := time.Now()
+	var keys []string
+	for _, m := range modules {
+		keys = append(keys, render.Module(m.URL, m.SHA256))
+	}
 	a.mu.Lock()
-	updates := a.renderer.Render(s, c)
+	updates := a.renderer.Render(s, c, keys...)
 	problems := a.renderer.Problems()
 	a.mu.Unlock()
+	if a.deps.alter != nil {
+		a.deps.alter(updates)
+	}
 	if len(updates) > 0 {
 		a.ads.Apply(updates...)
 	}
@@ -109,4 +121,25 @@ func (a *agent) refused(r ads.Refusal) {
 	a.own.refusals.WithLabelValues(shortType(r.Type)).Inc()
 	a.log.Error("Envoy refuses a part of its configuration; everything else is in force", "type", shortType(r.Type), "resource", r.Name,
 		"unit", unit, "objects", objects, "kept", r.Kept, "reason", r.Reason)
+}
+
+// behind names what of the facts received so far is not in force in Envoy yet; nothing when it is, as far as Envoy takes
+// it.
+func (a *agent) behind() []string {
+	var out []string
+	select {
+	case <-a.rendered:
+	default:
+		return []string{"first configuration"}
+	}
+	if a.built.Load() != a.facts.Current().Generation() || a.facts.Unanswered() > 0 {
+		out = append(out, "expansion")
+	}
+	if a.ads.Streams() == 0 {
+		out = append(out, "Envoy")
+	}
+	for _, t := range a.ads.Pending() {
+		out = append(out, shortType(t))
+	}
+	return out
 }

@@ -14,12 +14,15 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/ambit-mesh/ambit/waypoint/agent/render"
+	"github.com/ambit-mesh/ambit/waypoint/explain"
 )
 
 // serveTools answers scrapes, lifecycle hooks, people and tools until ctx ends.
 //
 //	MetricsAddress (everybody)    /stats/prometheus /metrics /healthz/ready, and from loopback POST /quitquitquit /healthcheck/fail
-//	ToolsAddress, AdminSocket     all of that, /facts /problems /readyz /loglevel /debug/pprof, and Envoy's /config_dump /clusters …
+//	ToolsAddress, AdminSocket     all of that, /facts /problems /readyz /synced /explain /debug/pprof, and Envoy's /config_dump /clusters …
 func (a *agent) serveTools(ctx context.Context) error {
 	public := http.NewServeMux()
 	public.HandleFunc("GET /stats/prometheus", a.serveMetrics)
@@ -33,6 +36,9 @@ func (a *agent) serveTools(ctx context.Context) error {
 	tools.HandleFunc("GET /facts", a.serveFacts)
 	tools.HandleFunc("GET /problems", a.serveProblems)
 	tools.HandleFunc("GET /readyz", a.serveReady)
+	tools.HandleFunc("GET /synced", a.serveSynced)
+	tools.HandleFunc("GET /explain", a.serveExplain)
+	tools.HandleFunc("POST /explain", a.serveExplain)
 	tools.HandleFunc("GET /healthz/ready", a.serveReady)
 	tools.HandleFunc("GET /stats/prometheus", a.serveMetrics)
 	tools.HandleFunc("GET /metrics", a.serveMetrics)
@@ -104,6 +110,8 @@ func (a *agent) serveIndex(w http.ResponseWriter, _ *http.Request) {
 GET  /facts             what the control plane has told
 GET  /problems          what is not in force as it was written, and why
 GET  /readyz            what keeps this instance from being ready
+GET  /synced            whether Envoy has everything that was told
+GET  /explain           what would become of a request, described in JSON in the body or in ?request=
 GET  /metrics           metrics of Envoy and of the agent
 GET  /config_dump /clusters /listeners /stats /certs /server_info /init_dump /memory /runtime   as Envoy has them
 POST /logging /healthcheck/fail /healthcheck/ok                                                 as Envoy has them
@@ -140,6 +148,42 @@ func (a *agent) serveReady(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	io.WriteString(w, "ready\n")
+}
+
+// serveSynced answers with what Envoy has not got yet of the facts received so far.
+func (a *agent) serveSynced(w http.ResponseWriter, _ *http.Request) {
+	if behind := a.behind(); len(behind) > 0 {
+		http.Error(w, "waiting for: "+strings.Join(behind, ", "), http.StatusServiceUnavailable)
+		return
+	}
+	io.WriteString(w, "synced\n")
+}
+
+// serveExplain says what would become of a request.
+func (a *agent) serveExplain(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if q := r.URL.Query().Get("request"); q != "" {
+		body = []byte(q)
+	}
+	var req explain.Request
+	if err == nil {
+		err = json.Unmarshal(body, &req)
+	}
+	if err != nil {
+		http.Error(w, "the request to explain is no JSON: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	snapshot := a.facts.Current()
+	if snapshot.Gateway() == nil {
+		http.Error(w, "the Gateway is not known yet", http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", " ")
+	if err := enc.Encode(explain.Explain(render.Env(snapshot, a.opts, a.wasm.File, nil), req)); err != nil {
+		a.log.Debug("explanation not written", "err", err)
+	}
 }
 
 func (a *agent) serveQuit(w http.ResponseWriter, _ *http.Request) {

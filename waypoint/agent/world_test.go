@@ -24,6 +24,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/api/xds"
 	"github.com/ambit-mesh/ambit/ca/catest"
+	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
 	"github.com/ambit-mesh/ambit/waypoint/envoy/envoytest"
 )
 
@@ -137,6 +138,7 @@ type running struct {
 	log   *envoytest.Buffer
 	stop  context.CancelFunc
 	ended chan error
+	alter func([]ads.Update)
 }
 
 // launch starts an agent with the facts of a world and waits until it is ready.
@@ -179,7 +181,7 @@ func (r *running) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	go func() { r.ended <- Run(ctx, r.cfg, Deps{Signer: r.ca, Logger: log, Version: "test"}) }()
+	go func() { r.ended <- Run(ctx, r.cfg, Deps{Signer: r.ca, Logger: log, Version: "test", alter: r.alter}) }()
 	r.t.Cleanup(func() {
 		cancel()
 		select {

@@ -10,6 +10,7 @@ import (
 
 // A Snapshot is everything known at one moment. It and the messages in it are immutable: nobody may change either.
 type Snapshot struct {
+	generation   uint64
 	gateway      *waypoint.Gateway
 	services     table[*waypoint.Service]     // by namespace/hostname
 	destinations table[*waypoint.Destination] // by namespace/hostname
@@ -21,6 +22,9 @@ type Snapshot struct {
 	endpoints table[[]*workload.Workload] // by namespace/hostname
 	bound     []*workload.Workload
 }
+
+// Generation counts the responses of the control plane that led to this snapshot.
+func (s *Snapshot) Generation() uint64 { return s.generation }
 
 // Gateway is the Gateway this proxy is an instance of; nil until the control plane has sent it.
 func (s *Snapshot) Gateway() *waypoint.Gateway { return s.gateway }

@@ -172,6 +172,7 @@ func (s *Store) begin() *batch {
 // publish makes the batch's result the current snapshot.
 func (b *batch) publish() {
 	n := &b.next
+	n.generation++
 	n.services, n.destinations, n.hosts = b.services.table, b.destinations.table, b.hosts.table
 	n.secrets, n.addresses, n.workloads = b.secrets.table, b.addresses.table, b.workloads.table
 	if len(b.endpoints) > 0 {

@@ -231,18 +231,21 @@ func (s *Server) aggregated() (n int) {
 	return n
 }
 
-// Idle reports that every open stream has accepted everything there is for it.
-func (s *Server) Idle() bool {
+// Pending names the types of which an open stream has not accepted or refused everything there is for it.
+func (s *Server) Pending() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for st := range s.streams {
-		for _, sub := range st.subs {
-			if len(sub.dirty) > 0 || sub.sent != nil {
-				return false
+	var out []string
+	for _, t := range order {
+		for st := range s.streams {
+			sub := st.subs[t]
+			if sub != nil && (sub.sent != nil || len(sub.dirty) > 0) || t == TypeEndpoint && len(st.warming) > 0 {
+				out = append(out, t)
+				break
 			}
 		}
 	}
-	return true
+	return out
 }
 
 // refuse notes that Envoy does not take a version of a resource. Callers hold mu.

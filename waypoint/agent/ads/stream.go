@@ -126,12 +126,15 @@ func (s *Server) serve(w wire, aggregated bool) error {
 				tick.Reset(wait)
 				break
 			}
+			s.log.Debug("sent", "type", resp.GetTypeUrl(), "put", len(resp.GetResources()), "removed", len(resp.GetRemovedResources()), "nonce", resp.GetNonce())
 			if err := w.Send(resp); err != nil {
 				return err
 			}
 		}
 		select {
 		case req := <-requests:
+			s.log.Debug("asked", "type", req.GetTypeUrl(), "nonce", req.GetResponseNonce(), "refused", req.GetErrorDetail() != nil,
+				"subscribe", len(req.GetResourceNamesSubscribe()), "unsubscribe", len(req.GetResourceNamesUnsubscribe()))
 			st.take(req)
 		case <-st.wake:
 		case <-tick.C:
@@ -255,13 +258,13 @@ func (st *stream) settle(req *discoveryv3.DeltaDiscoveryRequest, sub *subscripti
 		}
 		return nil, true, false
 	}
-	reason := strings.ToValidUTF8(req.GetErrorDetail().GetMessage(), "?")
-	bad := blamed(reason, sent.put)
+	bad := blamed(req.GetErrorDetail().GetMessage(), sent.put)
 	if len(bad) == 0 && len(sent.put) == 1 {
 		for name := range sent.put {
 			bad = append(bad, name)
 		}
 	}
+	reason := legible(req.GetErrorDetail().GetMessage())
 	for _, name := range bad {
 		if r, news := st.server.refuse(req.GetTypeUrl(), name, sent.put[name], reason); news {
 			refusals = append(refusals, r)
@@ -298,6 +301,17 @@ func blamed(reason string, put map[string]uint64) []string {
 		}
 	}
 	return out
+}
+
+// legible makes one short line of Envoy's reason. It tends to quote the whole resource before it says what is wrong.
+func legible(reason string) string {
+	reason = strings.Join(strings.Fields(strings.ToValidUTF8(reason, "?")), " ")
+	reason = strings.ReplaceAll(reason, "goo.gle/debugonly ", "")
+	const head, tail = 200, 500
+	if len(reason) > head+tail+10 {
+		reason = reason[:head] + " … " + reason[len(reason)-tail:]
+	}
+	return strings.ToValidUTF8(reason, "")
 }
 
 // next makes the next response, or nil and how long to wait for news at most.

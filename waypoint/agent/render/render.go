@@ -25,6 +25,7 @@ import (
 // Renderer holds what every unit became. It belongs to one goroutine.
 type Renderer struct {
 	opts  envoy.Options
+	find  Modules
 	log   *slog.Logger
 	units map[string]*unit
 	byDep map[string]map[*unit]struct{}
@@ -46,10 +47,10 @@ type unit struct {
 	failed   bool // it panicked: what it became before stays
 }
 
-// New returns a Renderer of nothing. log is told about our own mistakes only.
-func New(opts envoy.Options, log *slog.Logger) *Renderer {
+// New returns a Renderer of nothing. log is told about our own mistakes only; find may be nil.
+func New(opts envoy.Options, find Modules, log *slog.Logger) *Renderer {
 	return &Renderer{
-		opts: opts, log: log, units: map[string]*unit{}, byDep: map[string]map[*unit]struct{}{},
+		opts: opts, find: find, log: log, units: map[string]*unit{}, byDep: map[string]map[*unit]struct{}{},
 		owner: map[resourceID]*unit{}, losers: map[*unit]map[*unit]struct{}{},
 	}
 }
@@ -66,10 +67,18 @@ const (
 	depAddress      = "a/"
 	depEndpoints    = "e/"
 	depSecret       = "c/"
+	depModule       = "m/"
 )
 
-// Render returns what Envoy must be told after the changes that led to the snapshot.
-func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes) []ads.Update {
+// Modules finds a Wasm module by its URL and hash, or says why it is not there (yet).
+type Modules func(url, sha256 string) (path string, err error)
+
+// Module is the key of a module whose file came, for Render.
+func Module(url, sha256 string) string { return sha256 + " " + url }
+
+// Render returns what Envoy must be told after the changes that led to the snapshot, and after Wasm modules (by their
+// Module key) came or failed.
+func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes, modules ...string) []ads.Update {
 	if s.Gateway() == nil {
 		// Never known, or taken away: what Envoy has stays, for a Gateway that was deleted by mistake comes back and one
 		// that was deleted on purpose takes this process with it.
@@ -77,7 +86,11 @@ func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes) []ads.Update {
 	}
 	again := map[*unit]struct{}{}
 	r.arrange(s, c, again)
-	for dep := range changed(c) {
+	deps := changed(c)
+	for _, m := range modules {
+		deps[depModule+m] = struct{}{}
+	}
+	for dep := range deps {
 		for u := range r.byDep[dep] {
 			again[u] = struct{}{}
 		}
@@ -312,11 +325,18 @@ func (p *pass) note(problems []envoy.Problem) { p.problems = append(p.problems, 
 
 // env is the facts as the expansions see them; every look is noted.
 func (p *pass) env() *envoy.Env {
-	s, deps := p.snapshot, p.deps
-	see := func(dep string) { deps[dep] = struct{}{} }
-	return &envoy.Env{
+	deps := p.deps
+	return Env(p.snapshot, p.r.opts, p.r.find, func(dep string) { deps[dep] = struct{}{} })
+}
+
+// Env is a snapshot in the form expansions look at. Every look is told to see, which may be nil.
+func Env(s *facts.Snapshot, opts envoy.Options, find Modules, see func(dep string)) *envoy.Env {
+	if see == nil {
+		see = func(string) {}
+	}
+	e := &envoy.Env{
 		Gateway: s.Gateway(),
-		Options: p.r.opts,
+		Options: opts,
 		Services: func() []*waypoint.Service {
 			see(depServices)
 			return s.Services()
@@ -350,4 +370,11 @@ func (p *pass) env() *envoy.Env {
 			return s.VirtualHosts()
 		},
 	}
+	if find != nil {
+		e.WasmFile = func(url, sha256 string) (string, error) {
+			see(depModule + Module(url, sha256))
+			return find(url, sha256)
+		}
+	}
+	return e
 }
