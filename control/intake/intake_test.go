@@ -191,6 +191,8 @@ func BenchmarkPod(b *testing.B) {
 func seeds(tb testing.TB) [][]byte {
 	tb.Helper()
 	files, _ := filepath.Glob("testdata/*.*")
+	more, _ := filepath.Glob("testdata/ir/*.*")
+	files = append(files, more...)
 	var out [][]byte
 	for _, f := range files {
 		if strings.HasSuffix(f, ".golden") {

@@ -107,7 +107,9 @@ func TestNoEmbeddedPointers(t *testing.T) {
 			walk(f.Type)
 		}
 	}
-	for _, v := range []any{corev1.Namespace{}, corev1.Node{}, corev1.ServiceAccount{}, corev1.Pod{}, corev1.Service{}, discoveryv1.EndpointSlice{}, gatewayv1.Gateway{}, gatewayv1.GatewayClass{}, custom{}} {
+	for _, v := range []any{corev1.Namespace{}, corev1.Node{}, corev1.ServiceAccount{}, corev1.Pod{}, corev1.Service{}, discoveryv1.EndpointSlice{}, gatewayv1.Gateway{}, gatewayv1.GatewayClass{}, custom{},
+		gatewayv1.HTTPRoute{}, gatewayv1.GRPCRoute{}, gatewayv1.TLSRoute{}, gatewayv1.TCPRoute{}, gatewayv1.ReferenceGrant{},
+		gatewayv1.BackendTLSPolicy{}, gatewayv1.ListenerSet{}, rateLimitSpec{}, extensionSpec{}} {
 		walk(reflect.TypeOf(v))
 	}
 }

@@ -3,12 +3,15 @@ package intake
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 	mesh "istio.io/api/mesh/v1alpha1"
+	telemetry "istio.io/api/telemetry/v1alpha1"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/object"
@@ -87,8 +90,11 @@ func (r *reader) meshSettings(spec *mesh.MeshConfig, namespace string) *object.M
 		out.Outliers = r.outliers(p.OutlierDetection, at("defaultTrafficPolicy", "outlierDetection"))
 	}
 	r.short(spec.AccessLogFormat, at("accessLogFormat"))
+	if ns := spec.RootNamespace; ns != "" && ns != namespace {
+		r.warn(at("rootNamespace"), fmt.Sprintf("the root namespace is chosen when the control plane starts, and this file is in %s", namespace), "remove the field, or start the control plane with --root-namespace")
+	}
 	r.meshTracing(spec, out)
-	r.meshProviders(spec, out, namespace)
+	r.meshProviders(spec, out)
 	return out
 }
 
@@ -115,6 +121,21 @@ func (r *reader) meshTracing(spec *mesh.MeshConfig, out *object.MeshConfig) {
 	if s := t.GetSampling(); s != 0 {
 		r.perMillion(s, sub(path, "sampling"))
 		out.Tracing.Sampling = doubleValue(s)
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.GetCustomTags())) {
+		c := t.CustomTags[name]
+		var literal *telemetry.Tracing_Literal
+		var header *telemetry.Tracing_RequestHeader
+		var environment *telemetry.Tracing_Environment
+		switch k := c.GetType().(type) {
+		case *mesh.Tracing_CustomTag_Literal:
+			literal = &telemetry.Tracing_Literal{Value: k.Literal.GetValue()}
+		case *mesh.Tracing_CustomTag_Header:
+			header = &telemetry.Tracing_RequestHeader{Name: k.Header.GetName(), DefaultValue: k.Header.GetDefaultValue()}
+		case *mesh.Tracing_CustomTag_Environment:
+			environment = &telemetry.Tracing_Environment{Name: k.Environment.GetName(), DefaultValue: k.Environment.GetDefaultValue()}
+		}
+		out.Tracing.Tags = append(out.Tracing.Tags, r.traceTag(name, literal, header, environment, sub(path, "customTags", name)))
 	}
 	switch k := t.GetTracer().(type) {
 	case nil:

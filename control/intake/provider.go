@@ -16,7 +16,7 @@ import (
 
 func doubleValue(f float64) *wrapperspb.DoubleValue { return wrapperspb.Double(f) }
 
-func (r *reader) meshProviders(spec *mesh.MeshConfig, out *object.MeshConfig, namespace string) {
+func (r *reader) meshProviders(spec *mesh.MeshConfig, out *object.MeshConfig) {
 	path := at("extensionProviders")
 	if !r.fewer(len(spec.ExtensionProviders), maxValues, path, "provider") {
 		return
@@ -136,14 +136,11 @@ func (r *reader) openTelemetry(in *mesh.MeshConfig_ExtensionProvider_OpenTelemet
 		if h.Path == "" || h.Path[0] != '/' {
 			r.refuse(sub(path, "http", "path"), fmt.Sprintf("%q is not a path", clip(h.Path)), "write it like /v1/traces")
 		}
-		if len(h.Headers) > 0 {
-			r.warn(sub(path, "http", "headers"), "the headers are not sent", "let the collector do without")
-		}
 	}
 	return out
 }
 
-// labels converts a Struct of texts into a mapping; nested ones are left out with a warning.
+// formatLabels converts a Struct of texts into a mapping; nested ones are left out with a warning.
 func (r *reader) formatLabels(in *structpb.Struct, path []any) map[string]string {
 	out := make(map[string]string)
 	for _, k := range slices.Sorted(maps.Keys(in.GetFields())) {

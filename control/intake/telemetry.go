@@ -87,27 +87,33 @@ func (r *reader) tracing(in *telemetry.Tracing, path []any) object.TelemetryTrac
 		return out
 	}
 	for _, name := range slices.Sorted(maps.Keys(in.CustomTags)) {
-		p := sub(path, "customTags", name)
-		tag := &waypoint.Tracing_Tag{Name: name}
-		switch t := in.CustomTags[name].GetType().(type) {
-		case *telemetry.Tracing_CustomTag_Literal:
-			tag.From = &waypoint.Tracing_Tag_Literal{Literal: t.Literal.GetValue()}
-		case *telemetry.Tracing_CustomTag_Header:
-			tag.From = &waypoint.Tracing_Tag_Header{Header: r.header(t.Header.GetName(), sub(p, "header", "name"))}
-			tag.DefaultValue = t.Header.GetDefaultValue()
-		case *telemetry.Tracing_CustomTag_Environment:
-			tag.From = &waypoint.Tracing_Tag_Environment{Environment: t.Environment.GetName()}
-			tag.DefaultValue = t.Environment.GetDefaultValue()
-			if t.Environment.GetName() == "" {
-				r.refuse(sub(p, "environment", "name"), "the field is missing", "write the name of a variable")
-			}
-		case *telemetry.Tracing_CustomTag_Formatter:
+		p, in := sub(path, "customTags", name), in.CustomTags[name]
+		if in.GetFormatter() != nil {
 			r.warn(sub(p, "formatter"), "tags of this kind are left out", "use literal, header or environment")
 			continue
-		default:
-			r.refuse(p, "it is not said what the tag's value is", "write literal, header or environment")
 		}
-		out.Settings.Tags = append(out.Settings.Tags, tag)
+		out.Settings.Tags = append(out.Settings.Tags, r.traceTag(name, in.GetLiteral(), in.GetHeader(), in.GetEnvironment(), p))
+	}
+	return out
+}
+
+// traceTag converts a tag of a Telemetry; those of the mesh configuration have the same form.
+func (r *reader) traceTag(name string, literal *telemetry.Tracing_Literal, header *telemetry.Tracing_RequestHeader, environment *telemetry.Tracing_Environment, path []any) *waypoint.Tracing_Tag {
+	out := &waypoint.Tracing_Tag{Name: name}
+	switch {
+	case literal != nil:
+		out.From = &waypoint.Tracing_Tag_Literal{Literal: literal.Value}
+	case header != nil:
+		out.From = &waypoint.Tracing_Tag_Header{Header: r.header(header.Name, sub(path, "header", "name"))}
+		out.DefaultValue = header.DefaultValue
+	case environment != nil:
+		out.From = &waypoint.Tracing_Tag_Environment{Environment: environment.Name}
+		out.DefaultValue = environment.DefaultValue
+		if environment.Name == "" {
+			r.refuse(sub(path, "environment", "name"), "the field is missing", "write the name of a variable")
+		}
+	default:
+		r.refuse(path, "it is not said what the tag's value is", "write literal, header or environment")
 	}
 	return out
 }
