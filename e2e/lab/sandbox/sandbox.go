@@ -106,6 +106,10 @@ func Start(s Spec) (*Proc, error) {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	defer log.Close()
+	// Programs open /dev/stdout by its name, which is opening the file anew.
+	if err := log.Chown(int(s.User), int(s.Group)); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
 	readyR, readyW, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("pipe from sandbox: %w", err)
