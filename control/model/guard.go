@@ -97,6 +97,9 @@ func (m *Model) watchSlot(c *slot) {
 	was := c.watch
 	c.watch = m.watchOf(c)
 	keys := m.subsetKeys(c)
+	if !was.equal(&c.watch) {
+		m.touchTargetsOf(c.winner.key())
+	}
 	if !was.equal(&c.watch) || !slices.Equal(keys, c.keys) {
 		m.touchMembers(c.winner)
 	}

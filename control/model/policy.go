@@ -273,6 +273,9 @@ func (m *Model) ancestor(ns string, k object.Key, t object.TargetRef) (bound, re
 				return c.bound.to.id.String(), "", ""
 			}
 		}
+		if g := s.guard(); g != nil && !g.Open {
+			return "", "AncestorNotBound", fmt.Sprintf("waypoint %s of %s cannot be had, and endpoints refuse all traffic meanwhile", g.Gateway, k)
+		}
 		return "", "AncestorNotBound", fmt.Sprintf("%s has no waypoint", k)
 	}
 	return "", "Invalid", fmt.Sprintf("a policy cannot be bound to a %s", t.Kind)

@@ -10,7 +10,8 @@ const meshConfigName = "istio"
 // read reports whether objects of the kind matter here.
 func read(k object.Kind) bool {
 	switch k {
-	case object.KindPod, object.KindNode, object.KindEndpointSlice, object.KindWorkloadEntry, object.KindServiceAccount, object.KindPeerAuthentication:
+	case object.KindPod, object.KindNode, object.KindEndpointSlice, object.KindWorkloadEntry, object.KindServiceAccount, object.KindPeerAuthentication,
+		object.KindSidecar, object.KindEnvoyFilter:
 		return false
 	}
 	return true
@@ -22,7 +23,7 @@ func reported(k object.Kind) bool {
 	case object.KindGateway, object.KindListenerSet, object.KindGatewayClass, object.KindHTTPRoute, object.KindGRPCRoute, object.KindTLSRoute,
 		object.KindTCPRoute, object.KindVirtualService, object.KindDestinationRule, object.KindBackendTLSPolicy, object.KindAuthorizationPolicy,
 		object.KindRequestAuthentication, object.KindTelemetry, object.KindWasmPlugin, object.KindTrafficExtension,
-		object.KindExtensionPolicy, object.KindLocalRateLimitPolicy, object.KindSidecar, object.KindEnvoyFilter:
+		object.KindExtensionPolicy, object.KindLocalRateLimitPolicy:
 		return true
 	}
 	return false

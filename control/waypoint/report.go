@@ -57,12 +57,6 @@ func (m *Model) buildReport(r *reader, k object.Key) model.Report {
 		m.reportExtension(r, &rep, o)
 	case *object.LocalRateLimitPolicy:
 		m.reportTargets(r, &rep, o.Namespace, o.TargetRefs)
-	case *object.NoEffect:
-		rep.Warn("kind", "a "+o.Kind.String()+" has no effect here: there are no sidecars, and proxies are not patched",
-			map[object.Kind]string{
-				object.KindSidecar:     "remove it; what proxies know follows from what they serve",
-				object.KindEnvoyFilter: "use LocalRateLimitPolicy, ExtensionPolicy or WasmPlugin, or remove it",
-			}[o.Kind])
 	}
 	return rep
 }
