@@ -9,6 +9,8 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // -o yaml
 )
 
+require google.golang.org/protobuf v1.36.12
+
 require (
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect

@@ -72,6 +72,11 @@ type Control struct {
 	CAAdminSocket string `json:"caAdminSocket"`
 }
 
+// GatewayAdmin is the unix socket of the admin interface of a waypoint's or gateway's pod.
+func (l *Lab) GatewayAdmin(podUID string) string {
+	return filepath.Join(l.Dir, "pods", podUID, "volumes", "istio-envoy", "admin.sock")
+}
+
 // Root is the folder labs live in.
 func Root() string {
 	if root := os.Getenv(EnvRoot); root != "" {

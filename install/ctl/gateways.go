@@ -1,0 +1,137 @@
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/install/admin"
+	"github.com/ambit-mesh/ambit/install/cluster"
+	"github.com/ambit-mesh/ambit/install/gateway"
+)
+
+// gatewaySource says which waypoint or gateway is asked.
+type gatewaySource struct {
+	namespace string
+	address   string
+	file      string
+}
+
+func (s *gatewaySource) add(cmd *cobra.Command, files bool) {
+	cmd.Flags().StringVarP(&s.namespace, "namespace", "n", "", "namespace of the pod or Gateway (all)")
+	cmd.Flags().StringVar(&s.address, "admin-address", "", "the proxy's admin endpoint itself: host:port or unix:PATH")
+	if files {
+		cmd.Flags().StringVarP(&s.file, "file", "f", "", "a config_dump file to read instead of asking a proxy")
+	}
+}
+
+// instance is one pod of a waypoint or gateway.
+type instance struct {
+	namespace, gateway, pod string
+	ready                   bool
+	endpoint                admin.Endpoint
+}
+
+func (i instance) String() string { return i.pod + "." + i.namespace }
+
+// instances lists the pods of all Gateways, those that are ready first.
+func (a *app) instances(ctx context.Context, namespace string) ([]instance, error) {
+	lab, err := a.openLab()
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.cluster()
+	if err != nil {
+		return nil, err
+	}
+	pods, err := c.List(ctx, "Pod", namespace)
+	if err != nil {
+		return nil, err
+	}
+	var out []instance
+	for _, p := range pods {
+		name, ok := p.Label(mesh.LabelGatewayName)
+		if !ok {
+			continue
+		}
+		out = append(out, instance{p.Namespace(), name, p.Name(), isReady(p), admin.Endpoint{
+			What: "waypoint pod " + p.Namespace() + "/" + p.Name(), Address: "unix:" + lab.GatewayAdmin(p.Text("metadata", "uid")),
+			Hint: fmt.Sprintf("see \"ambitctl lab logs -n %s %s\"", p.Namespace(), p.Name()),
+		}})
+	}
+	slices.SortStableFunc(out, func(x, y instance) int {
+		if x.ready == y.ready {
+			return 0
+		}
+		if x.ready {
+			return -1
+		}
+		return 1
+	})
+	return out, nil
+}
+
+func isReady(p cluster.Object) bool {
+	for _, c := range p.Items("status", "conditions") {
+		if c.Text("type") == "Ready" {
+			return c.Text("status") == "True"
+		}
+	}
+	return false
+}
+
+// instanceFor finds the one proxy a command is about: a pod, or any pod of a Gateway. Without a name there must be only one
+// Gateway.
+func (a *app) instanceFor(ctx context.Context, s gatewaySource, args []string) (instance, error) {
+	if s.address != "" {
+		if len(args) > 0 {
+			return instance{}, usagef("--admin-address names one proxy: leave out names")
+		}
+		return instance{endpoint: admin.Endpoint{What: "the proxy", Address: s.address}}, nil
+	}
+	all, err := a.instances(ctx, s.namespace)
+	if err != nil {
+		return instance{}, err
+	}
+	if len(all) == 0 {
+		return instance{}, fmt.Errorf("no waypoint and no gateway runs; start one with \"ambitctl waypoint apply\"")
+	}
+	var names []string
+	for _, i := range all {
+		if n := i.namespace + "/" + i.gateway; !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	if len(args) == 0 {
+		if len(names) > 1 {
+			return instance{}, usagef("which one? there are %s: name a Gateway or a pod, as NAME.NAMESPACE", strings.Join(names, ", "))
+		}
+		return all[0], nil
+	}
+	want := args[0]
+	if _, name, ok := strings.Cut(want, "/"); ok {
+		want = name
+	}
+	for _, i := range all {
+		for _, n := range []string{i.pod, i.pod + "." + i.namespace, i.gateway, i.gateway + "." + i.namespace} {
+			if n == want {
+				return i, nil
+			}
+		}
+	}
+	return instance{}, fmt.Errorf("no waypoint or gateway is called %q; there are %s", args[0], strings.Join(names, ", "))
+}
+
+// facts asks a proxy what it was told.
+func (i instance) facts(ctx context.Context) (*gateway.Facts, error) {
+	body, err := i.endpoint.Get(ctx, "/facts")
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return gateway.ReadFacts(body)
+}
