@@ -45,14 +45,14 @@ func literal(s string) string { return strings.ReplaceAll(s, "%", "%%") }
 const maxFormat = 8 << 10
 
 // operator is one of a format. Arguments end at the first ")" that a "%" or a length follows.
-var operator = regexp.MustCompile(`%([A-Z0-9_]+)(?:\(([^%]*?)\))?(?::[0-9]+)?%`)
+var operator = regexp.MustCompile(`%([A-Z0-9_]+)(?:\((.*?)\))?(?::[0-9]+)?%`)
 
 // operators are those of Envoy 1.40, docs configuration/observability/access_log/usage; true: arguments are needed.
 // Envoy refuses a whole filter chain for one it does not know.
 var operators = map[string]bool{
 	"REQ": true, "RESP": true, "TRAILER": true, "REQUEST_HEADER": true, "RESPONSE_HEADER": true, "RESPONSE_TRAILER": true,
 	"DYNAMIC_METADATA": true, "UPSTREAM_METADATA": true, "CLUSTER_METADATA": true, "METADATA": true, "FILTER_STATE": true,
-	"UPSTREAM_FILTER_STATE": true, "QUERY_PARAM": true, "COMMON_DURATION": true,
+	"UPSTREAM_FILTER_STATE": true, "QUERY_PARAM": true, "ENVIRONMENT": true, "COMMON_DURATION": true,
 	"START_TIME": false, "EMIT_TIME": false, "PROTOCOL": false, "UPSTREAM_PROTOCOL": false, "RESPONSE_CODE": false,
 	"RESPONSE_CODE_DETAILS": false, "CONNECTION_TERMINATION_DETAILS": false, "RESPONSE_FLAGS": false, "RESPONSE_FLAGS_LONG": false,
 	"BYTES_RECEIVED": false, "BYTES_SENT": false, "DURATION": false, "REQUEST_DURATION": false, "RESPONSE_DURATION": false,
