@@ -107,10 +107,10 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// run serves two empty collections until the test ends.
+// run serves three empty collections until the test ends.
 func run(t *testing.T, cfg Config) *Server {
 	t.Helper()
-	s, err := New(cfg, xds.NewCollection(mesh.TypeAddress), xds.NewCollection(mesh.TypeAuthorization))
+	s, err := New(cfg, xds.NewCollection(mesh.TypeAddress), xds.NewCollection(mesh.TypeAuthorization), xds.NewCollection(mesh.TypeWaypointSecret))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +135,11 @@ func run(t *testing.T, cfg Config) *Server {
 // ask opens a stream and returns what its first request comes to.
 func ask(t *testing.T, addr string, creds credentials.TransportCredentials, bearer, id string, meta map[string]any) error {
 	t.Helper()
+	return askFor(t, addr, creds, bearer, id, meta, mesh.TypeAddress)
+}
+
+func askFor(t *testing.T, addr string, creds credentials.TransportCredentials, bearer, id string, meta map[string]any, typ string, names ...string) error {
+	t.Helper()
 	c, err := grpc.NewClient(addr, grpc.WithTransportCredentials(creds))
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +155,7 @@ func ask(t *testing.T, addr string, creds credentials.TransportCredentials, bear
 		return err
 	}
 	m, _ := structpb.NewStruct(meta)
-	if err := st.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: id, Metadata: m}, TypeUrl: mesh.TypeAddress}); err != nil && !errors.Is(err, io.EOF) {
+	if err := st.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: id, Metadata: m}, TypeUrl: typ, ResourceNamesSubscribe: names}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	// After an EOF of Send too: it says no more than that the stream has ended, and Recv says why.
@@ -220,6 +225,51 @@ func TestWhoMayAsk(t *testing.T) {
 				t.Errorf("%v: %v, want %v", got, err, c.want)
 			}
 		})
+	}
+}
+
+// What belongs to a Gateway, certificates among it, is for its own proxies alone.
+func TestWhoMayReadAGateway(t *testing.T) {
+	ca, dir := newAuthority(t), t.TempDir()
+	crt, key := ca.issue(t, 2, "control.test")
+	write(t, dir, map[string][]byte{"tls.crt": crt, "tls.key": key})
+	signer, _, err := token.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := token.PublicKeys(signer.Public())
+	addr := freePort(t)
+	run(t, Config{
+		Listen: addr, TLSDir: dir, Tokens: &token.Verifier{Keys: func() (*token.Keys, error) { return keys, nil }},
+		MayReadGateway: func(gateway, ns, account string) error {
+			if gateway == "shop/wp" && ns == "shop" && account == "wp" {
+				return nil
+			}
+			return errors.New("not yours")
+		},
+	})
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.cert)
+	creds := credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "control.test"})
+	for _, c := range []struct {
+		account, name, typ string
+		want               codes.Code
+	}{
+		{"wp", "shop/wp/*", mesh.TypeAddress, codes.OK},
+		{"other", "shop/wp/*", mesh.TypeAddress, codes.PermissionDenied},
+		{"wp", "shop/edge/*", mesh.TypeAddress, codes.PermissionDenied},
+		{"other", "shop/wp/*", mesh.TypeWaypointSecret, codes.PermissionDenied},
+		{"other", "shop/wp/shop/cert", mesh.TypeWaypointSecret, codes.PermissionDenied},
+		{"wp", "shop/wp/shop/cert", mesh.TypeWaypointSecret, codes.OK},
+	} {
+		raw, err := token.Mint(signer, token.Claims{Namespace: "shop", ServiceAccount: c.account, Expiry: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = askFor(t, addr, creds, raw, "waypoint~10.0.0.1~wp.shop~shop.svc.cluster.local", map[string]any{"NAMESPACE": "shop"}, c.typ, c.name)
+		if got := status.Code(err); got != c.want {
+			t.Errorf("%s asks for %s of %s: %v, want %v", c.account, c.name, c.typ, err, c.want)
+		}
 	}
 }
 
