@@ -193,6 +193,7 @@ func TestOutboundGuards(t *testing.T) {
 		{"workload", service(), Guarded(outside(), guards(false)), "10.0.0.30:8080", telemetry.WaypointRequired, "refused"},
 		{"workload, open", service(), Guarded(outside(), guards(true)), "10.0.0.30:8080", telemetry.OK, "open"},
 		{"nothing", service(), outside(), "10.96.0.30:80", telemetry.OK, ""},
+		{"from the waypoint itself", Guarded(service(), &waypoint.Guards{Guards: []*waypoint.Guard{{Waypoints: []string{"spiffe://cluster.local/ns/shop/sa/cart-sa"}}}}), outside(), "10.96.0.30:80", telemetry.OK, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := start(t, cartWorld(t, tt.service, tt.vm), nil)
