@@ -192,6 +192,9 @@ func layout(kind string, wide bool) ([]string, func(resource.Object) []string) {
 			return []string{kind, dash(o.Text("spec", "mtls", "mode")), selectorOf(o)}
 		}
 	}
+	if head, cells := layer7(kind); head != nil {
+		return head, cells
+	}
 	return []string{"KIND"}, func(resource.Object) []string { return []string{kind} }
 }
 
@@ -201,7 +204,7 @@ func selectorOf(o resource.Object) string {
 		parts = append(parts, k+"="+v)
 	}
 	slices.Sort(parts)
-	return dash(strings.Join(parts, ","))
+	return dash(strings.Join(append(parts, targets(o)...), ","))
 }
 
 func podColumns(wide bool) ([]string, func(resource.Object) []string) {
@@ -249,7 +252,7 @@ func podColumns(wide bool) ([]string, func(resource.Object) []string) {
 func serviceColumns(wide bool) ([]string, func(resource.Object) []string) {
 	head := []string{"TYPE", "CLUSTER-IP", "PORTS"}
 	if wide {
-		head = append(head, "SELECTOR")
+		head = append(head, "EXTERNAL-IP", "SELECTOR")
 	}
 	return head, func(o resource.Object) []string {
 		kind := o.Text("spec", "type")
@@ -277,7 +280,7 @@ func serviceColumns(wide bool) ([]string, func(resource.Object) []string) {
 				sel = append(sel, k+"="+v)
 			}
 			slices.Sort(sel)
-			cells = append(cells, dash(strings.Join(sel, ",")))
+			cells = append(cells, strings.Join(field(o, "ip", "status", "loadBalancer", "ingress"), ","), dash(strings.Join(sel, ",")))
 		}
 		return cells
 	}
