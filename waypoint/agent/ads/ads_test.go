@@ -193,7 +193,8 @@ func TestChangesAreTakenTogether(t *testing.T) {
 	})
 }
 
-// What refers to something waits until Envoy has that, and what is referred to goes last.
+// Routes wait until the clusters have endpoints, whether or not Envoy has accepted the clusters, and what is referred to
+// goes last.
 func TestOrder(t *testing.T) {
 	bubble(t, func(t *testing.T, s *Server) {
 		f := connect(t, s)
@@ -204,25 +205,26 @@ func TestOrder(t *testing.T) {
 		s.Apply(put(TypeRoute, "r=c1"), put(TypeEndpoint, "c1=e", "c2=e"), put(TypeCluster, "c1=1"))
 		r := f.expect("Cluster", "c1=1")
 		f.quiet()
-		f.ack(r)
-		f.quiet() // Envoy has still to ask for endpoints
 		f.subscribe(TypeEndpoint, "c1")
 		e := f.expect("ClusterLoadAssignment", "c1=e")
 		f.quiet()
 		f.ack(e)
 		f.take("RouteConfiguration", "r=c1")
+		f.ack(r)
 
 		s.Apply(put(TypeCluster, "-c1", "c2=1"), put(TypeRoute, "r=c2"), put(TypeEndpoint, "-c1"))
 		f.take("Cluster", "c2=1")
 		f.subscribe(TypeEndpoint, "c2")
 		f.take("ClusterLoadAssignment", "c2=e")
-		f.take("RouteConfiguration", "r=c2")
+		last := f.expect("RouteConfiguration", "r=c2")
+		f.quiet()
+		f.ack(last)
 		f.take("Cluster", "-c1")
 		f.take("ClusterLoadAssignment", "-c1")
 	})
 }
 
-// A type Envoy does not answer about holds up others for a moment only.
+// A cluster that never gets its endpoints holds up routes for a moment only.
 func TestPatience(t *testing.T) {
 	bubble(t, func(t *testing.T, s *Server) {
 		f := connect(t, s)
@@ -230,8 +232,8 @@ func TestPatience(t *testing.T) {
 		f.subscribe(TypeCluster)
 		f.take("Cluster")
 		f.subscribe(TypeRoute, "r")
-		s.Apply(put(TypeRoute, "r=1"), put(TypeCluster, "c=1"))
-		f.expect("Cluster", "c=1") // never answered
+		s.Apply(put(TypeRoute, "r=1"), put(TypeCluster, "c=1"), put(TypeEndpoint, "c=e"))
+		f.take("Cluster", "c=1")
 		f.quiet()
 		time.Sleep(patience + 10*time.Millisecond)
 		f.take("RouteConfiguration", "r=1")

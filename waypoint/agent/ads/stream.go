@@ -14,8 +14,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// patience is how long what refers to something waits for Envoy to accept that. Then it is sent all the same: a stuck
-// type must not stop the others.
+// patience is how long routes wait for a new cluster to have its endpoints. Then they are sent all the same: a cluster
+// that never gets there must not stop the others.
 const patience = time.Second
 
 // chunk bounds a response about names that were asked for. An answer about everything is never cut: Envoy takes the first
@@ -48,10 +48,8 @@ type subscription struct {
 
 // response is what a nonce stands for.
 type response struct {
-	nonce   string
-	at      time.Time
-	put     map[string]uint64
-	removed []string
+	nonce string
+	put   map[string]uint64
 }
 
 func (sub *subscription) asks(name string) bool {
@@ -117,7 +115,7 @@ func (s *Server) serve(w wire, aggregated bool) error {
 			}
 		}
 	}()
-	tick := time.NewTimer(patience)
+	tick := time.NewTimer(time.Hour)
 	defer tick.Stop()
 	for {
 		for {
@@ -315,54 +313,52 @@ func legible(reason string) string {
 }
 
 // next makes the next response, or nil and how long to wait for news at most.
+//
+// Envoy handles what comes on a stream in its order, so that most of what refers to something else only has to come after
+// it. A cluster alone takes effect later than it is received, when it has its endpoints: what is sent after endpoints
+// waits for that. (It must not wait for the cluster's response to be accepted: Envoy does that only when clusters it
+// received before have their endpoints.)
 func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time.Duration) {
 	st.server.mu.Lock()
 	defer st.server.mu.Unlock()
-	held := time.Time{} // until when types further down wait
-	hold := func(until time.Time) {
-		if until.After(now) && until.After(held) {
-			held = until
-		}
-	}
-	pending := false
+	held := st.coldUntil(now)
+	waiting, unanswered := false, false
 	for _, t := range order {
 		sub := st.subs[t]
-		if t == TypeExtension {
-			for name, until := range st.warming {
-				if !until.After(now) {
-					delete(st.warming, name)
-				}
-				hold(until)
-			}
+		switch {
+		case sub == nil:
+		case sub.sent != nil:
+			unanswered = true
+		case !st.hasPuts(t, sub):
+		case held.IsZero() || t == TypeSecret || t == TypeCluster || t == TypeEndpoint:
+			return st.puts(t, sub, now), 0
+		default:
+			waiting = true
 		}
-		if sub == nil {
-			continue
-		}
-		if sub.sent != nil {
-			hold(sub.sent.at.Add(patience))
-			pending = true
-			continue
-		}
-		if !st.hasPuts(t, sub) {
-			continue
-		}
-		if !held.IsZero() {
-			pending = true
-			continue
-		}
-		return st.puts(t, sub, now), 0
 	}
-	if !held.IsZero() {
+	if waiting {
 		return nil, held.Sub(now) + time.Millisecond
 	}
-	if !pending {
+	if !unanswered {
 		for _, t := range removals {
 			if sub := st.subs[t]; sub != nil && len(sub.dirty) > 0 {
-				return st.takeAway(t, sub, now), 0
+				return st.takeAway(t, sub), 0
 			}
 		}
 	}
 	return nil, time.Hour
+}
+
+// coldUntil is how long to wait for clusters without endpoints; zero when there are none. Callers hold mu.
+func (st *stream) coldUntil(now time.Time) (until time.Time) {
+	for name, end := range st.warming {
+		if !end.After(now) {
+			delete(st.warming, name)
+		} else if end.After(until) {
+			until = end
+		}
+	}
+	return until
 }
 
 // hasPuts reports whether there is something to send besides removals, and cleans up names that need nothing.
@@ -407,7 +403,7 @@ func (st *stream) puts(t string, sub *subscription, now time.Time) *discoveryv3.
 		delete(sub.dirty, name)
 	}
 	sub.fresh = false
-	return st.finish(resp, sub, sent, now)
+	return st.finish(resp, sub, sent)
 }
 
 // warm sees to it that a cluster gets its endpoints. A new one is not used before Envoy has asked for them and got them, so
@@ -425,18 +421,18 @@ func (st *stream) warm(cluster string, now time.Time, clusters *subscription) {
 }
 
 // takeAway sends the removals of a type.
-func (st *stream) takeAway(t string, sub *subscription, now time.Time) *discoveryv3.DeltaDiscoveryResponse {
+func (st *stream) takeAway(t string, sub *subscription) *discoveryv3.DeltaDiscoveryResponse {
 	resp := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: t, RemovedResources: sortedNames(sub.dirty)}
 	for _, name := range resp.RemovedResources {
 		delete(sub.have, name)
 	}
 	clear(sub.dirty)
-	return st.finish(resp, sub, &response{removed: resp.RemovedResources}, now)
+	return st.finish(resp, sub, &response{})
 }
 
-func (st *stream) finish(resp *discoveryv3.DeltaDiscoveryResponse, sub *subscription, sent *response, now time.Time) *discoveryv3.DeltaDiscoveryResponse {
+func (st *stream) finish(resp *discoveryv3.DeltaDiscoveryResponse, sub *subscription, sent *response) *discoveryv3.DeltaDiscoveryResponse {
 	st.nonce++
-	sent.nonce, sent.at = strconv.FormatUint(st.nonce, 10), now
+	sent.nonce = strconv.FormatUint(st.nonce, 10)
 	resp.Nonce, resp.SystemVersionInfo = sent.nonce, sent.nonce
 	sub.sent = sent
 	return resp

@@ -27,6 +27,15 @@ func levelName(l slog.Level) string {
 	return "error"
 }
 
+// components silences what warns about matchers that Envoy calls unfinished, at every change: they are what Istio relies
+// on, and nobody who reads the log can do anything about it.
+func components(l slog.Level) string {
+	if l < slog.LevelInfo {
+		return "misc:" + levelName(l)
+	}
+	return "misc:error"
+}
+
 func level(name string) slog.Level {
 	switch name {
 	case "trace", "debug":
@@ -92,9 +101,6 @@ func (w *logWriter) line(raw []byte) {
 		}
 	}
 	text = strings.TrimSuffix(strings.TrimRight(unescaped.Replace(text), " "), `\n`)
-	if component == "misc" && strings.Contains(text, "marked as work-in-progress") {
-		lvl = slog.LevelDebug // about matchers Istio relies on as well; nobody who reads our log can do anything about it
-	}
 	if lvl >= slog.LevelWarn {
 		if w.tail = append(w.tail, text); len(w.tail) > keptTail {
 			w.tail = w.tail[1:]

@@ -183,7 +183,8 @@ func (p *Process) args() []string {
 		"--disable-hot-restart",
 		// A changed policy shall hold for open connections soon, not after ten minutes of growing likelihood.
 		"--drain-strategy", "immediate", "--drain-time-s", strconv.Itoa(seconds),
-		"--log-level", levelName(p.cfg.LogLevel), "--log-format", logFormat, "--log-format-escaped",
+		"--log-level", levelName(p.cfg.LogLevel), "--component-log-level", components(p.cfg.LogLevel),
+		"--log-format", logFormat, "--log-format-escaped",
 		"--file-flush-interval-msec", "500",
 	}
 }

@@ -370,6 +370,10 @@ func Env(s *facts.Snapshot, opts envoy.Options, find Modules, see func(dep strin
 			return s.VirtualHosts()
 		},
 	}
+	e.Secret = func(name string) *waypoint.Secret {
+		see(depSecret + name)
+		return s.Secret(name)
+	}
 	if find != nil {
 		e.WasmFile = func(url, sha256 string) (string, error) {
 			see(depModule + Module(url, sha256))
