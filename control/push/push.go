@@ -196,7 +196,9 @@ func (p *Pusher) flush() {
 	p.since = time.Time{}
 	p.model.Flush(b)
 	if p.cfg.Waypoints != nil {
+		before := p.cfg.Waypoints.Builds()
 		p.cfg.Waypoints.Flush(b)
+		p.metrics.builds.Add(float64(p.cfg.Waypoints.Builds() - before))
 	}
 	p.mu.Unlock()
 	b.apply()
