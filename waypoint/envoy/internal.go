@@ -147,13 +147,15 @@ func (e *Env) prefix(a *workload.NetworkAddress) (netip.Prefix, bool) {
 
 // inspectors find out where a connection was opened to, and what it speaks where nobody has said so. They are off on
 // ports where all services have said so: a protocol in which the server speaks first would wait for its client in vain.
+// Pods addressed by themselves have said nothing, but on a port that is HTTP for services looking again does no harm,
+// and a port that is TCP for services is taken for TCP at pods.
 func (e *Env) inspectors(services []*waypoint.Service) []*listenerv3.ListenerFilter {
 	filters := []*listenerv3.ListenerFilter{listenerFilter("envoy.filters.listener.original_dst", &originaldstv3.OriginalDst{})}
-	declared, names, auto := map[uint32]bool{}, false, len(e.directs()) > 0
+	declared, names, auto := map[uint32]bool{}, false, len(e.directs()) > 0 // declared: whether TCP is among it
 	open := map[uint32]bool{} // ports where HTTP or a server name is looked for
 	for _, svc := range services {
 		for _, port := range svc.GetPorts() {
-			declared[port.GetNumber()] = true
+			declared[port.GetNumber()] = declared[port.GetNumber()] || kindOf(port.GetProtocol()) == kindTCP
 			sni := e.readsNames(svc, port)
 			names = names || sni
 			auto = auto || port.GetProtocol() == waypoint.Protocol_AUTO
@@ -163,8 +165,9 @@ func (e *Env) inspectors(services []*waypoint.Service) []*listenerv3.ListenerFil
 		}
 	}
 	var quiet []uint32
-	for port := range declared {
-		if !open[port] && len(e.directs()) == 0 {
+	pods := len(e.directs()) > 0
+	for port, tcp := range declared {
+		if !open[port] && (tcp || !pods) {
 			quiet = append(quiet, port)
 		}
 	}

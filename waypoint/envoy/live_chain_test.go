@@ -125,16 +125,20 @@ func tcpWorld(t *testing.T, ip string, protocol waypoint.Protocol) *envoytest.Wo
 // TestTCP: the server speaks first, either side may be done before the other, and the node learns who the client is.
 func TestTCP(t *testing.T) {
 	w := tcpWorld(t, "127.0.17.1", waypoint.Protocol_TCP)
+	// A waypoint that serves pods by address too must not make such servers wait.
+	w.Gateway = &waypoint.Gateway{Namespace: "default", Name: "waypoint", Services: true, Workloads: true, TrustDomains: []string{"cluster.local"}}
+	w.Bound = w.Workloads
 	p := envoytest.Start(t, w)
 	node := p.Node("127.0.17.1", idEcho)
+	begin := time.Now()
 	conn, err := dial(t, p.Peer(idClient), "10.96.0.1:90")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	r := bufio.NewReader(conn)
-	if line, err := r.ReadString('\n'); line != "hello\n" {
-		t.Fatalf("greeting %q, %v", line, err)
+	if line, err := r.ReadString('\n'); line != "hello\n" || time.Since(begin) > 4*time.Second {
+		t.Fatalf("greeting %q, %v, after %v", line, err, time.Since(begin))
 	}
 	if _, err := io.WriteString(conn, "payload"); err != nil {
 		t.Fatal(err)
