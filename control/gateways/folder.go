@@ -102,7 +102,7 @@ func worthReading(doc []byte) bool {
 	if bytes.Contains(doc, []byte("kind: Pod\n")) {
 		return bytes.Contains(doc, []byte(mesh.LabelGatewayName))
 	}
-	for _, kind := range []string{"Gateway", "ConfigMap", "Namespace", "ServiceAccount", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "List", "Pod"} {
+	for _, kind := range []string{"Gateway", kindListenerSet, "ConfigMap", "Namespace", "ServiceAccount", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "List", "Pod"} {
 		if bytes.Contains(doc, []byte(kind)) {
 			return true
 		}

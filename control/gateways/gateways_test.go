@@ -319,3 +319,41 @@ func TestManualService(t *testing.T) {
 		}
 	})
 }
+
+// TestListenerSets opens the ports of those that are let in, and closes them again.
+func TestListenerSets(t *testing.T) {
+	set := func(ns string) string {
+		return `{apiVersion: gateway.networking.k8s.io/v1, kind: ListenerSet, metadata: {name: more, namespace: ` + ns + `},
+spec: {parentRef: {name: way, namespace: shop}, listeners: [{name: extra, port: 9443, protocol: HTTPS}]}}`
+	}
+	open := func(w *world) bool {
+		for _, p := range items(w.objects[Key{"Service", "shop", "way"}], "spec", "ports") {
+			if whole(p, "port") == 9443 {
+				return true
+			}
+		}
+		return false
+	}
+	for allowed, want := range map[string]bool{
+		`{}`: false, `{from: None}`: false, `{from: Same}`: false, `{from: All}`: true,
+		`{from: Selector, selector: {matchLabels: {team: a}}}`:                                                              true,
+		`{from: Selector, selector: {matchLabels: {team: b}}}`:                                                              false,
+		`{from: Selector, selector: {matchExpressions: [{key: team, operator: In, values: [a, c]}]}}`:                       true,
+		`{from: Selector, selector: {matchExpressions: [{key: team, operator: NotIn, values: [a]}]}}`:                       false,
+		`{from: Selector, selector: {matchExpressions: [{key: x, operator: DoesNotExist}, {key: team, operator: Exists}]}}`: true,
+		`{from: Selector}`: false,
+	} {
+		run(t, func(w *world) {
+			w.apply(`{apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {team: a}}}`)
+			w.apply(strings.Replace(gateway, "spec: {", "spec: {allowedListeners: {namespaces: "+allowed+"}, ", 1))
+			w.apply(set("other"))
+			if open(w) != want {
+				t.Errorf("%s: open %v", allowed, open(w))
+			}
+			w.remove(Key{kindListenerSet, "other", "more"})
+			if open(w) {
+				t.Errorf("%s: still open", allowed)
+			}
+		})
+	}
+}

@@ -95,6 +95,7 @@ func (r *Reconciler) deploy(ctx context.Context, doc Object, class deploy.Class)
 	if err != nil {
 		return out, nil
 	}
+	g.Listeners = append(g.Listeners, r.added(doc, id)...)
 	if out.manual {
 		// The Service is run by somebody else, and named here.
 		svc, ns, _ := strings.Cut(manual, ".")

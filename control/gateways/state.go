@@ -22,7 +22,7 @@ func rendered(kind string) bool {
 // It wants less than all Services, and all of the kinds that Gateways refer to by name.
 func Wants(kind string, labels map[string]string) bool {
 	switch kind {
-	case "Gateway", "GatewayClass", "ConfigMap", "Namespace":
+	case "Gateway", "GatewayClass", kindListenerSet, "ConfigMap", "Namespace":
 		return true
 	case "Pod":
 		return labels[mesh.LabelGatewayName] != ""
@@ -89,6 +89,8 @@ func (r *Reconciler) touch(k Key, o Object) {
 		r.mark(name{k.Namespace, k.Name})
 	case "GatewayClass", "Namespace":
 		r.markAll()
+	case kindListenerSet:
+		r.mark(parentOf(o))
 	case "ConfigMap":
 		// They are few, and so are Gateways.
 		if texts(o, "metadata", "labels")[labelDefaults] != "" {
