@@ -39,14 +39,19 @@ const (
 // what looks at claims comes after the token was verified; rate limits count what is permitted.
 func (e *Env) httpFilters(t target) ([]*hcmv3.HttpFilter, []Problem) {
 	slot := func(name string) *hcmv3.HttpFilter { return httpFilter(name, &chainv3.FilterChainConfig{}) }
-	rbac := func(name string) *hcmv3.HttpFilter { return httpFilter(name, &httprbacv3.RBAC{}) }
+	// Envoy takes names of statistics from here, and those of metadata from the routes.
+	rbac := func(name, prefix, dry string) *hcmv3.HttpFilter {
+		return httpFilter(name, &httprbacv3.RBAC{RulesStatPrefix: prefix, ShadowRulesStatPrefix: dry})
+	}
 	return []*hcmv3.HttpFilter{
 		httpFilter(filterClient, clientHeaders(t)),
 		slot(filterCustom),
 		slot(extensionSlots[waypoint.Extension_AUTHN]),
 		{Name: filterJWT, ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: discovered(&jwtv3.JwtAuthentication{})}},
 		slot(extensionSlots[waypoint.Extension_AUTHZ]),
-		rbac(filterAudit), rbac(filterDeny), rbac(filterAllow),
+		rbac(filterAudit, prefixAudit, ""),
+		rbac(filterDeny, prefixDeny, prefixDryDeny),
+		rbac(filterAllow, prefixAllow, prefixDryAllow),
 		slot(filterRateLimit),
 		httpFilter("envoy.filters.http.grpc_stats", &grpcstatsv3.FilterConfig{EmitFilterState: true}),
 		httpFilter(filterFault, &faultv3.HTTPFault{}),

@@ -269,12 +269,17 @@ func TestBrokenPolicy(t *testing.T) {
 	bad.DryRun = true
 	s.TryApply(s.world)
 	wantStatus(t, client, 200, "GET", "/")
+	bad.Action = waypoint.Authorization_DENY
+	s.TryApply(s.world)
+	wantStatus(t, client, 200, "GET", "/")
 	var stats strings.Builder
 	if err := s.Admin("GET", "/stats?filter=istio_dry_run", &stats); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(stats.String(), "shadow_denied: 1") {
-		t.Logf("stats: %s", stats.String()) // the bootstrap may keep only some of the statistics
+	for _, want := range []string{"istio_dry_run_deny_.shadow_denied: 2"} {
+		if !strings.Contains(stats.String(), want) {
+			t.Errorf("no %q in the statistics:\n%s", want, stats.String())
+		}
 	}
 }
 
