@@ -4,7 +4,8 @@
 // It is as strict as the Kubernetes API server and Istio's validation together, because what it lets through moves
 // traffic, and stricter about typing errors. It knows neither folders nor what came before: what a refusal means for
 // objects already in force is decided by its callers. It does no I/O and starts no goroutine. A Decoder may be used from
-// several goroutines. Start reading at Decoder.File.
+// several goroutines. Start reading at Decoder.File; what Istio's and the Gateway API's kinds become is decided in
+// converters that do not know YAML either, see Decoder.Convert.
 package intake
 
 import (

@@ -182,11 +182,34 @@ func (r *reader) operation(in *security.Operation, path []any) object.Operation 
 		{"hosts", in.Hosts, r.pattern}, {"notHosts", in.NotHosts, r.pattern},
 		{"ports", in.Ports, r.portText}, {"notPorts", in.NotPorts, r.portText},
 		{"methods", in.Methods, r.pattern}, {"notMethods", in.NotMethods, r.pattern},
-		{"paths", in.Paths, nil}, {"notPaths", in.NotPaths, nil},
+		{"paths", in.Paths, r.pathTemplate}, {"notPaths", in.NotPaths, r.pathTemplate},
 	})
 	return object.Operation{
 		Hosts: in.Hosts, NotHosts: in.NotHosts, Ports: in.Ports, NotPorts: in.NotPorts,
 		Methods: in.Methods, NotMethods: in.NotMethods, Paths: in.Paths, NotPaths: in.NotPaths,
+	}
+}
+
+// pathTemplate checks paths with {*} for one segment or {**} for the rest; others are ordinary values.
+// Istio pkg/config/security CheckValidPathTemplate.
+func (r *reader) pathTemplate(s string, path []any) {
+	if !strings.Contains(s, "{*}") && !strings.Contains(s, "{**}") {
+		r.pattern(s, path)
+		return
+	}
+	rest := false
+	for segment := range strings.SplitSeq(s, "/") {
+		switch {
+		case rest && (segment == "{*}" || segment == "{**}"):
+			r.refuse(path, fmt.Sprintf("nothing can vary after {**} in %q", clip(s)), "move {**} to the end")
+			return
+		case segment == "{**}":
+			rest = true
+		case segment == "{*}":
+		case strings.ContainsAny(segment, "{}*"):
+			r.refuse(path, fmt.Sprintf("%q is not a path template", clip(s)), "let {*} and {**} stand alone between slashes, without other stars and braces")
+			return
+		}
 	}
 }
 

@@ -124,6 +124,7 @@ func TestBounds(t *testing.T) {
 		"routes":  "http: [{route: [" + strings.Repeat("{destination: {host: a}, weight: 1},", maxBackends+1) + "]}]",
 		"body":    "http: [{directResponse: {status: 200, body: {string: " + strings.Repeat("a", maxBody+1) + "}}}]",
 		"header":  "http: [{route: [{destination: {host: a}}], headers: {request: {set: {a: " + strings.Repeat("a", maxHeaderValue+1) + "}}}}]",
+		"program": `http: [{match: [{uri: {regex: "` + strings.Repeat("(ab){999}", 6) + `"}}], route: [{destination: {host: a}}]}]`,
 		"repeat":  `http: [{match: [{uri: {regex: "(a{500}){500}"}}], route: [{destination: {host: a}}]}]`,
 	} {
 		docs := NewDecoder(Limits{}).File("x.yaml", []byte("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x}\nspec: {hosts: [a], "+spec+"}\n"), nil)

@@ -5,7 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"net/url"
-	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +20,7 @@ import (
 // nobody who writes by hand will meet.
 const (
 	maxRegex       = 1024
+	maxProgram     = 5000
 	maxRules       = 2000
 	maxMatches     = 500
 	maxBackends    = 200
@@ -44,7 +45,8 @@ func (r *reader) regex(s string, path []any) bool {
 		r.refuse(path, fmt.Sprintf("the expression has %d characters, at most %d are allowed", len(s), maxRegex), "shorten it, or list the values")
 		return false
 	}
-	if _, err := regexp.Compile(s); err != nil {
+	tree, err := syntax.Parse(s, syntax.Perl)
+	if err != nil {
 		text := strings.TrimPrefix(err.Error(), "error parsing regexp: ")
 		fix := "write an RE2 expression"
 		if strings.Contains(text, "invalid or unsupported Perl syntax") {
@@ -55,7 +57,29 @@ func (r *reader) regex(s string, path []any) bool {
 		r.refuse(path, fmt.Sprintf("%q is not a regular expression: %s", clip(s), clip(text)), fix)
 		return false
 	}
+	if programSize(tree) > maxProgram {
+		r.refuse(path, fmt.Sprintf("%q becomes too large once its repetitions are written out", clip(s)), "use smaller numbers in braces")
+		return false
+	}
 	return true
+}
+
+// programSize estimates the number of instructions of a compiled expression, without compiling it: repetitions multiply.
+func programSize(re *syntax.Regexp) int {
+	n := 1
+	switch re.Op {
+	case syntax.OpLiteral:
+		n = len(re.Rune)
+	case syntax.OpCharClass:
+		n = 1 + len(re.Rune)/8
+	}
+	for _, sub := range re.Sub {
+		n += programSize(sub)
+	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(1, re.Min, re.Max)
+	}
+	return min(n, maxProgram+1)
 }
 
 // fqdn completes the short name of a service, as Istio pkg/config/model ResolveShortnameToFQDN does: names with a dot are
@@ -73,6 +97,10 @@ func (r *reader) fqdn(host, namespace string) string {
 
 // shortName warns about names that look complete to Istio and are not: "reviews.prod" stays as it is.
 func (r *reader) shortName(host string, path []any) {
+	if strings.HasSuffix(host, ".svc") {
+		r.warn(path, fmt.Sprintf("%q is taken as a complete name, and no service has it", clip(host)), fmt.Sprintf("write %s.%s", host, r.d.domain))
+		return
+	}
 	if strings.Count(host, ".") == 1 && !strings.HasPrefix(host, "*") && isHost(host, false) {
 		if _, ok := address(host); !ok {
 			name, ns, _ := strings.Cut(host, ".")
@@ -184,6 +212,9 @@ func (r *reader) webAddressOf(s string, path []any) {
 // exportTo checks the namespaces an object is shown to.
 func (r *reader) exportTo(in []string) []string {
 	var out []string
+	if !r.fewer(len(in), maxHosts, at("spec", "exportTo"), "namespace") {
+		return nil
+	}
 	for i, e := range in {
 		if e != "." && e != "*" && e != "~" && !isLabel(e) {
 			r.refuse(at("spec", "exportTo", i), fmt.Sprintf("%q is not a namespace", clip(e)), `write a namespace, "." for its own or "*" for all`)

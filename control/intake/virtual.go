@@ -43,6 +43,9 @@ func (r *reader) virtualService(m object.Meta, spec *networking.VirtualService) 
 const meshGateway = "mesh"
 
 func (r *reader) virtualGateways(spec *networking.VirtualService, out *object.VirtualService) {
+	if !r.fewer(len(spec.Gateways), maxValues, at("spec", "gateways"), "gateway") {
+		return
+	}
 	for i, g := range spec.Gateways {
 		out.Gateways = append(out.Gateways, r.gatewayName(g, at("spec", "gateways", i), out.Namespace))
 	}

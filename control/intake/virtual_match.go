@@ -46,6 +46,9 @@ func (r *reader) scope(port uint32, gateways []string, path []any, vs *object.Vi
 	if port != 0 {
 		out.Port, _ = r.port(int64(port), sub(path, "port"))
 	}
+	if !r.fewer(len(gateways), maxValues, sub(path, "gateways"), "gateway") {
+		return out
+	}
 	for i, g := range gateways {
 		name := r.gatewayName(g, sub(path, "gateways", i), vs.Namespace)
 		if !slices.Contains(vs.Gateways, name) {
