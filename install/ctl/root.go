@@ -65,6 +65,11 @@ func Execute(ctx context.Context, args []string, env Env) int {
 	root.SetArgs(args)
 	root.SetOut(env.Out)
 	root.SetErr(env.Err)
+	// It remembers where to write, and would show its help for a shell that it does not know.
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		parent(c)
+	}
 	cmd, err := root.ExecuteContextC(ctx)
 	switch {
 	case err == nil:

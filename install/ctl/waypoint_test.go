@@ -157,7 +157,11 @@ func TestWaypointGenerate(t *testing.T) {
 
 // TestLater asks for commands that are known from elsewhere.
 func TestLater(t *testing.T) {
+	root := (&app{env: Env{Getenv: func(string) string { return "" }}}).root()
 	for _, name := range later {
+		if c, _, err := root.Find([]string{name}); err == nil && c != root {
+			continue // it is here by now
+		}
 		r := run(t, []string{name, "--whatever"})
 		if r.code != exitError || !strings.Contains(r.err, "not in this version yet") {
 			t.Errorf("%s: code %d, %s", name, r.code, r.err)

@@ -24,7 +24,9 @@ func main() {
 	if exit := (exitError)(0); errors.As(err, &exit) {
 		code = int(exit)
 	} else if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", calledAs(), err)
+		// Advice is in quotation marks, and shall work as it is typed.
+		text := strings.ReplaceAll(err.Error(), `"ambit-lab `, `"`+calledAs()+" ")
+		fmt.Fprintf(os.Stderr, "%s: %s\n", calledAs(), text)
 		if code = 1; isUsage(err) {
 			code = exitUsage
 		}
