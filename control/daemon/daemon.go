@@ -98,7 +98,7 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 		Facts: d.facts, KeySets: d.keys.Need, Gateways: func(of object.Key, r model.Report) { d.gateways.report(of, r) },
 		Status: d.status, Logger: logger, Registerer: d.registry,
 	})
-	d.source = file.New(file.Config{Root: cfg.ConfigDir, Keep: cfg.StateDir, Sink: d.pusher, Status: d.status, Logger: logger})
+	d.source = file.New(file.Config{Root: cfg.ConfigDir, ClusterDomain: cfg.ClusterDomain, Keep: cfg.StateDir, Sink: d.pusher, Status: d.status, Logger: logger})
 
 	d.gateways = newGateways(d)
 	var verifier *token.Verifier

@@ -49,10 +49,49 @@ func appendNew[T comparable](all []T, v T) []T {
 // on adds what is bound to an object by reference. only, when not empty, is the namespace such policies must be of.
 func (r *reader) on(b *bound, k object.Key, only string) {
 	for _, o := range list[object.Object](r, topic{policiesOn, k}) {
-		if only == "" || o.Metadata().Namespace == only {
+		if (only == "" || o.Metadata().Namespace == only) && r.wholly(o, k) {
 			b.add(o)
 		}
 	}
+}
+
+// wholly reports whether one of an object's references is for all of its target: facts know no policies for one port.
+func (r *reader) wholly(o object.Object, k object.Key) bool {
+	for _, t := range targetsOf(o) {
+		if targetKey(o.Metadata().Namespace, t) == k && r.wholeSection(t, k) {
+			return true
+		}
+	}
+	return false
+}
+
+// wholeSection reports whether a reference is for all of its target: it names no section, or the only one there is.
+func (r *reader) wholeSection(t object.TargetRef, k object.Key) bool {
+	if t.SectionName == "" {
+		return true
+	}
+	if k.Kind == object.KindGateway {
+		g := get[*object.Gateway](r, k)
+		return g != nil && len(g.Listeners) == 1 && g.Listeners[0].Name == t.SectionName
+	}
+	ports := r.ports(k)
+	return len(ports) == 1 && ports[0].Name == t.SectionName
+}
+
+func targetsOf(o object.Object) []object.TargetRef {
+	switch o := o.(type) {
+	case *object.AuthorizationPolicy:
+		return o.TargetRefs
+	case *object.RequestAuthentication:
+		return o.TargetRefs
+	case *object.Extension:
+		return o.TargetRefs
+	case *object.LocalRateLimitPolicy:
+		return o.TargetRefs
+	case *object.Telemetry:
+		return o.TargetRefs
+	}
+	return nil
 }
 
 // chosen adds what is bound to nothing by reference but chooses an edge gateway by the labels of its pods, in its own
@@ -104,6 +143,8 @@ func (m *Model) gatewayPolicies(r *reader, gw gatewayName, g *object.Gateway, ki
 func (m *Model) servicePolicies(r *reader, gw gatewayName, h model.Host) *facts.Policies {
 	var b bound
 	r.on(&b, h.Object, "")
+	ports := r.ports(h.Object)
+	b.extensions = slices.DeleteFunc(b.extensions, func(e *object.Extension) bool { return !onPorts(e, ports) })
 	p := m.policies(r, gw, &b)
 	if len(b.telemetry) > 0 {
 		g := get[*object.Gateway](r, gw.key())
@@ -273,7 +314,8 @@ func (m *Model) extension(r *reader, gw gatewayName, e *object.Extension, p *fac
 	}
 	if !e.Spec.GetFailOpen() {
 		p.Authorization = append(p.Authorization, &facts.Authorization{
-			Namespace: e.Namespace, Name: e.Name, Action: facts.Authorization_DENY,
+			// A name that no AuthorizationPolicy can have.
+			Namespace: e.Namespace, Name: e.Kind.String() + "/" + e.Name, Action: facts.Authorization_DENY,
 			Broken: fmt.Sprintf("%s cannot be carried out: %s", e.Key(), why),
 		})
 	}
@@ -299,6 +341,13 @@ func (m *Model) extensionFact(r *reader, gw gatewayName, e *object.Extension) (f
 // serverSide reports whether an extension is about traffic that comes to a service, which is what a proxy here sees.
 func serverSide(e *object.Extension) bool {
 	return len(e.Scopes) == 0 || slices.ContainsFunc(e.Scopes, func(s object.ExtensionScope) bool { return s.Side != object.ClientSide })
+}
+
+// onPorts reports whether an extension is about any of the ports. It is then about all of them, see reportExtension.
+func onPorts(e *object.Extension, ports []*facts.ServicePort) bool {
+	return len(e.Scopes) == 0 || slices.ContainsFunc(e.Scopes, func(s object.ExtensionScope) bool {
+		return len(s.Ports) == 0 || slices.ContainsFunc(s.Ports, func(n uint16) bool { return hasPort(ports, uint32(n)) })
+	})
 }
 
 // ruleExtension adds a filter of type ExtensionRef to a rule. A filter that does not exist breaks the rule: the Gateway

@@ -255,6 +255,12 @@ func (m *Model) reportExtension(r *reader, rep *model.Report, e *object.Extensio
 	if len(e.TargetRefs) > 0 {
 		m.reportTargets(r, rep, e.Namespace, e.TargetRefs)
 	}
+	if slices.ContainsFunc(e.Scopes, func(s object.ExtensionScope) bool { return len(s.Ports) > 0 }) {
+		rep.Warn("spec.match", "ports choose services here, not single ports: it runs on every port of a target that has one of them", "give what is different a Service of its own")
+	}
+	if !serverSide(e) {
+		rep.Warn("spec.match", "it is for clients with a proxy of their own, and has no effect here", "remove mode, or write SERVER")
+	}
 	_, why := m.extensionFact(r, gatewayName{ns: e.Namespace}, e)
 	r.forget()
 	if why == "" {
@@ -276,6 +282,9 @@ func (m *Model) reportTargets(r *reader, rep *model.Report, ns string, refs []ob
 	reason := ""
 	for _, t := range refs {
 		bound, why := r.ancestor(ns, t)
+		if k := targetKey(ns, t); why == nil && !r.wholeSection(t, k) {
+			why = &trouble{"Invalid", "a policy for section " + t.SectionName + " of " + k.String() + " alone is not supported"}
+		}
 		if why == nil {
 			good = append(good, bound)
 			continue
