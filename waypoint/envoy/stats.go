@@ -37,10 +37,6 @@ var (
 		{telemetry: "REQUEST_SIZE", name: "istio_request_bytes", value: "%BYTES_RECEIVED%", unit: statsv3.Config_Histogram_Bytes, histogram: true},
 		{telemetry: "RESPONSE_SIZE", name: "istio_response_bytes", value: "%BYTES_SENT%", unit: statsv3.Config_Histogram_Bytes, histogram: true},
 	}
-	grpcMetrics = []metric{
-		{telemetry: "GRPC_REQUEST_MESSAGES", name: "istio_request_messages_total", value: "%FILTER_STATE(envoy.filters.http.grpc_stats:FIELD:request_message_count)%"},
-		{telemetry: "GRPC_RESPONSE_MESSAGES", name: "istio_response_messages_total", value: "%FILTER_STATE(envoy.filters.http.grpc_stats:FIELD:response_message_count)%"},
-	}
 	openedMetrics = []metric{{telemetry: "TCP_OPENED_CONNECTIONS", name: "istio_tcp_connections_opened_total"}}
 	closedMetrics = []metric{
 		{telemetry: "TCP_CLOSED_CONNECTIONS", name: "istio_tcp_connections_closed_total"},
@@ -132,9 +128,10 @@ func (e *Env) statsLogs(t target, kind string) ([]*accesslogv3.AccessLog, []Prob
 		add(nil, httpMetrics, label{"request_protocol", "http"}, code)
 		return out, problems
 	}
-	grpc := slices.Concat(httpMetrics, grpcMetrics)
+	// istio_request_messages_total and istio_response_messages_total are missing: Envoy's grpc_stats filter puts both
+	// counts into one string of filter state, and the logger wants one number.
 	add(isGRPC(false), httpMetrics, label{"request_protocol", "http"}, code)
-	add(isGRPC(true), grpc, label{"request_protocol", "grpc"}, code, label{"grpc_response_status", "%GRPC_STATUS_NUMBER%"})
+	add(isGRPC(true), httpMetrics, label{"request_protocol", "grpc"}, code, label{"grpc_response_status", "%GRPC_STATUS_NUMBER%"})
 	return out, problems
 }
 
