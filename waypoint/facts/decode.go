@@ -85,6 +85,7 @@ func (b *batch) remove(typeURL, name string) {
 			b.services.remove(key)
 			b.count(key, -1)
 			p.Services.add(key)
+			p.Outlines.add(key)
 		}
 	case mesh.TypeWaypointDestination:
 		if _, ok := b.destinations.get(key); ok {
@@ -127,12 +128,50 @@ func (b *batch) upsertService(key string, body []byte) error {
 	if err := checkPorts(m.GetPorts()); err != nil {
 		return err
 	}
-	if _, had := b.services.get(key); !had {
+	old, had := b.services.get(key)
+	if !had {
 		b.count(key, +1)
+	}
+	if !had || !sameOutline(old, m) {
+		b.store.pending.Outlines.add(key)
 	}
 	b.services.set(key, m)
 	b.store.pending.Services.add(key)
 	return nil
+}
+
+// sameOutline reports whether two versions of a service differ at most in their HTTP rules, and there neither in whether
+// a port has any nor in whether they ask for claims of a token.
+func sameOutline(a, b *waypoint.Service) bool {
+	if a.GetName() != b.GetName() || a.GetGuarded() != b.GetGuarded() || len(a.GetPorts()) != len(b.GetPorts()) ||
+		!proto.Equal(a.GetPolicies(), b.GetPolicies()) {
+		return false
+	}
+	for i, p := range a.GetPorts() {
+		q := b.GetPorts()[i]
+		if p.GetNumber() != q.GetNumber() || p.GetName() != q.GetName() || p.GetProtocol() != q.GetProtocol() ||
+			p.GetRouted() != q.GetRouted() || len(p.GetStream()) != len(q.GetStream()) ||
+			(len(p.GetHttp()) == 0) != (len(q.GetHttp()) == 0) || asksClaims(p.GetHttp()) != asksClaims(q.GetHttp()) {
+			return false
+		}
+		for j, rule := range p.GetStream() {
+			if !proto.Equal(rule, q.GetStream()[j]) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func asksClaims(rules []*waypoint.HTTPRule) bool {
+	for _, rule := range rules {
+		for _, m := range rule.GetMatches() {
+			if len(m.GetClaims()) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (b *batch) upsertDestination(key string, body []byte) error {

@@ -101,8 +101,9 @@ type Changes struct {
 	Gateway bool
 	// Bound: the set of workloads bound to the Gateway, or one of them.
 	Bound bool
-	// By namespace/hostname. Endpoints names the services whose endpoints changed.
-	Services, Destinations, Addresses, Endpoints Set
+	// By namespace/hostname. Endpoints names the services whose endpoints changed, Outlines those of Services of which more
+	// than what HTTP rules do changed: what concerns all services together need not look at every route again.
+	Services, Outlines, Destinations, Addresses, Endpoints Set
 	// By resource name.
 	VirtualHosts, Secrets Set
 }

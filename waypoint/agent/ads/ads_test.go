@@ -376,6 +376,21 @@ func TestReconnect(t *testing.T) {
 	})
 }
 
+// Large resources are kept compressed and sent as they were.
+func TestLarge(t *testing.T) {
+	bubble(t, func(t *testing.T, s *Server) {
+		f := connect(t, s)
+		defer f.close()
+		body := strings.Repeat("all alike ", 1000)
+		s.Apply(put(TypeChain, "c="+body))
+		f.subscribe(TypeChain, "c")
+		f.take("FilterChain", "c="+body)
+		if n := len(s.types[TypeChain]["c"].want.body); n > len(body)/10 {
+			t.Errorf("kept in %d bytes", n)
+		}
+	})
+}
+
 // Nothing is answered before Open, except secrets.
 func TestOpen(t *testing.T) {
 	s := NewServer(nil, Events{})

@@ -77,6 +77,7 @@ type Server struct {
 	types   map[string]map[string]*entry
 	streams map[*stream]struct{}
 	isOpen  bool
+	packer  packer
 }
 
 // entry is one name.
@@ -92,6 +93,7 @@ type entry struct {
 type version struct {
 	id   uint64
 	body []byte
+	size int // of the content if body is it compressed, otherwise 0
 }
 
 // NewServer returns a server that holds nothing and answers nobody before Open.
@@ -150,16 +152,15 @@ func (s *Server) Apply(updates ...Update) {
 }
 
 func (s *Server) put(typeURL string, entries map[string]*entry, r Resource) {
-	id := digest(r.Body)
 	e := entries[r.Name]
 	if e == nil {
 		e = &entry{}
 		entries[r.Name] = e
 	}
-	if e.want != nil && e.want.id == id {
+	if e.want != nil && e.want.id == digest(r.Body) {
 		return
 	}
-	e.want, e.refused = &version{id: id, body: r.Body}, ""
+	e.want, e.refused = s.packer.version(r.Body), ""
 	s.touch(typeURL, r.Name)
 }
 

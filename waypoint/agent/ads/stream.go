@@ -394,10 +394,11 @@ func (st *stream) puts(t string, sub *subscription, now time.Time) *discoveryv3.
 		if t == TypeCluster {
 			st.warm(name, now, sub)
 		}
+		body := v.bytes()
 		resp.Resources = append(resp.Resources, &discoveryv3.Resource{
-			Name: name, Version: versionText(v.id), Resource: &anypb.Any{TypeUrl: t, Value: v.body},
+			Name: name, Version: versionText(v.id), Resource: &anypb.Any{TypeUrl: t, Value: body},
 		})
-		size += len(v.body)
+		size += len(body)
 		sent.put[name] = v.id
 		sub.have[name] = v.id
 		delete(sub.dirty, name)

@@ -32,6 +32,8 @@ type Renderer struct {
 	owner map[resourceID]*unit
 	// losers are units that wanted a name another unit has; they try again when that one changes.
 	losers map[*unit]map[*unit]struct{} // owner → losers
+	// troubled are the units with problems.
+	troubled map[*unit]struct{}
 }
 
 type resourceID struct{ typeURL, name string }
@@ -51,7 +53,7 @@ type unit struct {
 func New(opts envoy.Options, find Modules, log *slog.Logger) *Renderer {
 	return &Renderer{
 		opts: opts, find: find, log: log, units: map[string]*unit{}, byDep: map[string]map[*unit]struct{}{},
-		owner: map[resourceID]*unit{}, losers: map[*unit]map[*unit]struct{}{},
+		owner: map[resourceID]*unit{}, losers: map[*unit]map[*unit]struct{}{}, troubled: map[*unit]struct{}{},
 	}
 }
 
@@ -86,7 +88,7 @@ func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes, modules ...string)
 	}
 	again := map[*unit]struct{}{}
 	r.arrange(s, c, again)
-	deps := changed(c)
+	deps := changed(c, r.opts.InlineChains)
 	for _, m := range modules {
 		deps[depModule+m] = struct{}{}
 	}
@@ -111,8 +113,9 @@ func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes, modules ...string)
 	return p.list()
 }
 
-// changed are the facts a unit may have looked at.
-func changed(c facts.Changes) map[string]struct{} {
+// changed are the facts a unit may have looked at. What looks at all services together (the listeners, gateway-wide
+// extensions) sees only their outlines, unless chains are inlined into listeners; TestIncremental holds it to that.
+func changed(c facts.Changes, inline bool) map[string]struct{} {
 	out := map[string]struct{}{}
 	set := func(is bool, dep string) {
 		if is {
@@ -121,7 +124,7 @@ func changed(c facts.Changes) map[string]struct{} {
 	}
 	set(c.Gateway, depGateway)
 	set(c.Bound, depBound)
-	set(len(c.Services) > 0, depServices)
+	set(len(c.Outlines) > 0 || inline && len(c.Services) > 0, depServices)
 	set(len(c.Destinations) > 0, depDestinations)
 	set(len(c.VirtualHosts) > 0, depHosts)
 	for prefix, names := range map[string]facts.Set{
@@ -214,6 +217,12 @@ type pass struct {
 func (p *pass) run(u *unit) {
 	p.unit, p.deps, p.out, p.problems, p.gone = u, map[string]struct{}{depGateway: {}}, map[resourceID][]byte{}, nil, false
 	failure := p.expand(u)
+	defer func() {
+		delete(p.r.troubled, u)
+		if len(u.problems) > 0 && !p.gone {
+			p.r.troubled[u] = struct{}{}
+		}
+	}()
 	for dep := range u.deps {
 		delete(p.r.byDep[dep], u)
 		if len(p.r.byDep[dep]) == 0 {

@@ -1,7 +1,6 @@
 package render
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -140,11 +139,12 @@ type Problem struct {
 // Problems lists what could not be expanded, in order of unit.
 func (r *Renderer) Problems() []Problem {
 	var out []Problem
-	for _, key := range slices.Sorted(maps.Keys(r.units)) {
-		for _, p := range r.units[key].problems {
-			out = append(out, Problem{key, p})
+	for u := range r.troubled {
+		for _, p := range u.problems {
+			out = append(out, Problem{u.key, p})
 		}
 	}
+	slices.SortStableFunc(out, func(a, b Problem) int { return strings.Compare(a.Unit, b.Unit) })
 	return out
 }
 
