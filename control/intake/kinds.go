@@ -114,6 +114,8 @@ func groups() map[string]group {
 			},
 			ignored: []string{"BackendLBPolicy", "UDPRoute"},
 		},
+		// Experiments of the Gateway API.
+		"gateway.networking.x-k8s.io": {ignored: []string{"XBackend", "XBackendTrafficPolicy", "XListenerSet", "XMesh"}},
 		groupTelemetry: {read: map[string]known{
 			"Telemetry": {object.KindTelemetry, []string{"v1", "v1alpha1"}, true, istioSpec[telemetryapi.Telemetry](object.KindTelemetry)},
 		}},

@@ -190,9 +190,9 @@ func (r *reader) virtualDestination(in *networking.Destination, path []any, name
 	}
 	out := &waypoint.Backend{Hostname: r.fqdn(in.Host, namespace), Subset: in.Subset}
 	switch {
-	case strings.HasPrefix(in.Host, "*"):
-		r.refuse(sub(path, "host"), "requests go to one host, not to a pattern", "write the whole name")
-	case !isHost(out.Hostname, false):
+	case out.Hostname == "*":
+		r.refuse(sub(path, "host"), `"*" stands for every host`, "write the name of one")
+	case !isHost(out.Hostname, true): // patterns are the hosts of ServiceEntries that have such
 		r.refuse(sub(path, "host"), fmt.Sprintf("%q is not a host name", clip(in.Host)), hostFix(in.Host))
 	default:
 		r.shortName(in.Host, sub(path, "host"))
