@@ -10,15 +10,12 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
 	overloadv3 "github.com/envoyproxy/go-control-plane/envoy/config/overload/v3"
 	internalv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/bootstrap/internal_listener/v3"
 	heapv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/fixed_heap/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // Bootstrap is what Envoy is started with: where the agent is, the ports that tell of Envoy itself, and limits. All
@@ -34,12 +31,16 @@ func Bootstrap(o Options) (*bootstrapv3.Bootstrap, error) {
 			return nil, fmt.Errorf("bootstrap of Envoy: socket path %q: must have 1 to 107 characters; choose a shorter run directory", path)
 		}
 	}
+	stats, err := o.stats()
+	if err != nil {
+		return nil, err
+	}
 	return &bootstrapv3.Bootstrap{
 		Node:                o.node(),
 		Admin:               &bootstrapv3.Admin{Address: socketAddress("127.0.0.1", o.AdminPort)},
 		StaticResources:     &bootstrapv3.Bootstrap_StaticResources{Listeners: o.selfListeners(), Clusters: o.selfClusters()},
 		DynamicResources:    dynamicResources(),
-		StatsConfig:         statsConfig(),
+		StatsConfig:         stats,
 		StatsEviction:       &bootstrapv3.Bootstrap_StatsEvictionInterval{StatsEvictionInterval: seconds(300)},
 		LayeredRuntime:      o.runtime(),
 		OverloadManager:     o.overload(),
@@ -136,29 +137,5 @@ func (o Options) overload() *overloadv3.OverloadManager {
 			action("envoy.overload_actions.shrink_heap", 0.9),
 			action("envoy.overload_actions.stop_accepting_requests", 0.98),
 		},
-	}
-}
-
-// statsConfig keeps what operators and dashboards look at. Envoy's own statistics of each cluster and listener would cost
-// more memory than the configuration itself, and half a megabyte per scrape.
-func statsConfig() *metricsv3.StatsConfig {
-	var patterns []*matcherv3.StringMatcher
-	for _, prefix := range []string{
-		"istio_", "server.", "listener_manager.", "cluster_manager.", "listener_connect_terminate", "listener.",
-		"cluster.main_internal.", "cluster.connect_originate.", "cluster.agent-xds.", "http.connect_terminate.",
-		"http.inbound.", "tcp.", "access_logs.", "overload.", "runtime.", "main_thread.", "sds.",
-	} {
-		patterns = append(patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}})
-	}
-	return &metricsv3.StatsConfig{
-		UseAllDefaultTags: wrapperspb.Bool(false),
-		StatsMatcher: &metricsv3.StatsMatcher{StatsMatcher: &metricsv3.StatsMatcher_InclusionList{
-			InclusionList: &matcherv3.ListStringMatcher{Patterns: patterns},
-		}},
-		HistogramBucketSettings: []*metricsv3.HistogramBucketSettings{{
-			Match: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "istio_request_duration"}},
-			// Istio pkg/bootstrap histogram buckets of durations, in milliseconds.
-			Buckets: []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000},
-		}},
 	}
 }

@@ -95,6 +95,10 @@ type Options struct {
 	// MaxMetricSeries bounds the series of each metric; zero takes the default.
 	MaxMetricSeries uint32
 
+	// Stats of Envoy's own that are kept besides a short list, by prefix, suffix or RE2 of the whole name, as
+	// proxyStatsMatcher has them.
+	StatsPrefixes, StatsSuffixes, StatsRegexps []string
+
 	// Runtime is added to the bootstrap's static runtime layer.
 	Runtime map[string]string
 	// LogLevel is only for the agent that starts Envoy; it is here so that one value describes a proxy.

@@ -152,7 +152,7 @@ func (e *Env) prefix(a *workload.NetworkAddress) (netip.Prefix, bool) {
 func (e *Env) inspectors(services []*waypoint.Service) []*listenerv3.ListenerFilter {
 	filters := []*listenerv3.ListenerFilter{listenerFilter("envoy.filters.listener.original_dst", &originaldstv3.OriginalDst{})}
 	declared, names, auto := map[uint32]bool{}, false, len(e.directs()) > 0 // declared: whether TCP is among it
-	open := map[uint32]bool{} // ports where HTTP or a server name is looked for
+	open := map[uint32]bool{}                                               // ports where HTTP or a server name is looked for
 	for _, svc := range services {
 		for _, port := range svc.GetPorts() {
 			declared[port.GetNumber()] = declared[port.GetNumber()] || kindOf(port.GetProtocol()) == kindTCP

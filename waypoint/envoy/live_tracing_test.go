@@ -83,7 +83,7 @@ func TestTraces(t *testing.T) {
 		check   func() error
 	}{
 		"OTLP over HTTP": {&waypoint.Tracing{Otlp: http1, HttpPath: "/v1/traces", Tags: tag}, func() error {
-			return c.has("/v1/traces", "\x0a\xf7\x65\x19\x16\xcd\x43\xdd\x84\x48\xeb\x21\x1c\x80\x31\x9c", "team", "blue", "waypoint.default")
+			return c.has("/v1/traces", "\x0a\xf7\x65\x19\x16\xcd\x43\xdd\x84\x48\xeb\x21\x1c\x80\x31\x9c", "team", "blue", "waypoint.default", "echo.default.svc.cluster.local:80/*")
 		}},
 		"OTLP over gRPC": {&waypoint.Tracing{Otlp: grpc, Tags: tag}, func() error {
 			return c.has("/opentelemetry.proto.collector.trace.v1.TraceService/Export", "team", "blue")

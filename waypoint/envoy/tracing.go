@@ -11,6 +11,7 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 )
@@ -36,11 +37,26 @@ func (e *Env) tracing(t target) (*hcmv3.HttpConnectionManager_Tracing, []Problem
 		OverallSampling: &typev3.Percent{Value: 100},
 		Provider:        provider,
 		CustomTags:      tags(want.GetTags()),
+		// A span for the request as it came and one for each try at the destination.
+		SpawnUpstreamSpan: wrapperspb.Bool(true),
+		Operation:         operation(t),
+		UpstreamOperation: operation(t),
 	}
 	if n := want.GetMaxTagLength(); n > 0 {
 		out.MaxPathTagLength = uint32Value(n)
 	}
 	return out, nil
+}
+
+// operation names spans as Istio does, by what was asked for and not by the path: names are to be few.
+func operation(t target) string {
+	switch {
+	case t.edge:
+		return "%REQ(:AUTHORITY)%/*"
+	case t.hostname == "":
+		return "%DOWNSTREAM_LOCAL_ADDRESS%/*"
+	}
+	return literal(t.hostname) + ":" + portText(t.port) + "/*"
 }
 
 func (e *Env) tracer(want *waypoint.Tracing) (*tracev3.Tracing_Http, error) {
