@@ -82,6 +82,8 @@ const (
 	AnnotationNameOverride        = "gateway.istio.io/name-override"
 	AnnotationServiceAccount      = "gateway.istio.io/service-account"
 	AnnotationControllerVersion   = "gateway.istio.io/controller-version"
+	// AnnotationForAccount on a waypoint's Gateway makes it the waypoint of that account's workloads in its namespace.
+	AnnotationForAccount = "istio.io/for-service-account"
 
 	// AnnotationEnforcement on a Service, ServiceEntry, pod or Namespace says what becomes of traffic that should have come
 	// through a waypoint with a policy and did not: "closed" (refused, the default) or "open" (let through, counted).

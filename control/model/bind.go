@@ -41,13 +41,33 @@ func (p *problem) fix() string {
 	return "use a waypoint of the same namespace"
 }
 
-// resolve finds the waypoint an object asks for: by its own label, else by that of its namespace. inherited tells which.
-func (m *Model) resolve(ns *namespace, labels object.Labels) (w *waypoint, inherited bool, p *problem) {
-	id, said := reference(labels, ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
-	if !said {
-		inherited = true
-		id, _ = reference(ns.labels(), ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
+// wish is the waypoint an object asks for: by its own label, else by its account, else by the label of its namespace.
+// inherited is set when it is not its own label. account is empty for services, which have none.
+func (m *Model) wish(ns *namespace, labels object.Labels, account string) (id gatewayName, inherited bool) {
+	if id, said := reference(labels, ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS); said {
+		return id, false
 	}
+	if w := m.waypointOf(ns.name, account); w != nil {
+		return w.id, true
+	}
+	id, _ = reference(ns.labels(), ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
+	return id, true
+}
+
+// waypointOf is the waypoint for the workloads of an account, the oldest of several, nil without.
+func (m *Model) waypointOf(ns, account string) *waypoint {
+	var first *waypoint
+	for w := range m.forAccount[accountName{ns, account}] {
+		if first == nil || older(&w.obj.Meta, &first.obj.Meta, 0, 0) {
+			first = w
+		}
+	}
+	return first
+}
+
+// resolve finds the waypoint an object asks for; see wish.
+func (m *Model) resolve(ns *namespace, labels object.Labels, account string) (w *waypoint, inherited bool, p *problem) {
+	id, inherited := m.wish(ns, labels, account)
 	if id.name == "" {
 		return nil, inherited, nil
 	}
@@ -92,7 +112,7 @@ func (m *Model) bindService(s *service) binding {
 	if m.isWaypointInstance(s.ns, meta.Labels) {
 		return binding{}
 	}
-	w, inherited, p := m.resolve(s.ns, meta.Labels)
+	w, inherited, p := m.resolve(s.ns, meta.Labels, "")
 	if w != nil && !w.fact.services {
 		w, p = nil, unsupported(w, "service")
 	}
@@ -168,12 +188,12 @@ func (m *Model) instanceOf(ns *namespace, labels object.Labels) *waypoint {
 	return nil
 }
 
-// bindWorkload finds the waypoint of a workload with these labels.
-func (m *Model) bindWorkload(ns *namespace, labels object.Labels, kind object.Kind) binding {
+// bindWorkload finds the waypoint of a workload with these labels and this account.
+func (m *Model) bindWorkload(ns *namespace, labels object.Labels, account string) binding {
 	if v := labels.Get(mesh.LabelGatewayManaged); v == managedWaypoint || v == managedEastWest || m.isWaypointInstance(ns, labels) {
 		return binding{}
 	}
-	w, inherited, p := m.resolve(ns, labels)
+	w, inherited, p := m.resolve(ns, labels, account)
 	if w != nil && !w.fact.workload {
 		// A namespace's waypoint is usually meant for its services; that is no reason to complain about its workloads.
 		if inherited {
@@ -193,7 +213,7 @@ func (m *Model) setWaypoint(w *workload.Workload, s *source, labels object.Label
 			w.ApplicationTunnel = inst.fact.tunnel
 		}
 	} else {
-		to = m.bindWorkload(s.ns, labels, s.kind).to
+		to = m.bindWorkload(s.ns, labels, w.ServiceAccount).to
 	}
 	if to != nil {
 		w.Waypoint = to.fact.address

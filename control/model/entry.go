@@ -213,7 +213,7 @@ func (s *source) report(m *Model) (object.Key, Report) {
 		if e := &o.Workload; address(e) == "" {
 			r.warn("spec.address", "the workload has no address the mesh could reach", "give an IP address or a hostname")
 		}
-		r.bound(m.bindWorkload(s.ns, s.group.labels, object.KindWorkloadEntry), nil)
+		r.bound(m.bindWorkload(s.ns, s.group.labels, o.Workload.ServiceAccount), nil)
 	}
 	return s.key(), r
 }

@@ -127,7 +127,7 @@ func (m *Model) watchOf(c *slot) watch {
 		}
 	case b.problem != nil:
 		// The waypoint cannot be had. What is to be enforced there still holds, so nothing else may come in.
-		g := m.asked(s.ns, s.obj.Metadata().Labels)
+		g := m.asked(s.ns, s.obj.Metadata().Labels, "")
 		if g == nil {
 			return w
 		}
@@ -151,12 +151,9 @@ func (m *Model) watchOf(c *slot) watch {
 	return w
 }
 
-// asked is the waypoint that labels ask for, whether it can be had or not.
-func (m *Model) asked(ns *namespace, labels object.Labels) *waypoint {
-	id, said := reference(labels, ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
-	if !said {
-		id, _ = reference(ns.labels(), ns.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
-	}
+// asked is the waypoint that is asked for, whether it can be had or not.
+func (m *Model) asked(ns *namespace, labels object.Labels, account string) *waypoint {
+	id, _ := m.wish(ns, labels, account)
 	return m.waypoints[id]
 }
 
@@ -175,7 +172,7 @@ func union(a, b []string) []string {
 
 // setGuards adds what a workload must look out for to its extensions.
 func (m *Model) setGuards(w *workload.Workload, s *source, labels object.Labels) {
-	if m.isWaypointInstance(s.ns, labels) {
+	if len(m.waypoints)+len(m.subsets) == 0 || m.isWaypointInstance(s.ns, labels) {
 		return
 	}
 	var g facts.Guards
@@ -213,7 +210,7 @@ func (m *Model) setGuards(w *workload.Workload, s *source, labels object.Labels)
 		}
 		g.Guards = append(g.Guards, guard)
 	}
-	if own := m.guardWorkload(&g, s, labels); own != nil {
+	if own := m.guardWorkload(&g, s, labels, w.ServiceAccount); own != nil {
 		if !said {
 			open, _ = strictness(s.ns.annotations())
 		}
@@ -230,14 +227,14 @@ func (m *Model) setGuards(w *workload.Workload, s *source, labels object.Labels)
 
 // guardWorkload is the guard of a workload that asks for a waypoint itself. What comes through the waypoints of its
 // services is let in: they are on a way that the owner laid out.
-func (m *Model) guardWorkload(g *facts.Guards, s *source, labels object.Labels) *facts.Guard {
-	b := m.bindWorkload(s.ns, labels, s.kind)
+func (m *Model) guardWorkload(g *facts.Guards, s *source, labels object.Labels, account string) *facts.Guard {
+	b := m.bindWorkload(s.ns, labels, account)
 	to := b.to
 	if to == nil {
 		if b.problem == nil || b.problem.reason != reasonNotReady {
 			return nil
 		}
-		to = m.asked(s.ns, labels)
+		to = m.asked(s.ns, labels, account)
 		if to == nil || b.inherited && !to.fact.workload {
 			return nil
 		}

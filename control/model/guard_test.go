@@ -293,6 +293,36 @@ metadata:
 	s.expect("both waypoints", want)
 }
 
+func TestWaypointOfAnAccount(t *testing.T) {
+	s := newGuardStory(t)
+	s.put(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: theirs, namespace: shop, labels: {istio.io/waypoint-for: workload}, annotations: {istio.io/for-service-account: default}}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+status: {addresses: [{type: Hostname, value: theirs.shop.svc.cluster.local}]}
+`)
+	of := func() string {
+		return s.rec.workloads[mesh.PodUID(mesh.DefaultClusterID, "shop", "web-1")].GetWaypoint().GetHostname().GetHostname()
+	}
+	if got := of(); got != "theirs.shop.svc.cluster.local" {
+		t.Errorf("the workload's waypoint is %q", got)
+	}
+	s.delete(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: theirs, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+`)
+	if got := of(); got != "" {
+		t.Errorf("the workload's waypoint is still %q", got)
+	}
+}
+
 func TestSubsetLabels(t *testing.T) {
 	s := newGuardStory(t)
 	labels := func() map[string]string {

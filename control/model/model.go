@@ -82,6 +82,8 @@ type Model struct {
 	// everywhere holds the selectors of the root namespace.
 	everywhere *selectors
 	waypoints  map[gatewayName]*waypoint
+	// forAccount has the waypoints for the workloads of one account.
+	forAccount map[accountName]set[*waypoint]
 	// targets are the policies bound to an object by reference.
 	targets map[object.Key]set[targeter]
 	// subsets are the DestinationRules by the host they are about.
@@ -149,6 +151,7 @@ func New(cfg Config) *Model {
 		pool:       newPool(),
 		everywhere: newSelectors(),
 		waypoints:  map[gatewayName]*waypoint{},
+		forAccount: map[accountName]set[*waypoint]{},
 		targets:    map[object.Key]set[targeter]{},
 		subsets:    map[string]set[object.Key]{},
 		rules:      map[object.Key]subsetRule{},

@@ -70,7 +70,7 @@ func TestIncrementalEqualsRebuild(t *testing.T) {
 			rt.Fatalf("left over after all objects are gone: %v", left)
 		}
 		if n := len(m.namespaces) + len(m.nodes) + len(m.classes) + len(m.hosts) + len(m.podIPs) + len(m.sliceIPs) + len(m.vips) +
-			len(m.waypoints) + len(m.targets) + len(m.rules) + len(m.subsets) + len(m.reports) + len(m.pool.v4.leases) + len(m.pool.v4.waiting) + len(m.pool.v4.reserved) +
+			len(m.waypoints) + len(m.targets) + len(m.rules) + len(m.forAccount) + len(m.subsets) + len(m.reports) + len(m.pool.v4.leases) + len(m.pool.v4.waiting) + len(m.pool.v4.reserved) +
 			len(m.everywhere.byPair) + len(m.everywhere.all); n != 0 {
 			rt.Fatalf("an index still has %d entries: %+v", n, m)
 		}
@@ -145,6 +145,9 @@ func drawMeta(rt *rapid.T, ns, name string) object.Meta {
 	}
 	if chance(rt, 10) {
 		a[mesh.AnnotationServiceAccount] = "other"
+	}
+	if chance(rt, 15) {
+		a[mesh.AnnotationForAccount] = pick(rt, "default", "sa")
 	}
 	if chance(rt, 10) {
 		a[mesh.AnnotationInboundBinding] = pick(rt, "PROXY/15088", "PROXY", "NONE", "what")

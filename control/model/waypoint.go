@@ -12,6 +12,9 @@ import (
 // gatewayName names a Gateway.
 type gatewayName struct{ ns, name string }
 
+// accountName names a service account.
+type accountName struct{ ns, name string }
+
 func (g gatewayName) String() string { return g.ns + "/" + g.name }
 
 // waypoint is a Gateway that exists or that somebody refers to.
@@ -123,7 +126,14 @@ func (m *Model) moveNamespaceRefs(n *namespace, from, to []gatewayName) {
 func (m *Model) putGateway(ns, name string, o *object.Gateway) {
 	id := gatewayName{ns, name}
 	w := m.waypoint(id)
+	was, old := w.forAccount(), w.obj
 	w.obj = o
+	switch now := w.forAccount(); {
+	case was != now:
+		m.moveAccount(w, was, now)
+	case now != "" && !old.Created.Equal(o.Created):
+		m.touchAccounts(ns) // the oldest of several counts
+	}
 	m.dirty.waypoints.add(w)
 	m.touchTargetsOf(object.Key{Kind: object.KindGateway, Namespace: ns, Name: name})
 	switch {
@@ -135,6 +145,37 @@ func (m *Model) putGateway(ns, name string, o *object.Gateway) {
 		w.sel = m.choose(m.in(ns), false, object.LabelsOf(mesh.LabelGatewayName, name), of(object.KindPod, object.KindWorkloadEntry), w)
 	}
 	m.dirty.reports.add(w)
+}
+
+// forAccount is the account whose workloads the waypoint is for, "" for none in particular.
+func (w *waypoint) forAccount() string {
+	if w.obj == nil {
+		return ""
+	}
+	return w.obj.Annotations.Get(mesh.AnnotationForAccount)
+}
+
+// moveAccount makes a waypoint that of another account.
+func (m *Model) moveAccount(w *waypoint, from, to string) {
+	if from != "" {
+		dropFrom(m.forAccount, accountName{w.id.ns, from}, w)
+	}
+	if to != "" {
+		addTo(m.forAccount, accountName{w.id.ns, to}, w)
+	}
+	m.touchAccounts(w.id.ns)
+}
+
+// touchAccounts marks the workloads of a namespace that has waypoints for accounts.
+func (m *Model) touchAccounts(ns string) {
+	n := m.namespaces[ns]
+	if n == nil {
+		return
+	}
+	m.touchWorkloadsOf(n)
+	for _, s := range n.entries {
+		m.dirty.reports.add(s)
+	}
 }
 
 func (m *Model) putGatewayClass(name string, o *object.GatewayClass) {
@@ -174,6 +215,9 @@ func (m *Model) settleWaypoints() {
 
 // touchUsers marks everything that asks for the waypoint. workloads says that namespaces ask for their workloads too.
 func (m *Model) touchUsers(w *waypoint, workloads bool) {
+	if w.forAccount() != "" {
+		m.touchAccounts(w.id.ns)
+	}
 	for s := range w.services {
 		for _, c := range s.slots {
 			m.dirty.slots.add(c)

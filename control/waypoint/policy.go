@@ -135,7 +135,10 @@ func (m *Model) gatewayPolicies(r *reader, gw gatewayName, g *object.Gateway, ki
 		r.chosen(&b, g)
 	}
 	p := m.policies(r, gw, &b)
-	p.Telemetry = orNil(r.telemetry(gw, b.telemetry))
+	// Nothing at all is something to say when the mesh configuration, which would count otherwise, says something.
+	if p.Telemetry = r.telemetry(gw, b.telemetry); orNil(r.meshTelemetry(gw)) == nil {
+		p.Telemetry = orNil(p.Telemetry)
+	}
 	return p
 }
 
