@@ -9,23 +9,17 @@ import (
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
-func readNamespace(r *reader) object.Object {
-	var in corev1.Namespace
-	r.object(&in)
+func (r *reader) namespaceOf(in *corev1.Namespace) *object.Namespace {
 	out := &object.Namespace{Meta: r.meta(&in.ObjectMeta, false, isLabel)}
 	out.Deleting = out.Deleting || in.Status.Phase == corev1.NamespaceTerminating
 	return out
 }
 
-func readServiceAccount(r *reader) object.Object {
-	var in corev1.ServiceAccount
-	r.object(&in)
+func (r *reader) serviceAccount(in *corev1.ServiceAccount) *object.ServiceAccount {
 	return &object.ServiceAccount{Meta: r.meta(&in.ObjectMeta, true, isSubdomain)}
 }
 
-func readNode(r *reader) object.Object {
-	var in corev1.Node
-	r.object(&in)
+func (r *reader) node(in *corev1.Node) *object.Node {
 	out := &object.Node{Meta: r.meta(&in.ObjectMeta, false, isSubdomain)}
 	var external []netip.Addr
 	for i, a := range in.Status.Addresses {
@@ -88,9 +82,7 @@ func cutPort(s string) (host string, port uint16, ok bool) {
 	return ap.Addr().String(), ap.Port(), err == nil
 }
 
-func readPod(r *reader) object.Object {
-	var in corev1.Pod
-	r.object(&in)
+func (r *reader) pod(in *corev1.Pod) *object.Pod {
 	if r.refused > 0 {
 		r.meta(&in.ObjectMeta, true, isSubdomain)
 		return nil

@@ -21,31 +21,41 @@ type custom struct {
 	Status            *yaml.Node `json:"status,omitempty"`
 }
 
+// ServiceEntry is a ServiceEntry's spec with its status, which has addresses that somebody has assigned.
+type ServiceEntry struct {
+	Spec   *networking.ServiceEntry
+	Status *networking.ServiceEntryStatus // may be nil
+}
+
 func readServiceEntry(r *reader) object.Object {
 	var in custom
-	var spec networking.ServiceEntry
-	var status networking.ServiceEntryStatus
+	both := &ServiceEntry{Spec: &networking.ServiceEntry{}, Status: &networking.ServiceEntryStatus{}}
 	r.object(&in)
-	r.spec(in.Spec, &spec)
+	r.spec(in.Spec, both.Spec)
 	if in.Status != nil {
 		r.enter("status")
-		r.message(in.Status, &status)
+		r.message(in.Status, both.Status)
 		r.leave()
 	}
-	out := &object.ServiceEntry{Meta: r.meta(&in.ObjectMeta, true, isSubdomain)}
+	m := r.meta(&in.ObjectMeta, true, isSubdomain)
 	if r.refused > 0 {
 		return nil
 	}
+	return r.convert(object.KindServiceEntry, m, both)
+}
+
+func (r *reader) serviceEntry(m object.Meta, both *ServiceEntry) *object.ServiceEntry {
+	spec, out := both.Spec, &object.ServiceEntry{Meta: m}
 	out.MeshInternal = spec.Location == networking.ServiceEntry_MESH_INTERNAL
 	out.Resolution = resolutions[spec.Resolution]
-	r.entryHosts(&spec, out)
-	r.entryAddresses(&spec, out)
-	r.entryPorts(&spec, out)
+	r.entryHosts(spec, out)
+	r.entryAddresses(spec, out)
+	r.entryPorts(spec, out)
 	if w := spec.WorkloadSelector; w != nil {
 		r.noWildcards(w.Labels, at("spec", "workloadSelector", "labels"))
 		out.WorkloadSelector = object.Selector{Present: true, Labels: object.MakeLabels(w.Labels)}
 	}
-	r.entryEndpoints(&spec, out)
+	r.entryEndpoints(spec, out)
 	for i, e := range spec.ExportTo {
 		if e != "." && e != "*" && e != "~" && !isLabel(e) {
 			r.refuse(at("spec", "exportTo", i), fmt.Sprintf("%q is not a namespace", clip(e)), `write a namespace, "." for its own or "*" for all`)
@@ -53,7 +63,7 @@ func readServiceEntry(r *reader) object.Object {
 		out.ExportTo = append(out.ExportTo, r.d.words.one(e))
 	}
 	out.SubjectAltNames = slices.Clone(spec.SubjectAltNames)
-	for i, a := range status.Addresses {
+	for i, a := range both.Status.GetAddresses() {
 		if ip := r.ip(a.Value, at("status", "addresses", i, "value")); ip.IsValid() {
 			out.Assigned = append(out.Assigned, object.HostAddress{Host: canonicalHost(a.Host), Address: ip})
 		}
@@ -227,17 +237,8 @@ func (r *reader) entryEndpoints(spec *networking.ServiceEntry, out *object.Servi
 	}
 }
 
-func readWorkloadEntry(r *reader) object.Object {
-	var in custom
-	var spec networking.WorkloadEntry
-	r.object(&in)
-	r.spec(in.Spec, &spec)
-	out := &object.WorkloadEntry{Meta: r.meta(&in.ObjectMeta, true, isSubdomain)}
-	if r.refused > 0 {
-		return nil
-	}
-	out.Workload = r.workload(&spec, at("spec"))
-	return out
+func (r *reader) workloadEntry(m object.Meta, spec *networking.WorkloadEntry) *object.WorkloadEntry {
+	return &object.WorkloadEntry{Meta: m, Workload: r.workload(spec, at("spec"))}
 }
 
 // workload checks and converts what WorkloadEntries and inline endpoints share.

@@ -14,9 +14,7 @@ import (
 // maxListeners is the Gateway API's limit.
 const maxListeners = 64
 
-func readGateway(r *reader) object.Object {
-	var in gatewayv1.Gateway
-	r.object(&in)
+func (r *reader) gateway(in *gatewayv1.Gateway) *object.Gateway {
 	out := &object.Gateway{Meta: r.meta(&in.ObjectMeta, true, isSubdomain), Class: r.d.words.one(string(in.Spec.GatewayClassName))}
 	if r.refused > 0 {
 		return nil
@@ -185,9 +183,7 @@ func (r *reader) gatewayAddress(kind *gatewayv1.AddressType, value string, path 
 	return out
 }
 
-func readGatewayClass(r *reader) object.Object {
-	var in gatewayv1.GatewayClass
-	r.object(&in)
+func (r *reader) gatewayClass(in *gatewayv1.GatewayClass) *object.GatewayClass {
 	out := &object.GatewayClass{Meta: r.meta(&in.ObjectMeta, false, isSubdomain), Controller: r.d.words.one(string(in.Spec.ControllerName))}
 	if r.refused > 0 {
 		return nil

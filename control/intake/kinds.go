@@ -9,10 +9,24 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 	securityapi "istio.io/api/security/v1beta1"
 	telemetryapi "istio.io/api/telemetry/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/control/object"
 )
+
+// wholes turn decoded objects into values, of the kinds for which the status matters as much as the spec.
+var wholes = map[object.Kind]func(*reader, any) object.Object{
+	object.KindNamespace:      whole((*reader).namespaceOf),
+	object.KindNode:           whole((*reader).node),
+	object.KindServiceAccount: whole((*reader).serviceAccount),
+	object.KindPod:            whole((*reader).pod),
+	object.KindService:        whole((*reader).service),
+	object.KindEndpointSlice:  whole((*reader).endpointSlice),
+	object.KindGateway:        whole((*reader).gateway),
+	object.KindGatewayClass:   whole((*reader).gatewayClass),
+}
 
 // known is a kind the mesh reads.
 type known struct {
@@ -39,8 +53,12 @@ const (
 	groupExtensions = "extensions.istio.io"
 )
 
-// converters turn decoded specs into values; the kinds that are read field by field are not among them.
+// converters turn decoded specs into values.
 var converters = map[object.Kind]converter{
+	object.KindServiceEntry:          from((*reader).serviceEntry),
+	object.KindWorkloadEntry:         from((*reader).workloadEntry),
+	object.KindAuthorizationPolicy:   from((*reader).authorizationPolicy),
+	object.KindPeerAuthentication:    from((*reader).peerAuthentication),
 	object.KindVirtualService:        from((*reader).virtualService),
 	object.KindDestinationRule:       from((*reader).destinationRule),
 	object.KindHTTPRoute:             from((*reader).httpRoute),
@@ -70,22 +88,22 @@ func groups() map[string]group {
 	return map[string]group{
 		groupCore: {
 			read: map[string]known{
-				"Namespace":      {object.KindNamespace, v1, false, readNamespace},
-				"Node":           {object.KindNode, v1, false, readNode},
-				"ServiceAccount": {object.KindServiceAccount, v1, true, readServiceAccount},
-				"Pod":            {object.KindPod, v1, true, readPod},
-				"Service":        {object.KindService, v1, true, readService},
+				"Namespace":      {object.KindNamespace, v1, false, readWhole[corev1.Namespace](object.KindNamespace)},
+				"Node":           {object.KindNode, v1, false, readWhole[corev1.Node](object.KindNode)},
+				"ServiceAccount": {object.KindServiceAccount, v1, true, readWhole[corev1.ServiceAccount](object.KindServiceAccount)},
+				"Pod":            {object.KindPod, v1, true, readWhole[corev1.Pod](object.KindPod)},
+				"Service":        {object.KindService, v1, true, readWhole[corev1.Service](object.KindService)},
 				"Secret":         {object.KindSecret, v1, true, readSecret},
 				"ConfigMap":      {object.KindConfigMap, v1, true, readConfigMap},
 			},
 			ignored: []string{"Binding", "ComponentStatus", "Endpoints", "Event", "LimitRange", "PersistentVolume",
 				"PersistentVolumeClaim", "PodTemplate", "ReplicationController", "ResourceQuota"},
 		},
-		groupDiscovery: {read: map[string]known{"EndpointSlice": {object.KindEndpointSlice, v1, true, readEndpointSlice}}},
+		groupDiscovery: {read: map[string]known{"EndpointSlice": {object.KindEndpointSlice, v1, true, readWhole[discoveryv1.EndpointSlice](object.KindEndpointSlice)}}},
 		groupNetworking: {
 			read: map[string]known{
 				"ServiceEntry":    {object.KindServiceEntry, istio, true, readServiceEntry},
-				"WorkloadEntry":   {object.KindWorkloadEntry, istio, true, readWorkloadEntry},
+				"WorkloadEntry":   {object.KindWorkloadEntry, istio, true, istioSpec[networking.WorkloadEntry](object.KindWorkloadEntry)},
 				"VirtualService":  {object.KindVirtualService, istio, true, istioSpec[networking.VirtualService](object.KindVirtualService)},
 				"DestinationRule": {object.KindDestinationRule, istio, true, istioSpec[networking.DestinationRule](object.KindDestinationRule)},
 				"Sidecar":         {object.KindSidecar, istio, true, readNoEffect(object.KindSidecar, "a Sidecar has no effect: no proxy stands beside the application", sidecarFix)},
@@ -95,15 +113,15 @@ func groups() map[string]group {
 		},
 		groupSecurity: {
 			read: map[string]known{
-				"AuthorizationPolicy":   {object.KindAuthorizationPolicy, security, true, readAuthorizationPolicy},
-				"PeerAuthentication":    {object.KindPeerAuthentication, security, true, readPeerAuthentication},
+				"AuthorizationPolicy":   {object.KindAuthorizationPolicy, security, true, istioSpec[securityapi.AuthorizationPolicy](object.KindAuthorizationPolicy)},
+				"PeerAuthentication":    {object.KindPeerAuthentication, security, true, istioSpec[securityapi.PeerAuthentication](object.KindPeerAuthentication)},
 				"RequestAuthentication": {object.KindRequestAuthentication, security, true, istioSpec[securityapi.RequestAuthentication](object.KindRequestAuthentication)},
 			},
 		},
 		groupGateway: {
 			read: map[string]known{
-				"Gateway":          {object.KindGateway, gateway, true, readGateway},
-				"GatewayClass":     {object.KindGatewayClass, gateway, false, readGatewayClass},
+				"Gateway":          {object.KindGateway, gateway, true, readWhole[gatewayv1.Gateway](object.KindGateway)},
+				"GatewayClass":     {object.KindGatewayClass, gateway, false, readWhole[gatewayv1.GatewayClass](object.KindGatewayClass)},
 				"HTTPRoute":        {object.KindHTTPRoute, gateway, true, plain[gatewayv1.HTTPRouteSpec](object.KindHTTPRoute)},
 				"GRPCRoute":        {object.KindGRPCRoute, v1, true, plain[gatewayv1.GRPCRouteSpec](object.KindGRPCRoute)},
 				"TLSRoute":         {object.KindTLSRoute, []string{"v1", "v1alpha3", "v1alpha2"}, true, plain[gatewayv1.TLSRouteSpec](object.KindTLSRoute)},

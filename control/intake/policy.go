@@ -11,16 +11,9 @@ import (
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
-func readAuthorizationPolicy(r *reader) object.Object {
-	var in custom
-	var spec security.AuthorizationPolicy
-	r.object(&in)
-	r.spec(in.Spec, &spec)
-	out := &object.AuthorizationPolicy{Meta: r.meta(&in.ObjectMeta, true, isSubdomain)}
-	if r.refused > 0 {
-		return nil
-	}
-	r.policyAction(&spec, out)
+func (r *reader) authorizationPolicy(m object.Meta, spec *security.AuthorizationPolicy) *object.AuthorizationPolicy {
+	out := &object.AuthorizationPolicy{Meta: m}
+	r.policyAction(spec, out)
 	out.Selector = r.selector(spec.Selector)
 	refs := spec.TargetRefs
 	if spec.TargetRef != nil {
@@ -322,15 +315,8 @@ func knownAttribute(key string) bool {
 	return false
 }
 
-func readPeerAuthentication(r *reader) object.Object {
-	var in custom
-	var spec security.PeerAuthentication
-	r.object(&in)
-	r.spec(in.Spec, &spec)
-	out := &object.PeerAuthentication{Meta: r.meta(&in.ObjectMeta, true, isSubdomain)}
-	if r.refused > 0 {
-		return nil
-	}
+func (r *reader) peerAuthentication(m object.Meta, spec *security.PeerAuthentication) *object.PeerAuthentication {
+	out := &object.PeerAuthentication{Meta: m}
 	out.Selector = r.selector(spec.Selector)
 	out.Mode = mtlsMode(spec.Mtls.GetMode())
 	path := at("spec", "portLevelMtls")

@@ -12,9 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
-func readService(r *reader) object.Object {
-	var in corev1.Service
-	r.object(&in)
+func (r *reader) service(in *corev1.Service) *object.Service {
 	out := &object.Service{
 		Meta:                     r.meta(&in.ObjectMeta, true, isLabel),
 		ExternalName:             in.Spec.ExternalName,
@@ -188,9 +186,7 @@ const labelServiceName = "kubernetes.io/service-name"
 // maxEndpoints is the API server's limit for one slice.
 const maxEndpoints = 1000
 
-func readEndpointSlice(r *reader) object.Object {
-	var in discoveryv1.EndpointSlice
-	r.object(&in)
+func (r *reader) endpointSlice(in *discoveryv1.EndpointSlice) *object.EndpointSlice {
 	out := &object.EndpointSlice{Meta: r.meta(&in.ObjectMeta, true, isSubdomain), Service: r.d.words.one(in.Labels[labelServiceName])}
 	if r.refused > 0 {
 		return nil

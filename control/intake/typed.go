@@ -11,12 +11,18 @@ import (
 )
 
 // Convert turns an object that somebody else decoded into the same values, by the same rules, as if it had been read from
-// a file: spec is a pointer to the spec of the kind (a protobuf message of istio.io/api, a spec of the Gateway API, or the
-// whole corev1.Secret or corev1.ConfigMap). The object is nil when it was refused; the entries say why, without lines.
+// a file. spec is a pointer: to the spec of a kind of Istio's (a message of istio.io/api; *ServiceEntry for that kind) or of
+// the Gateway API's routes and policies, and to the whole object for Kubernetes' own kinds, Gateways and GatewayClasses.
+// The object is nil when it was refused; the entries say why, without lines. Convert may change what spec points at.
 func (d *Decoder) Convert(kind object.Kind, meta metav1.ObjectMeta, spec any) (object.Object, []status.Entry) {
 	budget := d.limits.Nodes
 	r := &reader{d: d, kind: kind.String(), name: meta.Name, namespace: meta.Namespace, budget: &budget}
-	o := r.convert(kind, r.meta(&meta, !kind.ClusterScoped(), isSubdomain), spec)
+	var o object.Object
+	if convert, ok := wholes[kind]; ok {
+		o = convert(r, spec)
+	} else {
+		o = r.convert(kind, r.meta(&meta, !kind.ClusterScoped(), isSubdomain), spec)
+	}
 	if r.refused > 0 {
 		return nil, r.entries
 	}
@@ -50,6 +56,33 @@ func from[S any, O any, P interface {
 			return o
 		}
 		return nil
+	}
+}
+
+// whole adapts a conversion of one type of object. A nil object means it was refused.
+func whole[S any, O any, P interface {
+	*O
+	object.Object
+}](convert func(*reader, *S) P) func(*reader, any) object.Object {
+	return func(r *reader, in any) object.Object {
+		s, ok := in.(*S)
+		if !ok {
+			r.refuse(nil, fmt.Sprintf("the object is a %T", in), "this is a mistake in the program; report it")
+			return nil
+		}
+		if o := convert(r, s); o != nil {
+			return o
+		}
+		return nil
+	}
+}
+
+// readWhole reads an object with its status and converts it.
+func readWhole[S any](kind object.Kind) func(*reader) object.Object {
+	return func(r *reader) object.Object {
+		in := new(S)
+		r.object(in)
+		return wholes[kind](r, in)
 	}
 }
 

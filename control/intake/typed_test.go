@@ -3,6 +3,7 @@ package intake
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -33,6 +34,12 @@ func TestTypedObjects(t *testing.T) {
 		"ConfigMap": {object.KindConfigMap,
 			&corev1.ConfigMap{Data: map[string]string{"service": "spec: {type: ClusterIP}"}},
 			"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: ns}\ndata: {service: 'spec: {type: ClusterIP}'}\n"},
+		"ServiceEntry": {object.KindServiceEntry,
+			&ServiceEntry{Spec: &networking.ServiceEntry{Hosts: []string{"a.example"}, Ports: []*networking.ServicePort{{Number: 80, Name: "http", Protocol: "HTTP"}}}},
+			"apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x, namespace: ns}\nspec: {hosts: [a.example], ports: [{number: 80, name: http, protocol: HTTP}]}\n"},
+		"Pod": {object.KindPod,
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "x", Namespace: "ns"}, Spec: corev1.PodSpec{NodeName: "n1"}, Status: corev1.PodStatus{PodIP: "10.0.0.1"}},
+			"apiVersion: v1\nkind: Pod\nmetadata: {name: x, namespace: ns}\nspec: {nodeName: n1}\nstatus: {podIP: 10.0.0.1}\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, entries := NewDecoder(Limits{}).Convert(tc.kind, metav1.ObjectMeta{Name: "x", Namespace: "ns"}, tc.spec)
@@ -40,7 +47,7 @@ func TestTypedObjects(t *testing.T) {
 				t.Fatal(entries)
 			}
 			docs := NewDecoder(Limits{}).File("x.yaml", []byte(tc.yaml), nil)
-			if d := cmp.Diff(docs[0].Items[0].Object, got, protocmp.Transform(), cmp.Comparer(func(a, b object.Labels) bool { return a == b })); d != "" {
+			if d := cmp.Diff(docs[0].Items[0].Object, got, protocmp.Transform(), cmp.Comparer(func(a, b object.Labels) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 				t.Error(d)
 			}
 		})
@@ -57,7 +64,15 @@ func TestTypedObjectsAreRefusedAsWell(t *testing.T) {
 		t.Errorf("a spec of another kind: %v %v", o, entries)
 	}
 	if o, entries := d.Convert(object.KindPod, metav1.ObjectMeta{Name: "x"}, &corev1.Pod{}); o != nil || len(entries) == 0 {
-		t.Errorf("a kind that is not converted: %v %v", o, entries)
+		t.Errorf("a pod without a name: %v %v", o, entries)
+	}
+	for k := object.KindNamespace; k <= object.KindExtensionPolicy; k++ {
+		if k == object.KindSidecar || k == object.KindEnvoyFilter {
+			continue // nothing to convert
+		}
+		if o, entries := d.Convert(k, metav1.ObjectMeta{Name: "x"}, 5); o != nil || len(entries) == 0 || !strings.Contains(entries[0].Problem, "is a int") {
+			t.Errorf("%s: %v %v", k, o, entries)
+		}
 	}
 	// Broken mesh configuration inside a typed object has no lines to name.
 	if o, entries := d.Convert(object.KindConfigMap, metav1.ObjectMeta{Name: "istio"}, &corev1.ConfigMap{Data: map[string]string{"mesh": "a: b"}}); o != nil || len(entries) == 0 {
