@@ -15,15 +15,12 @@ func (e *Env) mirrors(h hostRoutes, rule *waypoint.HTTPRule) ([]*routev3.RouteAc
 		if m.GetPerMillion() != nil && m.GetPerMillion().GetValue() == 0 {
 			continue
 		}
-		backend, reason := m.GetTo(), m.GetTo().GetBroken()
-		if reason == "" {
-			var err error
-			if backend, err = e.withPort(h, backend); err != nil {
-				reason = err.Error()
-			}
+		if m.GetTo().GetBroken() != "" {
+			continue
 		}
-		if reason != "" {
-			problems = append(problems, Problem{Object: h.object(rule), Text: "nothing is mirrored: " + reason})
+		backend, err := e.withPort(h, m.GetTo())
+		if err != nil {
+			problems = append(problems, Problem{Object: h.object(rule), Text: "nothing is mirrored: " + err.Error()})
 			continue
 		}
 		policy := &routev3.RouteAction_RequestMirrorPolicy{Cluster: e.clusterName(backend, kindHTTP)}

@@ -2,6 +2,9 @@ package envoy
 
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/matcher/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -12,8 +15,9 @@ import (
 // setOutliers lets Envoy stop using endpoints that fail.
 //
 // Where nobody asked for it there is a default for what no readiness probe sees in time: a pod that is dead behind its
-// tunnel. It counts connections that fail or break and never an application's own answers, puts out at most half of the
-// endpoints, and for seconds only.
+// tunnel. It counts connections that fail or break and never an application's own answers (see ownAnswers), puts out at
+// most half of the endpoints, and for seconds only. Envoy's own distinction of errors is of no use for it: the near end of
+// a tunnel always connects, and that would count as a success.
 func setOutliers(c *clusterv3.Cluster, o *waypoint.OutlierDetection) {
 	off := func() *wrapperspb.UInt32Value { return uint32Value(0) }
 	d := &clusterv3.OutlierDetection{
@@ -23,10 +27,8 @@ func setOutliers(c *clusterv3.Cluster, o *waypoint.OutlierDetection) {
 	}
 	c.OutlierDetection = d
 	if o == nil {
-		d.EnforcingConsecutive_5Xx, d.EnforcingConsecutiveGatewayFailure = off(), off()
-		d.SplitExternalLocalOriginErrors = true
-		d.ConsecutiveLocalOriginFailure = uint32Value(5)
-		d.EnforcingConsecutiveLocalOriginFailure = uint32Value(100)
+		d.EnforcingConsecutive_5Xx = off()
+		d.ConsecutiveGatewayFailure, d.EnforcingConsecutiveGatewayFailure = uint32Value(5), uint32Value(100)
 		d.Interval, d.BaseEjectionTime, d.MaxEjectionTime = seconds(1), seconds(5), seconds(60)
 		d.MaxEjectionPercent = uint32Value(50)
 		return
@@ -63,4 +65,20 @@ func threshold(n *wrapperspb.UInt32Value) (count, enforcing *wrapperspb.UInt32Va
 		return nil, uint32Value(0)
 	}
 	return uint32Value(n.GetValue()), uint32Value(100)
+}
+
+// ownAnswers makes every answer of an application a success, whatever its status: the matcher of errors asks for a header
+// that nobody sends.
+func ownAnswers(o *waypoint.OutlierDetection) *httpv3.HttpProtocolOptions_OutlierDetection {
+	if o != nil {
+		return nil
+	}
+	return &httpv3.HttpProtocolOptions_OutlierDetection{ErrorMatcher: &matcherv3.MatchPredicate{
+		Rule: &matcherv3.MatchPredicate_HttpResponseHeadersMatch{HttpResponseHeadersMatch: &matcherv3.HttpHeadersMatch{
+			Headers: []*routev3.HeaderMatcher{{
+				Name:                 "x-ambit-no-answer",
+				HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
+			}},
+		}},
+	}}
 }

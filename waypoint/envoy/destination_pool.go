@@ -88,6 +88,7 @@ func setProtocol(c *clusterv3.Cluster, p *waypoint.TrafficPolicy, protocol waypo
 	options := &httpv3.HttpProtocolOptions{
 		CommonHttpProtocolOptions: commonOptions(pool),
 		HashPolicy:                hashPolicies(p.GetLoadBalancer()),
+		OutlierDetection:          ownAnswers(p.GetOutliers()),
 	}
 	asClient := &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 		UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{HttpProtocolOptions: http1, Http2ProtocolOptions: http2},

@@ -148,14 +148,15 @@ func retryPolicy(r *waypoint.Retry, on string, statuses []uint32, perTry time.Du
 		RetryOn:              on,
 		NumRetries:           uint32Value(r.GetAttempts()),
 		RetriableStatusCodes: statuses,
-		// Not where it just failed; with few endpoints the choice is not forced forever.
+		// Not where it just failed. The least loaded endpoint is picked, and a dead one has no load: it comes up three times
+		// out of four, and more than a few picks are needed to miss it.
 		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
 			Name: "envoy.retry_host_predicates.previous_hosts",
 			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{
 				TypedConfig: toAny(&previoushostsv3.PreviousHostsPredicate{}),
 			},
 		}},
-		HostSelectionRetryMaxAttempts: 5,
+		HostSelectionRetryMaxAttempts: 20,
 	}
 	if perTry > 0 {
 		p.PerTryTimeout = durationpb.New(perTry)

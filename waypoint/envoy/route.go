@@ -96,8 +96,12 @@ func routeConfiguration(name string, hosts ...*routev3.VirtualHost) *routev3.Rou
 // carried out makes the rule answer with an error, and its requests never reach a later rule instead.
 func (e *Env) ruleRoutes(h hostRoutes, rule *waypoint.HTTPRule) ([]*routev3.Route, []Problem) {
 	drafts, problems := e.drafts(h, rule)
+	// Who wrote the fact knows what is broken in it; that is no news.
 	if reason := rule.GetBroken(); reason != "" {
 		return refuse(drafts, rule.GetBrokenStatus(), reason), problems
+	}
+	if b := rule.GetForward().GetBackends(); len(b) == 1 && b[0].GetBroken() != "" {
+		return refuse(drafts, 0, b[0].GetBroken()), problems
 	}
 	made, more, err := e.carryOut(h, rule, drafts)
 	problems = append(problems, more...)

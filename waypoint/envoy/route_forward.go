@@ -27,12 +27,9 @@ func (e *Env) forward(h hostRoutes, rule *waypoint.HTTPRule, drafts []draft) ([]
 	timeout := positive(rule.GetTimeout())
 	for _, d := range drafts {
 		d.route.Action = &routev3.Route_Route{Route: &routev3.RouteAction{
-			// Without a word Envoy would give up after 15 s.
-			Timeout: durationpb.New(timeout),
-			// The deadline a gRPC client sends along holds here as well.
-			MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{
-				GrpcTimeoutHeaderMax: durationpb.New(timeout),
-			},
+			// Without a word Envoy would give up after 15 s. A gRPC client's own deadline is its own to keep: with
+			// Envoy's max_stream_duration, which could keep it here, this timeout would mean nothing.
+			Timeout:               durationpb.New(timeout),
 			RequestMirrorPolicies: mirrors,
 		}}
 	}
