@@ -4,14 +4,19 @@ import (
 	"context"
 	"sync"
 
+	"github.com/ambit-mesh/ambit/control/conditions"
 	"github.com/ambit-mesh/ambit/control/gateways"
+	"github.com/ambit-mesh/ambit/control/model"
+	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/waypoint/deploy"
 )
 
-// gatewayRunner keeps what runs for Gateways in step with them, over the folder of configuration.
+// gatewayRunner keeps what runs for Gateways in step with them, over the folder of configuration, and writes into objects'
+// status what there is to say about them.
 type gatewayRunner struct {
 	folder     *gateways.Folder
 	reconciler *gateways.Reconciler
+	writer     *conditions.Writer
 }
 
 // newGateways is nil when nobody asked for Gateways to be run.
@@ -28,7 +33,37 @@ func newGateways(d *Daemon) *gatewayRunner {
 			SystemNamespace: d.cfg.RootNamespace, Network: d.cfg.Network,
 		},
 	})
+	g.writer = conditions.New(conditions.Config{Store: store{g.folder}, Reports: func() []conditions.Report { return reportsOf(d.pusher.Reports()) }, Logger: log})
 	return g
+}
+
+// store is the folder as the writer of conditions sees it.
+type store struct{ folder *gateways.Folder }
+
+func (s store) Update(ctx context.Context, k conditions.Key, change func(conditions.Object) conditions.Object) error {
+	return s.folder.Update(ctx, gateways.Key(k), change)
+}
+
+func reportsOf(list []push.ObjectReport) []conditions.Report {
+	out := make([]conditions.Report, 0, len(list))
+	for _, r := range list {
+		rep := conditions.Report{
+			Key: conditions.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Generation: r.Generation, Conditions: conditionsOf(r.Conditions),
+		}
+		for _, p := range r.Parents {
+			rep.Parents = append(rep.Parents, conditions.Parent{Name: p.Name, Conditions: conditionsOf(p.Conditions)})
+		}
+		out = append(out, rep)
+	}
+	return out
+}
+
+func conditionsOf(list []model.Condition) []conditions.Condition {
+	var out []conditions.Condition
+	for _, c := range list {
+		out = append(out, conditions.Condition{Type: c.Type, True: c.Status, Reason: c.Reason, Message: c.Message})
+	}
+	return out
 }
 
 // run follows the folder and reconciles until ctx ends or one of the two cannot go on.
@@ -38,6 +73,9 @@ func (g *gatewayRunner) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		_ = g.reconciler.Run(ctx) // ends only with ctx
+	})
+	wg.Go(func() {
+		_ = g.writer.Run(ctx) // ends only with ctx
 	})
 	err := g.folder.Run(ctx, g.reconciler)
 	cancel()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path"
 	"strings"
@@ -265,7 +266,7 @@ func (f *Folder) SetStatus(ctx context.Context, k Key, uid string, change func(o
 		return nil
 	}
 	err := folder.Edit(f.root, file, func(stored map[string]any) (map[string]any, error) {
-		if k != keyOf(unlist(stored)[0]) || text(stored, "metadata", "uid") != uid {
+		if !alone(stored, k) || text(stored, "metadata", "uid") != uid {
 			return stored, nil
 		}
 		old, _ := stored["status"].(map[string]any)
@@ -277,4 +278,32 @@ func (f *Folder) SetStatus(ctx context.Context, k Key, uid string, change func(o
 		return fmt.Errorf("write the status of %s into %s: %w", k, file, err)
 	}
 	return nil
+}
+
+// alone says whether a document is the object itself, not a List with it.
+func alone(doc Object, k Key) bool {
+	list := unlist(doc)
+	return len(list) == 1 && keyOf(list[0]) == k && keyOf(doc) == k
+}
+
+// Update changes an object's document as a whole; see package conditions. An object that does not stand alone in a file,
+// under the name that files of the mesh have or one that this package has read, cannot be changed.
+func (f *Folder) Update(ctx context.Context, k Key, change func(Object) Object) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	file, ok := f.fileOf(k)
+	if !ok {
+		file = path.Join(f.dir, fileName(k))
+	}
+	err := folder.Edit(f.root, file, func(stored map[string]any) (map[string]any, error) {
+		if !alone(stored, k) {
+			return nil, fmt.Errorf("it holds %s", keyOf(stored))
+		}
+		return change(stored), nil
+	})
+	if errors.Is(err, folder.ErrNotFound) {
+		return fmt.Errorf("%s: %w", k, fs.ErrNotExist)
+	}
+	return err
 }

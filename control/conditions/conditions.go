@@ -1,0 +1,196 @@
+// Package conditions writes what the mesh has to say about objects into their status, where their authors look: whether a
+// policy is enforced, whether a route is attached to its parents, to which waypoint a service is bound.
+//
+// It knows the shape of a status and nothing of why a condition is what it is. Gateways and GatewayClasses are not its
+// business, they have a writer of their own. Run's caller lends the one goroutine. Start reading at Writer.
+package conditions
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Object is a Kubernetes document as decoded from JSON.
+type Object = map[string]any
+
+// Key names an object.
+type Key struct{ Kind, Namespace, Name string }
+
+// Report is what there is to say about one object.
+type Report struct {
+	Key
+	Generation int64
+	Conditions []Condition
+	// Parents are those of a route, named as ParentName does.
+	Parents []Parent
+}
+
+// Parent is one parent of a route.
+type Parent struct {
+	Name       string
+	Conditions []Condition
+}
+
+// Condition is one condition.
+type Condition struct {
+	Type            string
+	True            bool
+	Reason, Message string
+}
+
+// Store keeps objects.
+type Store interface {
+	// Update replaces an object by what change makes of it; change must not keep its argument. An object that is not there
+	// is fs.ErrNotExist.
+	Update(ctx context.Context, k Key, change func(Object) Object) error
+}
+
+// Config of a Writer.
+type Config struct {
+	Store Store
+	// Reports returns all reports there are.
+	Reports func() []Report
+	Logger  *slog.Logger
+	// Now is the clock; nil means the real one.
+	Now func() time.Time
+}
+
+// Writer is described at the package.
+type Writer struct {
+	cfg     Config
+	written map[Key]Report
+}
+
+// period is how often reports are looked at. A status is for people.
+const period = 200 * time.Millisecond
+
+// New returns a Writer, which does nothing before Run.
+func New(cfg Config) *Writer {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Writer{cfg: cfg, written: map[Key]Report{}}
+}
+
+// Run writes until ctx ends.
+func (w *Writer) Run(ctx context.Context) error {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			w.round(ctx)
+		}
+	}
+}
+
+// round writes what is different from what was written. What could not be written is tried again.
+func (w *Writer) round(ctx context.Context) {
+	now := map[Key]bool{}
+	for _, r := range w.cfg.Reports() {
+		if r.Kind == "Gateway" || r.Kind == "GatewayClass" {
+			continue
+		}
+		now[r.Key] = true
+		if old, ok := w.written[r.Key]; !ok || !reflect.DeepEqual(old, r) {
+			if w.write(ctx, r) {
+				w.written[r.Key] = r
+			}
+		}
+	}
+	for k := range w.written {
+		if !now[k] && w.write(ctx, Report{Key: k}) {
+			delete(w.written, k)
+		}
+	}
+}
+
+func (w *Writer) write(ctx context.Context, r Report) bool {
+	err := w.cfg.Store.Update(ctx, r.Key, func(o Object) Object { return w.status(o, r) })
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist), ctx.Err() != nil:
+	default:
+		w.cfg.Logger.Debug("no status can be written", "kind", r.Kind, "namespace", r.Namespace, "name", r.Name, "error", err)
+	}
+	// An object that is gone, or has no place for a status, will not have one later either, until it changes.
+	return ctx.Err() == nil
+}
+
+// ours says whether nobody else writes a condition on the kinds that have reports. Istio pilot/pkg/model ConditionType
+func ours(kind string) bool {
+	return strings.HasPrefix(kind, "istio.io/") || strings.HasPrefix(kind, "ambit.io/") ||
+		slices.Contains([]string{"ZtunnelAccepted", "WaypointAccepted", "Accepted", "ResolvedRefs", "Programmed", "Conflicted"}, kind)
+}
+
+// controller is who writes about routes. Istio pilot/pkg/features ManagedGatewayController
+const controller = "istio.io/gateway-controller"
+
+// status returns the object with the report in its status.
+func (w *Writer) status(o Object, r Report) Object {
+	out := clone(o)
+	old, _ := o["status"].(map[string]any)
+	status := clone(old)
+	if isRoute(r.Kind) {
+		status["parents"] = w.parents(o, old, r)
+	} else {
+		status["conditions"] = w.conditions(old["conditions"], r.Generation, r.Conditions)
+	}
+	for _, field := range []string{"conditions", "parents"} {
+		if list, ok := status[field].([]any); ok && len(list) == 0 {
+			delete(status, field)
+		}
+	}
+	if len(status) == 0 {
+		delete(out, "status")
+		return out
+	}
+	out["status"] = status
+	return out
+}
+
+// conditions replaces ours in a list. A time changes only with the status it belongs to.
+func (w *Writer) conditions(old any, generation int64, want []Condition) []any {
+	list := []any{}
+	before := map[string]Object{}
+	all, _ := old.([]any)
+	for _, v := range all {
+		c, _ := v.(map[string]any)
+		kind, _ := c["type"].(string)
+		if ours(kind) || slices.ContainsFunc(want, func(c Condition) bool { return c.Type == kind }) {
+			before[kind] = c
+			continue
+		}
+		list = append(list, v)
+	}
+	for _, c := range want {
+		status := "False"
+		if c.True {
+			status = "True"
+		}
+		since, _ := before[c.Type]["lastTransitionTime"].(string)
+		if since == "" || before[c.Type]["status"] != status {
+			since = w.cfg.Now().UTC().Format(time.RFC3339)
+		}
+		list = append(list, Object{
+			"type": c.Type, "status": status, "reason": c.Reason, "message": c.Message, "lastTransitionTime": since, "observedGeneration": generation,
+		})
+	}
+	return list
+}
+
+func clone(o Object) Object {
+	out := make(Object, len(o))
+	for k, v := range o {
+		out[k] = v
+	}
+	return out
+}
