@@ -8,18 +8,6 @@ import (
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
-// wholes turn decoded objects into values, of the kinds for which the status matters as much as the spec.
-var wholes = map[object.Kind]func(*reader, any) object.Object{
-	object.KindNamespace:      whole((*reader).namespaceOf),
-	object.KindNode:           whole((*reader).node),
-	object.KindServiceAccount: whole((*reader).serviceAccount),
-	object.KindPod:            whole((*reader).pod),
-	object.KindService:        whole((*reader).service),
-	object.KindEndpointSlice:  whole((*reader).endpointSlice),
-	object.KindGateway:        whole((*reader).gateway),
-	object.KindGatewayClass:   whole((*reader).gatewayClass),
-}
-
 // known is a kind the mesh reads.
 type known struct {
 	kind       object.Kind
@@ -44,56 +32,6 @@ const (
 	groupTelemetry  = "telemetry.istio.io"
 	groupExtensions = "extensions.istio.io"
 )
-
-// known is a kind the mesh reads.
-type known struct {
-	kind       object.Kind
-	versions   []string // the preferred one first
-	namespaced bool
-	// read decodes, checks and converts. It returns nil when something was refused.
-	read func(*reader) object.Object
-}
-
-// group is an API group the mesh has part in. Kinds in read are read; the others are known to exist and left alone.
-type group struct {
-	read    map[string]known
-	ignored []string
-}
-
-const (
-	groupCore       = ""
-	groupDiscovery  = "discovery.k8s.io"
-	groupNetworking = "networking.istio.io"
-	groupSecurity   = "security.istio.io"
-	groupGateway    = "gateway.networking.k8s.io"
-	groupTelemetry  = "telemetry.istio.io"
-	groupExtensions = "extensions.istio.io"
-)
-
-// converters turn decoded specs into values.
-var converters = map[object.Kind]converter{
-	object.KindServiceEntry:          from((*reader).serviceEntry),
-	object.KindWorkloadEntry:         from((*reader).workloadEntry),
-	object.KindAuthorizationPolicy:   from((*reader).authorizationPolicy),
-	object.KindPeerAuthentication:    from((*reader).peerAuthentication),
-	object.KindVirtualService:        from((*reader).virtualService),
-	object.KindDestinationRule:       from((*reader).destinationRule),
-	object.KindHTTPRoute:             from((*reader).httpRoute),
-	object.KindGRPCRoute:             from((*reader).grpcRoute),
-	object.KindTLSRoute:              from((*reader).tlsRoute),
-	object.KindTCPRoute:              from((*reader).tcpRoute),
-	object.KindReferenceGrant:        from((*reader).referenceGrant),
-	object.KindBackendTLSPolicy:      from((*reader).backendTLSPolicy),
-	object.KindListenerSet:           from((*reader).listenerSet),
-	object.KindRequestAuthentication: from((*reader).requestAuthentication),
-	object.KindTelemetry:             from((*reader).telemetry),
-	object.KindWasmPlugin:            from((*reader).wasmPlugin),
-	object.KindTrafficExtension:      from((*reader).trafficExtension),
-	object.KindLocalRateLimitPolicy:  from((*reader).rateLimitPolicy),
-	object.KindExtensionPolicy:       from((*reader).extensionPolicy),
-	object.KindSecret:                from((*reader).secret),
-	object.KindConfigMap:             from((*reader).configMap),
-}
 
 // verdict is what becomes of an apiVersion and kind.
 type verdict struct {

@@ -14,6 +14,43 @@ import (
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
+// wholes turn decoded objects into values, of the kinds for which the status matters as much as the spec.
+var wholes = map[object.Kind]func(*reader, any) object.Object{
+	object.KindNamespace:      whole((*reader).namespaceOf),
+	object.KindNode:           whole((*reader).node),
+	object.KindServiceAccount: whole((*reader).serviceAccount),
+	object.KindPod:            whole((*reader).pod),
+	object.KindService:        whole((*reader).service),
+	object.KindEndpointSlice:  whole((*reader).endpointSlice),
+	object.KindGateway:        whole((*reader).gateway),
+	object.KindGatewayClass:   whole((*reader).gatewayClass),
+}
+
+// converters turn decoded specs into values.
+var converters = map[object.Kind]converter{
+	object.KindServiceEntry:          from((*reader).serviceEntry),
+	object.KindWorkloadEntry:         from((*reader).workloadEntry),
+	object.KindAuthorizationPolicy:   from((*reader).authorizationPolicy),
+	object.KindPeerAuthentication:    from((*reader).peerAuthentication),
+	object.KindVirtualService:        from((*reader).virtualService),
+	object.KindDestinationRule:       from((*reader).destinationRule),
+	object.KindHTTPRoute:             from((*reader).httpRoute),
+	object.KindGRPCRoute:             from((*reader).grpcRoute),
+	object.KindTLSRoute:              from((*reader).tlsRoute),
+	object.KindTCPRoute:              from((*reader).tcpRoute),
+	object.KindReferenceGrant:        from((*reader).referenceGrant),
+	object.KindBackendTLSPolicy:      from((*reader).backendTLSPolicy),
+	object.KindListenerSet:           from((*reader).listenerSet),
+	object.KindRequestAuthentication: from((*reader).requestAuthentication),
+	object.KindTelemetry:             from((*reader).telemetry),
+	object.KindWasmPlugin:            from((*reader).wasmPlugin),
+	object.KindTrafficExtension:      from((*reader).trafficExtension),
+	object.KindLocalRateLimitPolicy:  from((*reader).rateLimitPolicy),
+	object.KindExtensionPolicy:       from((*reader).extensionPolicy),
+	object.KindSecret:                from((*reader).secret),
+	object.KindConfigMap:             from((*reader).configMap),
+}
+
 // groups returns the table of what is read. Groups that are not in it belong to others and are left alone, unless their
 // name looks like a mistyped one of ours.
 func groups() map[string]group {
