@@ -9,11 +9,8 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
-	wasmfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/wasm/v3"
-	wasmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/wasm/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 )
@@ -38,22 +35,27 @@ func extensionObject(x *waypoint.Extension) string {
 	return kind + x.GetNamespace() + "/" + x.GetName()
 }
 
-// extensionFilters are the filters for each slot. Within a phase the higher priority comes first.
-func (e *Env) extensionFilters(all []*waypoint.Extension) (map[string][]*corev3.TypedExtensionConfig, []Problem) {
+// inPriority has each extension once; within a phase the higher priority comes first. Istio
+// pilot/pkg/model/extensions.go
+func inPriority(all []*waypoint.Extension) []*waypoint.Extension {
 	sorted := slices.Clone(all)
 	slices.SortStableFunc(sorted, func(a, b *waypoint.Extension) int {
-		return cmp.Or(cmp.Compare(b.GetPriority(), a.GetPriority()),
-			strings.Compare(a.GetNamespace()+"/"+a.GetName(), b.GetNamespace()+"/"+b.GetName()))
+		return cmp.Or(cmp.Compare(b.GetPriority(), a.GetPriority()), strings.Compare(extensionObject(a), extensionObject(b)))
 	})
+	seen := map[string]bool{}
+	return slices.DeleteFunc(sorted, func(x *waypoint.Extension) bool {
+		object := extensionObject(x)
+		twice := seen[object]
+		seen[object] = true
+		return twice
+	})
+}
+
+// extensionFilters are the filters for each slot. Those of Wasm modules have places of their own, see extension_module.go.
+func (e *Env) extensionFilters(all []*waypoint.Extension) (map[string][]*corev3.TypedExtensionConfig, []Problem) {
 	out := map[string][]*corev3.TypedExtensionConfig{}
 	var problems []Problem
-	seen := map[string]bool{}
-	for _, x := range sorted {
-		object := extensionObject(x)
-		if seen[object] {
-			continue
-		}
-		seen[object] = true
+	for _, x := range inPriority(all) {
 		slot, ok := extensionSlots[x.GetPhase()]
 		if !ok {
 			slot = extensionSlots[waypoint.Extension_UNSPECIFIED]
@@ -66,12 +68,10 @@ func (e *Env) extensionFilters(all []*waypoint.Extension) (map[string][]*corev3.
 			}
 		}
 		if err != nil {
-			text := "requests pass without it: "
 			if !x.GetFailOpen() {
-				text = "requests are answered 503: "
-				out[slot] = append(out[slot], failing(object))
+				out[slot] = append(out[slot], failing(extensionObject(x)))
 			}
-			problems = append(problems, Problem{Object: object, Text: text + err.Error()})
+			problems = append(problems, missing(x, err))
 			continue
 		}
 		out[slot] = append(out[slot], filter)
@@ -82,7 +82,7 @@ func (e *Env) extensionFilters(all []*waypoint.Extension) (map[string][]*corev3.
 func (e *Env) extensionFilter(x *waypoint.Extension) (*corev3.TypedExtensionConfig, error) {
 	switch k := x.GetKind().(type) {
 	case *waypoint.Extension_Wasm:
-		return e.wasmFilter(x, k.Wasm)
+		return nil, fmt.Errorf("a Wasm module cannot be run for one rule: attach it to the service")
 	case *waypoint.Extension_Lua:
 		if k.Lua.GetSource() == "" {
 			return nil, fmt.Errorf("the script is empty")
@@ -92,45 +92,6 @@ func (e *Env) extensionFilter(x *waypoint.Extension) (*corev3.TypedExtensionConf
 		return e.processorFilter(x, k.Processor)
 	}
 	return nil, fmt.Errorf("it is of a kind this version does not know: upgrade the waypoint")
-}
-
-func (e *Env) wasmFilter(x *waypoint.Extension, w *waypoint.Wasm) (*corev3.TypedExtensionConfig, error) {
-	path, err := e.wasmFile(w)
-	if err != nil {
-		return nil, err
-	}
-	policy := wasmv3.FailurePolicy_FAIL_CLOSED
-	if x.GetFailOpen() {
-		policy = wasmv3.FailurePolicy_FAIL_OPEN
-	}
-	vm := &wasmv3.VmConfig{
-		VmId:    w.GetSha256(),
-		Runtime: "envoy.wasm.runtime.v8",
-		Code: &corev3.AsyncDataSource{Specifier: &corev3.AsyncDataSource_Local{Local: &corev3.DataSource{
-			Specifier: &corev3.DataSource_Filename{Filename: path},
-		}}},
-	}
-	if len(w.GetEnv()) > 0 {
-		vm.EnvironmentVariables = &wasmv3.EnvironmentVariables{KeyValues: w.GetEnv()}
-	}
-	config := &wasmv3.PluginConfig{
-		Name:          x.GetNamespace() + "." + x.GetName(),
-		RootId:        w.GetRootId(),
-		Vm:            &wasmv3.PluginConfig_VmConfig{VmConfig: vm},
-		FailurePolicy: policy,
-	}
-	if w.GetConfig() != "" {
-		config.Configuration = toAny(wrapperspb.String(w.GetConfig()))
-	}
-	return typedExtension("envoy.filters.http.wasm", &wasmfilterv3.Wasm{Config: config}), nil
-}
-
-// wasmFile is where the agent put a module.
-func (e *Env) wasmFile(w *waypoint.Wasm) (string, error) {
-	if e.WasmFile == nil {
-		return "", fmt.Errorf("module %s: nothing here fetches modules", w.GetUrl())
-	}
-	return e.WasmFile(w.GetUrl(), w.GetSha256())
 }
 
 func luaFilter(object, script string) *corev3.TypedExtensionConfig {

@@ -24,7 +24,7 @@ import (
 // The filters of a connection manager are the same for every target, and what they do is in the routes: the settings of
 // a virtual host (hostConfig) and of a route (ruleConfig) reach open connections with their next request, while another
 // list of filters would be another filter chain. What has a shape of its own, authorizers, extensions and rate limits,
-// is a list of filters inside a filter_chain filter, which takes it from the route.
+// is a list of filters inside a filter_chain filter, which takes it from the route. Wasm modules are the exception.
 const (
 	filterClient    = "ambit.client"
 	filterCustom    = "ambit.custom"
@@ -43,12 +43,15 @@ func (e *Env) httpFilters(t target) ([]*hcmv3.HttpFilter, []Problem) {
 	rbac := func(name, prefix, dry string) *hcmv3.HttpFilter {
 		return httpFilter(name, &httprbacv3.RBAC{RulesStatPrefix: prefix, ShadowRulesStatPrefix: dry})
 	}
-	return []*hcmv3.HttpFilter{
+	phase := func(p waypoint.Extension_Phase) []*hcmv3.HttpFilter {
+		return append([]*hcmv3.HttpFilter{slot(extensionSlots[p])}, moduleFilters(t, p)...)
+	}
+	return slices.Concat([]*hcmv3.HttpFilter{
 		httpFilter(filterClient, clientHeaders(t)),
 		slot(filterCustom),
-		slot(extensionSlots[waypoint.Extension_AUTHN]),
+	}, phase(waypoint.Extension_AUTHN), []*hcmv3.HttpFilter{
 		{Name: filterJWT, ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: discovered(&jwtv3.JwtAuthentication{})}},
-		slot(extensionSlots[waypoint.Extension_AUTHZ]),
+	}, phase(waypoint.Extension_AUTHZ), []*hcmv3.HttpFilter{
 		rbac(filterAudit, prefixAudit, ""),
 		rbac(filterDeny, prefixDeny, prefixDryDeny),
 		rbac(filterAllow, prefixAllow, prefixDryAllow),
@@ -56,11 +59,10 @@ func (e *Env) httpFilters(t target) ([]*hcmv3.HttpFilter, []Problem) {
 		httpFilter("envoy.filters.http.grpc_stats", &grpcstatsv3.FilterConfig{EmitFilterState: true}),
 		httpFilter(filterFault, &faultv3.HTTPFault{}),
 		httpFilter(filterCORS, &corsv3.Cors{}),
-		slot(extensionSlots[waypoint.Extension_STATS]),
-		slot(extensionSlots[waypoint.Extension_UNSPECIFIED]),
+	}, phase(waypoint.Extension_STATS), phase(waypoint.Extension_UNSPECIFIED), []*hcmv3.HttpFilter{
 		httpFilter(filterSession, &sessionv3.StatefulSession{}),
 		httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true}),
-	}, nil
+	}), nil
 }
 
 // discovered is a configuration that comes by name, of the type of m.
@@ -91,7 +93,7 @@ func (e *Env) hostConfig(t target) (map[string]*anypb.Any, []Problem) {
 	limits, p := e.rateLimitFilters(t, rateLimits(t))
 	problems = append(problems, p...)
 	fill(out, filterRateLimit, limits)
-	extensions, p := e.extensionFilters(hostExtensions(t))
+	extensions, p := e.extensionFilters(inSlots(hostExtensions(t)))
 	for slot, filters := range extensions {
 		fill(out, slot, filters)
 	}
@@ -111,6 +113,11 @@ func rateLimits(t target) []*waypoint.RateLimit {
 		out = append(out, p.GetRateLimits()...)
 	}
 	return out
+}
+
+// inSlots are the extensions that run inside slots.
+func inSlots(all []*waypoint.Extension) []*waypoint.Extension {
+	return slices.DeleteFunc(slices.Clone(all), func(x *waypoint.Extension) bool { return x.GetWasm() != nil })
 }
 
 func hostExtensions(t target) []*waypoint.Extension {
@@ -136,7 +143,7 @@ func (e *Env) ruleConfig(t target, rule *waypoint.HTTPRule) (map[string]*anypb.A
 				"claims of a token: extensions are chosen before tokens are verified; attach it to the service"})
 		}
 	}
-	filters, p := e.extensionFilters(slices.Concat(rule.GetExtensions(), hostExtensions(t)))
+	filters, p := e.extensionFilters(slices.Concat(rule.GetExtensions(), inSlots(hostExtensions(t))))
 	for _, problem := range p {
 		if own[problem.Object] { // the others' are the host's
 			problems = append(problems, problem)
@@ -166,11 +173,14 @@ func (e *Env) networkFilters(t target) ([]*listenerv3.Filter, []Problem) {
 // networkPolicy is the name of a target's TCP policies of one kind, as a resource.
 func networkPolicy(kind string, t target) string { return kind + "|" + portText(t.port) + "|" + t.key }
 
-// Extensions are the filter configurations Envoy fetches by name (ECDS): one for tokens, two for CONNECTs, and three for each
+// Extensions are the filter configurations Envoy fetches by name (ECDS): one for tokens, one for each Wasm
+// module, two for CONNECTs, and three for each
 // target of TCP connections. Problems of the latter are reported with the chains.
 func Extensions(e *Env) ([]*corev3.TypedExtensionConfig, []Problem) {
 	jwt, problems := e.jwtConfig()
 	out := []*corev3.TypedExtensionConfig{typedExtension(filterJWT, jwt)}
+	wasm, p := e.moduleConfigs()
+	out, problems = append(out, wasm...), append(problems, p...)
 	deny, allow := e.connectPolicies()
 	out = append(out, typedExtension(filterConnectDeny, deny), typedExtension(filterConnectAllow, allow))
 	for _, t := range e.streamTargets() {

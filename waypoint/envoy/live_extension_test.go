@@ -262,3 +262,27 @@ func TestProcessor(t *testing.T) {
 	s.TryApply(s.world)
 	wantStatus(t, client, 503, "GET", "/")
 }
+
+// TestUnknownBackends: references to services nobody knows fail alone.
+func TestUnknownBackends(t *testing.T) {
+	s := openShop(t, "127.0.33.9")
+	nowhere := &waypoint.Backend{Namespace: "default", Hostname: "nowhere.example", Port: 80}
+	grpcGuard := &waypoint.ExternalAuthorizer{Name: "g", Service: nowhere, Transport: &waypoint.ExternalAuthorizer_Grpc{Grpc: &waypoint.ExternalAuthorizer_GRPC{}}}
+	webGuard := &waypoint.ExternalAuthorizer{Name: "h", Service: nowhere, Transport: &waypoint.ExternalAuthorizer_Http{Http: &waypoint.ExternalAuthorizer_HTTP{}}}
+	custom := func(name string, a *waypoint.ExternalAuthorizer, path string) *waypoint.Authorization {
+		p := policy(waypoint.Authorization_CUSTOM, name, to(&waypoint.Operation{Paths: exact(path)}))
+		p.Authorizer = a
+		return p
+	}
+	s.svc.Policies = authorization(custom("g", grpcGuard, "/g"), custom("h", webGuard, "/h"))
+	s.TryApply(s.world)
+	client := s.Peer(idClient).Client("10.96.0.1:80")
+	wantStatus(t, client, 403, "GET", "/g")
+	wantStatus(t, client, 403, "GET", "/h")
+	wantStatus(t, client, 200, "GET", "/")
+	s.svc.Policies.Extensions = []*waypoint.Extension{{Namespace: "default", Name: "p", FailOpen: true,
+		Kind: &waypoint.Extension_Processor{Processor: &waypoint.ExternalProcessor{Service: nowhere, RequestHeaders: true}}}}
+	s.svc.Policies.Authorization = nil
+	s.TryApply(s.world)
+	wantStatus(t, client, 200, "GET", "/h")
+}

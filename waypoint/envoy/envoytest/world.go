@@ -7,6 +7,7 @@
 package envoytest
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 
@@ -30,6 +31,8 @@ type World struct {
 	Workloads []*workload.Workload
 	// Bound are workloads served when addressed by their own IP.
 	Bound []*workload.Workload
+	// Wasm are files of modules, by their URL.
+	Wasm map[string]string
 }
 
 // Env is what the expansion sees of the world.
@@ -63,7 +66,13 @@ func (w *World) Env(o envoy.Options) *envoy.Env {
 		},
 		Workloads:    func() []*workload.Workload { return w.Bound },
 		VirtualHosts: func() []*waypoint.VirtualHost { return w.VirtualHosts },
-		Secret:       func(name string) *waypoint.Secret { return w.Secrets[name] },
+		WasmFile: func(url, _ string) (string, error) {
+			if file, ok := w.Wasm[url]; ok {
+				return file, nil
+			}
+			return "", fmt.Errorf("%s: there is no such module", url)
+		},
+		Secret: func(name string) *waypoint.Secret { return w.Secrets[name] },
 	}
 }
 
