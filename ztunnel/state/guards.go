@@ -93,7 +93,7 @@ func readGuards(in *waypoint.Guards) (*Guards, error) {
 	for i, raw := range in.GetGuards() {
 		g := Guard{Gateway: shared(raw.GetGateway()), Service: shared(raw.GetService()), Open: raw.GetOpen()}
 		for j, p := range raw.GetPorts() {
-			if p == 0 || p > math.MaxUint16 {
+			if p > math.MaxUint16 { // 0 is a port that could not be resolved: nothing gets there
 				return nil, fmt.Errorf("guards[%d].ports[%d]: %d is not a port", i, j, p)
 			}
 			g.Ports = append(g.Ports, uint16(p))
