@@ -71,11 +71,16 @@ func (a *authentication) report(m *Model) (object.Key, Report) {
 	return a.key(), r
 }
 
+// reasonClosed stands for AncestorNotBound of a target that is closed because its waypoint cannot be had.
+const reasonClosed = "closed"
+
 // remedy is what to do about a target that nothing enforces a policy for.
 func remedy(reason string) string {
 	switch reason {
 	case "AncestorNotBound":
 		return "give the target a waypoint: label " + mesh.LabelUseWaypoint + " on it or on its namespace"
+	case reasonClosed:
+		return "make the waypoint ready, or take label " + mesh.LabelUseWaypoint + " away"
 	case "TargetNotFound":
 		return "correct the name, or create the object"
 	}

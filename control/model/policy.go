@@ -222,10 +222,14 @@ func (m *Model) reportTargets(r *Report, ns string, refs []object.TargetRef) {
 			continue
 		}
 		bad = append(bad, text)
+		fix, unenforced := remedy(why), ": nothing enforces the policy for this target"
+		if why == reasonClosed {
+			why, unenforced = "AncestorNotBound", ""
+		}
 		if reason == "" {
 			reason = why
 		}
-		r.warn("spec.targetRefs", text+": nothing enforces the policy for this target", remedy(why))
+		r.warn("spec.targetRefs", text+unenforced, fix)
 	}
 	switch {
 	case len(bad) == 0:
@@ -274,7 +278,7 @@ func (m *Model) ancestor(ns string, k object.Key, t object.TargetRef) (bound, re
 			}
 		}
 		if g := s.guard(); g != nil && !g.Open {
-			return "", "AncestorNotBound", fmt.Sprintf("waypoint %s of %s cannot be had, and endpoints refuse all traffic meanwhile", g.Gateway, k)
+			return "", reasonClosed, fmt.Sprintf("waypoint %s of %s cannot be had, and endpoints refuse all traffic meanwhile", g.Gateway, k)
 		}
 		return "", "AncestorNotBound", fmt.Sprintf("%s has no waypoint", k)
 	}

@@ -1,6 +1,9 @@
 package waypoint
 
 import (
+	"cmp"
+	"strings"
+
 	"google.golang.org/protobuf/proto"
 
 	facts "github.com/ambit-mesh/ambit/api/waypoint"
@@ -49,7 +52,7 @@ func (r *reader) ports(k object.Key) []*facts.ServicePort {
 		}
 		for _, p := range s.Ports {
 			if p.Protocol == object.TCP {
-				ports = append(ports, &facts.ServicePort{Number: uint32(p.Port), Name: p.Name, Protocol: protocol(model.PortProtocol(p))})
+				ports = append(ports, &facts.ServicePort{Number: uint32(p.Port), Name: p.Name, Protocol: protocol(model.PortProtocol(p), cmp.Or(p.AppProtocol, p.Name))})
 			}
 		}
 	case object.KindServiceEntry:
@@ -58,13 +61,20 @@ func (r *reader) ports(k object.Key) []*facts.ServicePort {
 			return nil
 		}
 		for _, p := range e.Ports {
-			ports = append(ports, &facts.ServicePort{Number: uint32(p.Number), Name: p.Name, Protocol: protocol(model.NamedProtocol(p.Protocol))})
+			ports = append(ports, &facts.ServicePort{Number: uint32(p.Number), Name: p.Name, Protocol: protocol(model.NamedProtocol(p.Protocol), p.Protocol)})
 		}
 	}
 	return ports
 }
 
-func protocol(p workload.AppProtocol) facts.Protocol {
+// protocol of a port. Those that Istio knows by name and that are neither HTTP nor TLS are TCP: waiting for a client's
+// first bytes would wait for ever where the server speaks first. Istio pkg/config/protocol Parse.
+func protocol(p workload.AppProtocol, name string) facts.Protocol {
+	prefix, _, _ := strings.Cut(strings.ToLower(name), "-")
+	switch prefix {
+	case "mongo", "mysql", "redis":
+		return facts.Protocol_TCP
+	}
 	switch p {
 	case workload.AppProtocol_HTTP11:
 		return facts.Protocol_HTTP1

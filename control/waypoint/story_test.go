@@ -1,0 +1,150 @@
+package waypoint
+
+import (
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	facts "github.com/ambit-mesh/ambit/api/waypoint"
+	"github.com/ambit-mesh/ambit/control/jwks"
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+const shop = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/use-waypoint: wp}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: wp, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+status: {addresses: [{type: Hostname, value: wp.shop.svc.cluster.local}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}
+`
+
+const webFact = "Service shop/wp/shop/web.shop.svc.cluster.local"
+
+func (w *world) service(name string) *facts.Service {
+	w.t.Helper()
+	s, _ := w.facts[name].(*facts.Service)
+	if s == nil {
+		w.t.Fatalf("there is no %s", name)
+	}
+	return s
+}
+
+// Key sets are asked for while a policy needs them, and what became of that is in the facts and in the status.
+func TestStoryOfKeys(t *testing.T) {
+	w := newWorld(t)
+	const tokens = `
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, group: "", name: web}]
+  jwtRules: [{issuer: me, jwksUri: "https://keys.example/"}]
+`
+	w.yaml(shop)
+	w.yaml(tokens)
+	src := jwks.Source{URI: "https://keys.example/"}
+	if len(w.keys) != 1 || w.keys[0] != src {
+		t.Fatalf("needed: %v", w.keys)
+	}
+	rule := func() *facts.JWTRule { return w.service(webFact).Policies.Authentication[0].Rules[0] }
+	if r := rule(); r.Jwks != "" || !strings.Contains(r.JwksMissing, "not been fetched yet") {
+		t.Errorf("before: %v", r)
+	}
+	key := object.Key{Kind: object.KindRequestAuthentication, Namespace: "shop", Name: "tokens"}
+	for _, step := range []struct {
+		set           jwks.Set
+		jwks, missing string
+		warning       string
+	}{
+		{jwks.Set{Problem: "no route"}, "", "no route", "are refused"},
+		{jwks.Set{Keys: "K1"}, "K1", "", ""},
+		{jwks.Set{Keys: "K1", Problem: "no route"}, "K1", "", "the keys before stay in use"},
+	} {
+		w.model.SetKeys(src, step.set)
+		w.flush()
+		if r := rule(); r.Jwks != step.jwks || r.JwksMissing != step.missing {
+			t.Errorf("%+v: %v", step.set, r)
+		}
+		got := reportText(w.reports[key])
+		if step.warning == "" && got != "" || !strings.Contains(got, step.warning) {
+			t.Errorf("%+v: the report is %q", step.set, got)
+		}
+	}
+	w.delete(tokens)
+	if len(w.keys) != 0 || w.service(webFact).Policies != nil {
+		t.Errorf("still needed: %v", w.keys)
+	}
+}
+
+// A canary waypoint is told what the first one is told; facts go when the waypoint goes.
+func TestStoryOfACanary(t *testing.T) {
+	w := newWorld(t)
+	w.yaml(shop)
+	w.yaml(strings.ReplaceAll(strings.Split(shop, "---")[1], "wp", "next"))
+	w.yaml(`
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: shop
+  labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-canary: next}
+  annotations: {istio.io/use-waypoint-canary-weight: "10"}
+`)
+	a, b := w.service(webFact), w.service(strings.Replace(webFact, "/wp/", "/next/", 1))
+	if !proto.Equal(a, b) {
+		t.Errorf("%v and %v", a, b)
+	}
+	w.delete(strings.Split(shop, "---")[1])
+	for name := range w.facts {
+		if strings.Contains(name, "/wp/") {
+			t.Errorf("%s is left", name)
+		}
+	}
+}
+
+// A backend that comes later is found then; one that goes breaks its share and nothing else.
+func TestStoryOfABackend(t *testing.T) {
+	w := newWorld(t)
+	w.yaml(shop)
+	w.yaml(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: "", name: web}]
+  rules: [{backendRefs: [{name: web, port: 80, weight: 9}, {name: next, port: 80, weight: 1}]}]
+`)
+	backends := func() []*facts.Backend { return w.service(webFact).Ports[0].Http[0].GetForward().Backends }
+	if b := backends(); b[0].Broken != "" || b[1].Broken == "" {
+		t.Errorf("%v", b)
+	}
+	const next = `
+apiVersion: v1
+kind: Service
+metadata: {name: next, namespace: shop, labels: {istio.io/use-waypoint: none}}
+spec: {clusterIP: 10.1.0.2, selector: {app: next}, ports: [{name: http, port: 80}]}
+`
+	w.yaml(next)
+	if b := backends(); b[1].Broken != "" || b[1].Hostname != "next.shop.svc.cluster.local" {
+		t.Errorf("%v", b)
+	}
+	if w.facts["Destination shop/wp/shop/next.shop.svc.cluster.local"] == nil {
+		t.Error("there is no destination")
+	}
+	w.delete(next)
+	if b := backends(); b[0].Broken != "" || b[1].Broken == "" {
+		t.Errorf("%v", b)
+	}
+	if w.facts["Destination shop/wp/shop/next.shop.svc.cluster.local"] != nil {
+		t.Error("the destination is left")
+	}
+}
