@@ -24,8 +24,6 @@ const (
 	listenerMesh     = "mesh"
 	protocolHBONE    = "HBONE"
 	waypointPatience = 90 * time.Second
-	// annotationForAccount makes a waypoint that of the workloads of one service account.
-	annotationForAccount = "istio.io/for-service-account"
 )
 
 // trafficTypes are the values of the label that says which traffic a waypoint takes.
@@ -84,7 +82,7 @@ func (f *waypointFlags) gateway() cluster.Object {
 		meta["labels"] = labels
 	}
 	if f.account != "" {
-		meta["annotations"] = map[string]any{annotationForAccount: f.account}
+		meta["annotations"] = map[string]any{mesh.AnnotationForAccount: f.account}
 	}
 	return cluster.Object{
 		"apiVersion": gatewayAPI, "kind": kindGateway, "metadata": meta,
