@@ -37,8 +37,8 @@ func (m *Model) buildDestination(r *reader, gw gatewayName, name hostName) proto
 			}
 		}
 	}
-	m.backendTLS(r, h, f)
 	m.credentials(r, gw, f)
+	m.backendTLS(r, gw, h, f)
 	f.Session = r.persistence(h.Object)
 	return f
 }
@@ -137,12 +137,13 @@ func clonePorts(in map[uint32]*facts.TrafficPolicy) map[uint32]*facts.TrafficPol
 }
 
 // backendTLS applies BackendTLSPolicies of the service: they win over what a DestinationRule says of TLS.
-func (m *Model) backendTLS(r *reader, h model.Host, f *facts.Destination) {
+func (m *Model) backendTLS(r *reader, gw gatewayName, h model.Host, f *facts.Destination) {
 	policies := list[*object.BackendTLSPolicy](r, topic{backendTLS, h.Object})
 	ports := r.ports(h.Object)
 	for i := len(policies) - 1; i >= 0; i-- { // the oldest has the last word
 		p := policies[i]
 		tls := r.tlsOf(p)
+		r.present(gw, tls)
 		for _, t := range p.TargetRefs {
 			if targetKey(p.Namespace, t) != h.Object {
 				continue
@@ -161,6 +162,20 @@ func (m *Model) backendTLS(r *reader, h model.Host, f *facts.Destination) {
 			}
 		}
 	}
+}
+
+// present adds the certificate that a Gateway shows to backends that it talks TLS to.
+func (r *reader) present(gw gatewayName, tls *facts.ClientTLS) {
+	g := get[*object.Gateway](r, gw.key())
+	if g == nil || g.BackendCertificate == (object.Ref{}) {
+		return
+	}
+	s, t := r.certificate(g.Key(), g.BackendCertificate)
+	if t != nil {
+		tls.Broken = t.text
+		return
+	}
+	tls.Mode, tls.Secret = facts.ClientTLS_MUTUAL, r.secret(gw, s.Key())
 }
 
 func withTLS(p *facts.TrafficPolicy, tls *facts.ClientTLS) *facts.TrafficPolicy {

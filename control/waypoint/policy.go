@@ -204,7 +204,7 @@ func (m *Model) authorization(r *reader, gw gatewayName, a *object.Authorization
 		DryRun:    a.Annotations.Get(mesh.AnnotationDryRun) == "true",
 	}
 	domains := r.trustDomains()
-	if len(domains) > 1 {
+	if len(domains) > 1 || domains[0] != mesh.DefaultTrustDomain {
 		for _, rule := range f.Rules {
 			for _, s := range rule.From {
 				s.Principals = aliased(s.Principals, domains)
@@ -224,7 +224,8 @@ func (m *Model) authorization(r *reader, gw gatewayName, a *object.Authorization
 	return f
 }
 
-// aliased adds to principals of one of the mesh's trust domains the same of the others. Istio
+// aliased adds to principals of one of the mesh's trust domains the same of the others; cluster.local always stands for
+// the mesh's own. Istio
 // pilot/pkg/security/trustdomain ReplaceTrustDomainAliases.
 func aliased(in []*facts.StringMatch, domains []string) []*facts.StringMatch {
 	var out []*facts.StringMatch
