@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -341,6 +342,8 @@ func (a *agent) awaitReady(ctx context.Context) error {
 		}
 	}
 	a.log.Info("Envoy has its first configuration")
+	// Starting takes several times the memory that running does; Envoy needs it more.
+	debug.FreeOSMemory()
 	return nil
 }
 

@@ -93,7 +93,7 @@ type entry struct {
 type version struct {
 	id   uint64
 	body []byte
-	size int // of the content if body is it compressed, otherwise 0
+	size int // of the content when body holds it compressed, otherwise 0
 }
 
 // NewServer returns a server that holds nothing and answers nobody before Open.
