@@ -36,7 +36,7 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if got := strings.Count(string(out), "✓"); got < 8 {
+	if got := strings.Count(string(out), "✓"); got < 13 {
 		t.Errorf("%d proofs, want at least 8:\n%s", got, out)
 	}
 	if _, err := os.Stat(labfile.Dir(name)); err == nil {

@@ -71,7 +71,7 @@ func demo(ctx context.Context, name, samples string, keep bool) error {
 	}
 	if err == nil {
 		s.note("Everything is removed again. All of it took %.0f s.", time.Since(began).Seconds())
-		s.note("To keep the mesh and go on by hand: make demo KEEP=1. Guides: docs/lab.md, docs/policy.md, docs/identity.md.")
+		s.note("To keep the mesh and go on by hand: make demo KEEP=1. Guides: docs/lab.md, docs/policy.md, docs/waypoints.md.")
 	}
 	return err
 }

@@ -22,6 +22,7 @@ type cast struct {
 func story(ctx context.Context, s *stage) error {
 	for _, chapter := range []func(context.Context, *stage) error{
 		begin, plaintext, enrol, encrypted, identities, authorize, strict, cut, restart,
+		deploy, split, requests, tokens, outside,
 	} {
 		if err := chapter(ctx, s); err != nil {
 			return err
@@ -304,6 +305,7 @@ func (s *stage) next(took time.Duration) {
 		"ambitctl ztunnel-config all                      # what the proxies know",
 		"ambitctl lab fail ztunnel node2; ambitctl lab heal",
 		"ambitctl lab capture node1 -w /tmp/node1.pcap",
+		"ambitctl proxy-config route waypoint.bookinfo   # what the waypoint does",
 		"ambitctl lab apply -f YOUR.yaml; ambitctl config refused",
 		"ambitctl lab down " + s.lab,
 	} {

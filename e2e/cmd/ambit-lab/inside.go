@@ -134,7 +134,8 @@ func (a *app) logFile(ctx context.Context, l *lab.Lab, what, container string) (
 		}
 		var names []string
 		for _, d := range st.Daemons {
-			if d.Name == name {
+			// A daemon that was rolled has a successor, whose name has a + more.
+			if d.Name == name || strings.TrimRight(d.Name, "+") == name {
 				return d.Log, nil
 			}
 			names = append(names, d.Name)
