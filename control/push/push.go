@@ -162,6 +162,14 @@ func (p *Pusher) Ready() <-chan struct{} { return p.ready }
 // Reports are the conditions and warnings of all objects that have any.
 func (p *Pusher) Reports() []ObjectReport { return p.reports.list() }
 
+// ReportsChanged returns a channel that is closed when there is something new to say about an object. Take it before
+// calling Reports, so that nothing is missed.
+func (p *Pusher) ReportsChanged() <-chan struct{} {
+	p.reports.mu.Lock()
+	defer p.reports.mu.Unlock()
+	return p.reports.changed
+}
+
 // Run pushes until ctx ends.
 func (p *Pusher) Run(ctx context.Context) error {
 	window := time.NewTimer(0)

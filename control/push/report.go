@@ -24,6 +24,8 @@ type reports struct {
 
 	mu sync.Mutex
 	of map[object.Key][reporters]model.Report // guarded by mu
+	// changed is closed at the next change; guarded by mu.
+	changed chan struct{}
 }
 
 // Who reports.
@@ -36,6 +38,7 @@ const (
 func (r *reports) init(registry *status.Registry) {
 	r.registry = registry
 	r.of = map[object.Key][reporters]model.Report{}
+	r.changed = make(chan struct{})
 }
 
 func (r *reports) set(who int, k object.Key, rep model.Report) {
@@ -48,6 +51,8 @@ func (r *reports) set(who int, k object.Key, rep model.Report) {
 	} else {
 		r.of[k] = all
 	}
+	close(r.changed)
+	r.changed = make(chan struct{})
 	r.mu.Unlock()
 	if r.registry == nil || was+len(rep.Warnings) == 0 {
 		return
