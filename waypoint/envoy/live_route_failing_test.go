@@ -55,7 +55,7 @@ func TestFaults(t *testing.T) {
 			t.Errorf("two tries: %d", resp.StatusCode)
 		}
 	})
-	if took < 400*time.Millisecond || took > 4*time.Second {
+	if took < 390*time.Millisecond || took > 4*time.Second {
 		t.Errorf("two tries of 200 ms took %v", took)
 	}
 	before := s.hosts(t, "reviews", "rq_total")
