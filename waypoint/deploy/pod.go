@@ -151,6 +151,8 @@ func (r renderer) env() []any {
 	value("ISTIO_META_MESH_ID", r.c.MeshID)
 	value("GATEWAY_NAME", r.g.Name)
 	value("GATEWAY_CLASS", r.class.Name)
+	// Nothing else may be written to.
+	value("TMPDIR", dirProxy)
 	value("TERMINATION_DRAIN_DURATION_SECONDS", strconv.Itoa(r.c.DrainSeconds))
 	return list
 }
