@@ -37,7 +37,7 @@ func ServiceChains(e *Env, svc *waypoint.Service) ([]*listenerv3.FilterChain, []
 
 // GatewayChains are the filter chains of main_internal that belong to no service: for pods by address, and for nobody.
 func GatewayChains(e *Env) ([]*listenerv3.FilterChain, []Problem) {
-	chains := []*listenerv3.FilterChain{blackHoleChain()}
+	var chains []*listenerv3.FilterChain
 	var problems []Problem
 	t := e.directTarget()
 	for _, d := range e.directs() {

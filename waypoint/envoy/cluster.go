@@ -19,6 +19,7 @@ import (
 func StaticClusters(e *Env) []*clusterv3.Cluster {
 	return []*clusterv3.Cluster{
 		internalCluster(),
+		detectCluster(),
 		e.originateCluster(),
 		encapCluster(),
 		plainCluster(),

@@ -33,13 +33,16 @@ func nameCache() *dfpcommonv3.DnsCacheConfig {
 func portText(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
 // domains of a service's routes: everything that comes to its address, or with a wildcard for a hostname only what is
-// below it.
-func (e *Env) domains(svc *waypoint.Service) []string {
-	d := e.Destination(svc.GetNamespace(), svc.GetHostname())
-	if d.GetResolution() != waypoint.Destination_DYNAMIC || !strings.HasPrefix(svc.GetHostname(), "*.") {
+// below it. There the port in a request's host decides where it goes, so it must be the service's.
+func (e *Env) domains(svc *waypoint.Service, port uint32) []string {
+	if !e.isDynamic(e.serviceTarget(svc, &waypoint.ServicePort{Number: port})) || !strings.HasPrefix(svc.GetHostname(), "*.") {
 		return []string{"*"}
 	}
-	return []string{svc.GetHostname()}
+	domains := []string{svc.GetHostname() + ":" + portText(port)}
+	if port == 80 || port == 443 { // the port of a host without one
+		domains = append(domains, svc.GetHostname())
+	}
+	return domains
 }
 
 func (e *Env) isDynamic(t target) bool {

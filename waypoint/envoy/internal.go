@@ -3,55 +3,67 @@ package envoy
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
-	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
 )
 
-// Listeners are the constant parts of a gateway, and the matcher that finds a connection's filter chain.
+// Listeners are the constant parts of a gateway, and the matchers that find a connection's filter chain.
 func Listeners(e *Env) ([]*listenerv3.Listener, []Problem) {
 	if e.Gateway.GetKind() == waypoint.Gateway_EDGE {
 		edge, problems := e.edgeListeners()
 		return append(edge, e.connectOriginate()), problems
 	}
-	internal, problems := e.mainInternal()
-	return []*listenerv3.Listener{e.connectTerminate(), internal, e.connectOriginate()}, problems
+	services := e.services()
+	internal, detect := e.mainInternal(services), e.detectListener(services)
+	var problems []Problem
+	if e.Options.InlineChains {
+		problems = e.inline(services, internal, detect)
+	}
+	return []*listenerv3.Listener{e.connectTerminate(), internal, detect, e.connectOriginate()}, problems
 }
 
 // mainInternal sorts connections by the address they were opened to. It knows of each service only the addresses, ports
 // and names of chains, so that what users write never keeps it from being accepted.
-func (e *Env) mainInternal() (*listenerv3.Listener, []Problem) {
-	services := e.services()
-	match := e.findChain(services)
+//
+// While only its matcher changes, Envoy exchanges that alone and leaves connections be; any other change would close
+// those of all services. So its listener filters never depend on services: where it must be found out what a connection
+// speaks, it goes on to a second listener, see detect.go. And one chain is always in the listener itself, for Envoy
+// compares no listener without any (source/common/listener_manager/listener_impl.cc, supportUpdateFilterChain).
+func (e *Env) mainInternal(services []*waypoint.Service) *listenerv3.Listener {
+	return e.sortingListener(ListenerInternal, e.findChain(services, false),
+		listenerFilter("envoy.filters.listener.original_dst", &originaldstv3.OriginalDst{}))
+}
+
+func (e *Env) sortingListener(name string, match *onMatch, filters ...*listenerv3.ListenerFilter) *listenerv3.Listener {
 	l := &listenerv3.Listener{
-		Name:              ListenerInternal,
-		ListenerSpecifier: internalListener(),
-		ListenerFilters:   e.inspectors(services),
-		// A client that lets the server speak first is taken for no HTTP when the inspectors have waited this long.
-		ListenerFiltersTimeout:           seconds(5),
-		ContinueOnListenerFiltersTimeout: true,
-		FilterChainMatcher:               match.GetMatcher(),
+		Name:               name,
+		ListenerSpecifier:  internalListener(),
+		ListenerFilters:    filters,
+		FilterChainMatcher: match.GetMatcher(),
+		FilterChains:       []*listenerv3.FilterChain{blackHoleChain(), detectChain()},
 	}
 	if !e.Options.InlineChains {
-		l.FcdsConfig = &listenerv3.Listener_FcdsConfig{Name: ListenerInternal, ConfigSource: fromADS()}
-		return l, nil
+		l.FcdsConfig = &listenerv3.Listener_FcdsConfig{Name: name, ConfigSource: fromADS()}
 	}
+	return l
+}
+
+// inline puts all chains into the listeners. A listener gets those of the other, too, and never picks them.
+func (e *Env) inline(services []*waypoint.Service, into ...*listenerv3.Listener) []Problem {
 	chains, problems := GatewayChains(e)
 	for _, svc := range services {
 		c, p := ServiceChains(e, svc)
 		chains, problems = append(chains, c...), append(problems, p...)
 	}
-	l.FilterChains = chains
-	return l, problems
+	for _, l := range into {
+		l.FilterChains = append(l.FilterChains, chains...)
+	}
+	return problems
 }
 
 // services are those served here, in an order that does not depend on when they came.
@@ -66,15 +78,25 @@ func (e *Env) services() []*waypoint.Service {
 
 // findChain looks for the destination address, then for the hostname the CONNECT asked for. What is neither a service
 // nor a workload of this gateway goes nowhere: a waypoint never relays to an address it was not told to serve.
-func (e *Env) findChain(services []*waypoint.Service) *onMatch {
+//
+// detected is for connections of which is known what they speak. Others, where it matters, are sent to be looked at.
+func (e *Env) findChain(services []*waypoint.Service, detected bool) *onMatch {
 	nowhere := toChain(chainBlackHole)
 	names := map[string]*onMatch{}
 	ports := map[netip.Prefix]map[string]*onMatch{}
 	for _, svc := range services {
+		addresses := e.addresses(svc)
 		for _, port := range svc.GetPorts() {
-			number, way := strconv.Itoa(int(port.GetNumber())), e.portMatch(svc, port)
+			way := e.portMatch(svc, port)
+			switch look := e.mustLook(svc, port); {
+			case look && !detected:
+				way = toChain(chainDetect)
+			case !look && detected: // never comes this way
+				continue
+			}
+			number := portText(port.GetNumber())
 			claim(names, strings.ToLower(svc.GetHostname())+":"+number, way)
-			for _, prefix := range e.addresses(svc) {
+			for _, prefix := range addresses {
 				if ports[prefix] == nil {
 					ports[prefix] = map[string]*onMatch{}
 				}
@@ -87,7 +109,10 @@ func (e *Env) findChain(services []*waypoint.Service) *onMatch {
 		ranges[prefix] = byPort(byNumber, nowhere)
 	}
 	for _, d := range e.directs() {
-		way := byProtocol(toChain(d.name(kindHTTP)), toChain(d.name(kindTCP)))
+		way := toChain(chainDetect)
+		if detected {
+			way = byProtocol(toChain(d.name(kindHTTP)), toChain(d.name(kindTCP)))
+		}
 		for _, a := range d.addresses {
 			claim(ranges, netip.PrefixFrom(a, a.BitLen()), way)
 		}
@@ -143,76 +168,4 @@ func (e *Env) prefix(a *workload.NetworkAddress) (netip.Prefix, bool) {
 	}
 	p, err := ip.Prefix(bits)
 	return p, err == nil
-}
-
-// inspectors find out where a connection was opened to, and what it speaks where nobody has said so. They are off on
-// ports where all services have said so: a protocol in which the server speaks first would wait for its client in vain.
-// Pods addressed by themselves have said nothing, but on a port that is HTTP for services looking again does no harm,
-// and a port that is TCP for services is taken for TCP at pods.
-func (e *Env) inspectors(services []*waypoint.Service) []*listenerv3.ListenerFilter {
-	filters := []*listenerv3.ListenerFilter{listenerFilter("envoy.filters.listener.original_dst", &originaldstv3.OriginalDst{})}
-	declared, names, auto := map[uint32]bool{}, false, len(e.directs()) > 0 // declared: whether TCP is among it
-	open := map[uint32]bool{}                                               // ports where HTTP or a server name is looked for
-	for _, svc := range services {
-		for _, port := range svc.GetPorts() {
-			declared[port.GetNumber()] = declared[port.GetNumber()] || kindOf(port.GetProtocol()) == kindTCP
-			sni := e.readsNames(svc, port)
-			names = names || sni
-			auto = auto || port.GetProtocol() == waypoint.Protocol_AUTO
-			if sni || port.GetProtocol() == waypoint.Protocol_AUTO {
-				open[port.GetNumber()] = true
-			}
-		}
-	}
-	var quiet []uint32
-	pods := len(e.directs()) > 0
-	for port, tcp := range declared {
-		if !open[port] && (tcp || !pods) {
-			quiet = append(quiet, port)
-		}
-	}
-	slices.Sort(quiet)
-	if names {
-		f := listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspectorv3.TlsInspector{InitialReadBufferSize: wrapperspb.UInt32(512)})
-		f.FilterDisabled = onPorts(quiet)
-		filters = append(filters, f)
-	}
-	if auto {
-		f := listenerFilter("envoy.filters.listener.http_inspector", &httpinspectorv3.HttpInspector{})
-		f.FilterDisabled = onPorts(quiet)
-		filters = append(filters, f)
-	}
-	return filters
-}
-
-// readsNames says whether a port's rules look at the server name of TLS.
-func (e *Env) readsNames(svc *waypoint.Service, port *waypoint.ServicePort) bool {
-	if kindOf(port.GetProtocol()) == kindHTTP && port.GetProtocol() != waypoint.Protocol_AUTO {
-		return false
-	}
-	if d := e.Destination(svc.GetNamespace(), svc.GetHostname()); d.GetResolution() == waypoint.Destination_DYNAMIC {
-		return true
-	}
-	return slices.ContainsFunc(port.GetStream(), func(r *waypoint.StreamRule) bool { return len(r.GetSni()) > 0 })
-}
-
-// onPorts holds for connections to one of the ports.
-func onPorts(ports []uint32) *listenerv3.ListenerFilterChainMatchPredicate {
-	var any []*listenerv3.ListenerFilterChainMatchPredicate
-	for _, p := range ports {
-		any = append(any, &listenerv3.ListenerFilterChainMatchPredicate{
-			Rule: &listenerv3.ListenerFilterChainMatchPredicate_DestinationPortRange{
-				DestinationPortRange: &typev3.Int32Range{Start: int32(p), End: int32(p) + 1},
-			},
-		})
-	}
-	switch len(any) {
-	case 0:
-		return nil
-	case 1:
-		return any[0]
-	}
-	return &listenerv3.ListenerFilterChainMatchPredicate{Rule: &listenerv3.ListenerFilterChainMatchPredicate_OrMatch{
-		OrMatch: &listenerv3.ListenerFilterChainMatchPredicate_MatchSet{Rules: any},
-	}}
 }

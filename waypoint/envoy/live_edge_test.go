@@ -95,8 +95,8 @@ func secure(port uint32, name string) (*tls.Conn, error) {
 	return tls.DialWithDialer(d, "tcp", fmt.Sprintf("127.0.0.1:%d", port), &tls.Config{ServerName: name, InsecureSkipVerify: true})
 }
 
-// greeting reads what the TCP service says first.
-func greeting(t *testing.T, conn net.Conn, err error) {
+// greets reads what the TCP service says first.
+func greets(t *testing.T, conn net.Conn, err error) {
 	t.Helper()
 	if err != nil {
 		t.Error(err)
@@ -177,12 +177,12 @@ func TestEdge(t *testing.T) {
 	}
 
 	conn, err := secure(terminate.Port, "tcp.example.com")
-	greeting(t, conn, err)
+	greets(t, conn, err)
 	if _, err := secure(terminate.Port, "other.example.com"); err == nil {
 		t.Error("TLS for a name nobody has")
 	}
 	raw, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", tcp.Port))
-	greeting(t, raw, err)
+	greets(t, raw, err)
 
 	// What comes out of a passthrough is what went in: the greeting is no TLS, and the service has seen a ClientHello.
 	raw, err = net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", pass.Port))

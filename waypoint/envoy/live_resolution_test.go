@@ -71,6 +71,7 @@ func TestDynamic(t *testing.T) {
 	client := p.Peer(idClient).Client(fmt.Sprintf("10.96.0.1:%d", port))
 	want(t, client, fmt.Sprintf("http://app.localhost:%d/", port), 200, "dynamic")
 	want(t, client, "http://elsewhere.example.com/", 404, "")
+	want(t, client, fmt.Sprintf("http://app.localhost:%d/", p.Options.AdminPort), 404, "") // not a port of the service
 }
 
 // TestDynamicTLS is TestDynamic by the server name of TLS that is passed through.

@@ -74,7 +74,7 @@ func ServiceRoutes(e *Env, svc *waypoint.Service) ([]*routev3.RouteConfiguration
 		h := hostRoutes{
 			target:   t,
 			name:     "inbound|http|" + portText(port.GetNumber()),
-			domains:  e.domains(svc),
+			domains:  e.domains(svc, port.GetNumber()),
 			protocol: port.GetProtocol(),
 			rules:    port.GetHttp(),
 			routed:   port.GetRouted(),
@@ -85,9 +85,7 @@ func ServiceRoutes(e *Env, svc *waypoint.Service) ([]*routev3.RouteConfiguration
 		}
 		host, p := e.host(h)
 		problems = append(problems, p...)
-		routes := routeConfiguration(servedName(port.GetNumber(), kindHTTP, "", svc.GetHostname()), host)
-		routes.IgnorePortInHostMatching = true
-		out = append(out, routes)
+		out = append(out, routeConfiguration(servedName(port.GetNumber(), kindHTTP, "", svc.GetHostname()), host))
 	}
 	return out, problems
 }
