@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+func lookup(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i+1 < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func TestFromEnv(t *testing.T) {
+	c, err := Default().FromEnv(lookup(
+		"GATEWAY_NAME", "gw", "POD_NAME", "gw-1", "POD_NAMESPACE", "ns", "SERVICE_ACCOUNT", "gw", "INSTANCE_IP", "10.0.0.1",
+		"CA_ADDR", "ca:15012", "ISTIO_CPU_LIMIT", "3", "TERMINATION_DRAIN_DURATION_SECONDS", "45", "AMBIT_DRAIN_WAIT", "2s",
+		"AMBIT_ENVOY_LOG_LEVEL", "trace", "AMBIT_LOG_LEVEL", "debug"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if c.InstanceIP != netip.MustParseAddr("10.0.0.1") || c.CAAddress != "ca:15012" || c.concurrency() != 3 || c.DrainDuration != 45*time.Second ||
+		c.DrainWait != 2*time.Second || c.EnvoyLogLevel >= slog.LevelDebug || c.LogLevel != slog.LevelDebug {
+		t.Errorf("%+v", c)
+	}
+	if got := c.nodeID(); got != "waypoint~10.0.0.1~gw-1.ns~ns.svc.cluster.local" {
+		t.Errorf("node id %q", got)
+	}
+	if got := c.self().String(); got != "spiffe://cluster.local/ns/ns/sa/gw" {
+		t.Errorf("identity %q", got)
+	}
+}
+
+// Everything that is wrong is said at once, with the name of the variable.
+func TestBadEnvironment(t *testing.T) {
+	_, err := Default().FromEnv(lookup("INSTANCE_IP", "x", "ISTIO_CPU_LIMIT", "-1", "AMBIT_DRAIN_WAIT", "-2s", "TERMINATION_DRAIN_DURATION_SECONDS", "soon",
+		"AMBIT_INLINE_CHAINS", "maybe", "AMBIT_LOG_LEVEL", "loud"))
+	for _, want := range []string{"INSTANCE_IP", "ISTIO_CPU_LIMIT", "AMBIT_DRAIN_WAIT", "TERMINATION_DRAIN_DURATION_SECONDS", "AMBIT_INLINE_CHAINS", "AMBIT_LOG_LEVEL"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not name %s", err, want)
+		}
+	}
+	c := Default()
+	c.XDSAddress, c.ToolsAddress = "nonsense", "0.0.0.0:15004"
+	err = c.Validate()
+	for _, want := range []string{"GATEWAY_NAME", "POD_NAME", "POD_NAMESPACE", "CA_ADDRESS", "XDS_ADDRESS", "loopback"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not name %s", err, want)
+		}
+	}
+}
+
+func TestEndpoint(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://a:1": "a:1 false", "http://a:1": "a:1 true", "a.b:15012": "a.b:15012 false", "http://[::1]:9": "[::1]:9 true",
+		"a": "", "https://a": "", "ftp://a:1": "", "https://:1": "",
+	} {
+		got, plain, err := endpoint(in)
+		if want == "" {
+			if err == nil {
+				t.Errorf("%s: accepted as %s", in, got)
+			}
+			continue
+		}
+		if text := strings.TrimSpace(got + map[bool]string{true: " true", false: " false"}[plain]); err != nil || text != want {
+			t.Errorf("%s: %s, %v", in, text, err)
+		}
+	}
+}
+
+func TestCountsForDrain(t *testing.T) {
+	for stat, want := range map[string]bool{
+		"listener.[__]_15008.downstream_cx_active": true, "listener.0.0.0.0_80.downstream_cx_active": true,
+		"listener.[__]_15021.downstream_cx_active": false, "listener.admin.downstream_cx_active": false,
+		"listener.envoy_internal_main_internal.downstream_cx_active": false, "listener.0.0.0.0_80.worker_0.downstream_cx_active": false,
+		"http.inbound.downstream_cx_active": false,
+	} {
+		if got := countsForDrain(stat); got != want {
+			t.Errorf("%s: %v", stat, got)
+		}
+	}
+}
