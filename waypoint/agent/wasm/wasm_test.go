@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-var module = []byte("\x00asm\x01\x00\x00\x00")
+var code = []byte("\x00asm\x01\x00\x00\x00")
 
 func sum(b []byte) string {
 	s := sha256.Sum256(b)
@@ -64,24 +64,24 @@ func TestModules(t *testing.T) {
 		case r.URL.Path == "/text":
 			w.Write([]byte("hello"))
 		default:
-			w.Write(module)
+			w.Write(code)
 		}
 	}))
 	defer srv.Close()
 	file := filepath.Join(t.TempDir(), "m.wasm")
-	if err := os.WriteFile(file, module, 0o600); err != nil {
+	if err := os.WriteFile(file, code, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, key := range map[string]Key{
-		"http": {srv.URL + "/m", sum(module)}, "without a hash": {srv.URL + "/m", ""}, "prefixed hash": {srv.URL + "/m", "sha256:" + sum(module)},
-		"file": {"file://" + file, sum(module)},
+		"http": {srv.URL + "/m", sum(code)}, "without a hash": {srv.URL + "/m", ""}, "prefixed hash": {srv.URL + "/m", "sha256:" + sum(code)},
+		"file": {"file://" + file, sum(code)},
 	} {
 		path, err := await(t, start(t), key)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if got, err := os.ReadFile(path); err != nil || string(got) != string(module) {
+		if got, err := os.ReadFile(path); err != nil || string(got) != string(code) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
