@@ -23,8 +23,9 @@ func (m *Model) buildEdge(r *reader, g *object.Gateway, f *facts.Gateway) {
 		}
 	}
 	for p := range parents {
-		for _, o := range list[object.Object](r, topic{routesOf, p}) {
-			r.wants.add(unitID{phase: attachPhase, gw: gw, key: o.Key()})
+		// Only which routes there are, not what is in them.
+		for k := range r.members(topic{routesOf, p}) {
+			r.wants.add(unitID{phase: attachPhase, gw: gw, key: k})
 		}
 	}
 }
@@ -201,6 +202,12 @@ func (r *reader) attached(t topic) []object.Object {
 	}
 	slices.SortFunc(all, func(a, b object.Object) int { return byAge(a.Metadata(), b.Metadata()) })
 	return all
+}
+
+// countAttached counts the routes of a topic without looking at them.
+func (r *reader) countAttached(t topic) int {
+	r.topics.add(t)
+	return len(r.m.attached[t])
 }
 
 // buildVirtualHost is one hostname of one listener with its routes.

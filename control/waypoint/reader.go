@@ -47,6 +47,12 @@ func list[T object.Object](r *reader, t topic) []T {
 	return all
 }
 
+// members returns what is on a list without looking at it.
+func (r *reader) members(t topic) set[object.Key] {
+	r.topics.add(t)
+	return r.m.lists[t]
+}
+
 // byAge is the order in which objects of one kind are asked: the oldest first, then by name.
 func byAge(a, b *object.Meta) int {
 	return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))

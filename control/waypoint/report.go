@@ -120,7 +120,7 @@ func (m *Model) reportMeshListeners(r *reader, rep *model.Report, g *object.Gate
 func (m *Model) reportListener(r *reader, rep *model.Report, g *object.Gateway, l *listener) model.Part {
 	p := model.Part{Name: l.spec.Name, Kinds: l.kinds}
 	field := "spec.listeners[" + l.spec.Name + "]"
-	p.Attached = len(r.attached(listenerTopic(gatewayOf(g.Key()), l.name)))
+	p.Attached = r.countAttached(listenerTopic(gatewayOf(g.Key()), l.name))
 	good := true
 	switch {
 	case !l.protocolKnown:

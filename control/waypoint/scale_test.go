@@ -100,6 +100,60 @@ func TestWorkFollowsTheChange(t *testing.T) {
 	}
 }
 
+// city is a gateway at the edge with many hosts, each with a route.
+func city(routes int) []object.Event {
+	events := []object.Event{
+		object.Put(&object.Gateway{
+			Meta: object.Meta{Namespace: "town", Name: "edge"}, Class: mesh.GatewayClassIngress,
+			Listeners: []object.Listener{{Name: "http", Port: 80, Protocol: "HTTP"}},
+		}),
+		object.Put(&object.Service{Meta: object.Meta{Namespace: "town", Name: "web"}, Ports: []object.ServicePort{{Name: "http", Port: 80, TargetPort: 80}}}),
+	}
+	for i := range routes {
+		events = append(events, object.Put(cityRoute(i, "/")))
+	}
+	return events
+}
+
+func cityRoute(i int, path string) *object.HTTPRoute {
+	o := townRoute(i, path)
+	o.Parents = []object.ParentRef{{Ref: object.Ref{Group: groupGateway, Kind: "Gateway", Namespace: "town", Name: "edge"}}}
+	o.Hostnames = []string{o.Name + ".example"}
+	o.Rules[0].Backends[0].Name = "web"
+	return o
+}
+
+func TestWorkAtTheEdge(t *testing.T) {
+	w := newWorld(t)
+	w.apply(city(1000)...)
+	if n := len(w.facts); n != 1002 {
+		t.Fatalf("%d facts", n)
+	}
+	before := w.model.Builds()
+	w.apply(object.Put(cityRoute(7, "/new")))
+	if diff := cmp.Diff([]string{"VirtualHost town/edge/http/s7.example"}, w.changed); diff != "" {
+		t.Error(diff)
+	}
+	if n := w.model.Builds() - before; n > 3 {
+		t.Errorf("%d units were computed", n)
+	}
+	w.apply(object.Delete(cityRoute(7, "/").Key()))
+	if diff := cmp.Diff([]string{"-VirtualHost town/edge/http/s7.example"}, w.changed); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func BenchmarkEdgeRouteChange(b *testing.B) {
+	w := newWorld(b)
+	w.apply(city(1000)...)
+	paths := []string{"/a", "/b"}
+	i := 0
+	for b.Loop() {
+		w.apply(object.Put(cityRoute(i%1000, paths[i/1000%2])))
+		i++
+	}
+}
+
 func BenchmarkRouteChange(b *testing.B) {
 	w := newWorld(b)
 	w.apply(town(1000)...)
