@@ -51,8 +51,13 @@ func overlay(onto, p *waypoint.TrafficPolicy) {
 // its business.
 func (e *Env) applyPolicy(c *clusterv3.Cluster, p *waypoint.TrafficPolicy, kind string, protocol waypoint.Protocol) []Problem {
 	var problems []Problem
+	object := destinationName(e.Destination(about(c)))
 	problem := func(text string) {
-		problems = append(problems, Problem{Object: destinationObject(c), Text: text})
+		problems = append(problems, Problem{Object: object, Text: text})
+	}
+	if p.GetLoadBalancer().GetAlgorithm() == waypoint.LoadBalancer_PASSTHROUGH && !e.isOriginal(c) {
+		problem("PASSTHROUGH means nothing for a service with endpoints of its own, which is balanced by least requests: " +
+			"name an algorithm, or give the ServiceEntry resolution NONE")
 	}
 	c.ConnectTimeout = e.connectTimeout(p)
 	setBalancer(c, p.GetLoadBalancer(), problem)
@@ -65,10 +70,15 @@ func (e *Env) applyPolicy(c *clusterv3.Cluster, p *waypoint.TrafficPolicy, kind 
 	return problems
 }
 
-// destinationObject names a cluster's destination for people.
-func destinationObject(c *clusterv3.Cluster) string {
-	about := c.GetMetadata().GetFilterMetadata()[metaService].GetFields()
-	return "destination " + about["namespace"].GetStringValue() + "/" + about["host"].GetStringValue()
+// about is the namespace and hostname of a cluster's destination.
+func about(c *clusterv3.Cluster) (namespace, hostname string) {
+	fields := c.GetMetadata().GetFilterMetadata()[metaService].GetFields()
+	return fields["namespace"].GetStringValue(), fields["host"].GetStringValue()
+}
+
+// isOriginal: connections go to the address the client dialed.
+func (e *Env) isOriginal(c *clusterv3.Cluster) bool {
+	return e.Destination(about(c)).GetResolution() == waypoint.Destination_ORIGINAL
 }
 
 // connectTimeout: of the destination, of the mesh, or 2 s.

@@ -109,8 +109,7 @@ func setProtocol(c *clusterv3.Cluster, p *waypoint.TrafficPolicy, protocol waypo
 	default:
 		options.UpstreamProtocolOptions = asClient
 	}
-	host := c.GetMetadata().GetFilterMetadata()[metaService].GetFields()["host"].GetStringValue()
-	if strings.HasPrefix(host, "*") {
+	if _, host := about(c); strings.HasPrefix(host, "*") {
 		// There is no one name for all hosts of a wildcard: the certificate must be for the one that was asked for.
 		options.UpstreamHttpProtocolOptions = &corev3.UpstreamHttpProtocolOptions{
 			AutoSni:           p.GetTls().GetSni() == "",

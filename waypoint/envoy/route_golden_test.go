@@ -97,6 +97,7 @@ func TestDestinationGoldens(t *testing.T) {
 	goldens(t, "destinations", func() *waypoint.Destination { return &waypoint.Destination{} },
 		func(_ *testing.T, name string, d *waypoint.Destination) ([]proto.Message, []Problem) {
 			e := routesEnv()
+			e.Destination = func(_, _ string) *waypoint.Destination { return d }
 			e.Service = func(_, host string) *waypoint.Service {
 				return &waypoint.Service{Namespace: "default", Hostname: host, Name: host, Ports: []*waypoint.ServicePort{
 					{Number: 9080, Protocol: waypoint.Protocol_HTTP1}, {Number: 9090, Protocol: waypoint.Protocol_TCP},
