@@ -1,3 +1,3 @@
-// Package waypoint will hold the L7 layer: the agent beside an unmodified Envoy, and what expands facts into Envoy's
-// configuration. Nothing of it exists yet; README.md says what that means for users.
+// Package waypoint is the L7 layer of the mesh: what runs for services that ask for routing, L7 policy or telemetry of
+// requests, and for gateways at the edge. It holds nothing itself; README.md says what is where.
 package waypoint
