@@ -10,6 +10,8 @@ require github.com/ambit-mesh/ambit/cni v0.0.0
 
 require github.com/ambit-mesh/ambit/control v0.0.0
 
+require github.com/ambit-mesh/ambit/install v0.0.0
+
 require github.com/ambit-mesh/ambit/waypoint v0.0.0
 
 require github.com/ambit-mesh/ambit/ztunnel v0.0.0

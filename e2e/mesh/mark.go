@@ -17,6 +17,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/e2e/lab"
+	"github.com/ambit-mesh/ambit/install/admin"
 )
 
 // mark is a change that was made after all others. The control plane reads changes in their order and reports which
@@ -134,8 +135,7 @@ func askWaypoint(ctx context.Context, socket string) (string, error) {
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
+			return admin.DialUnix(ctx, socket)
 		},
 	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://waypoint/synced", nil)

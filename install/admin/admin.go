@@ -54,6 +54,9 @@ func (e Endpoint) do(ctx context.Context, method, path string) (io.ReadCloser, e
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // one question, then the process ends
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if network == "unix" {
+				return DialUnix(ctx, address)
+			}
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
 		},
 	}}

@@ -46,7 +46,7 @@ type waypointFlags struct {
 }
 
 func (f *waypointFlags) add(a *app, cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.name, "name", "", "name of the waypoint (default \"waypoint\", or the service account's)")
+	cmd.Flags().StringVar(&f.name, "name", "", "name of the waypoint (default \"waypoint\", or the service account's with \"-waypoint\")")
 	cmd.Flags().StringVar(&f.traffic, "for", "", "which traffic it takes: service, workload, all or none (default service)")
 	cmd.Flags().StringVarP(&f.revision, "revision", "r", "", "revision of the control plane that is to run it")
 	cmd.Flags().StringVar(&f.account, "service-account", "", "make it the waypoint of the workloads of this service account")
@@ -55,11 +55,17 @@ func (f *waypointFlags) add(a *app, cmd *cobra.Command) {
 
 // check settles defaults and says what is wrong.
 func (f *waypointFlags) check() error {
-	f.name = cmp.Or(f.name, f.account, defaultWaypoint)
+	if f.name == "" && f.account != "" {
+		// Not the account's own name: that of the waypoint is also the account that the waypoint runs as.
+		f.name = f.account + "-" + defaultWaypoint
+	}
+	f.name = cmp.Or(f.name, defaultWaypoint)
 	if f.account != "" && f.traffic == "" {
 		f.traffic = "workload"
 	}
 	switch {
+	case f.name == f.account:
+		return usagef("--name %s is the service account's: the waypoint would run as what it is there to guard", f.name)
 	case f.name == noWaypoint:
 		return usagef("a waypoint cannot be called %q: as the value of label %s that means no waypoint", noWaypoint, mesh.LabelUseWaypoint)
 	case f.traffic != "" && !slices.Contains(trafficTypes, f.traffic):
