@@ -74,6 +74,8 @@ func dynamicDiscovery() *clusterv3.Cluster_ClusterType {
 			ClusterImplementationSpecifier: &dfpclusterv3.ClusterConfig_DnsCacheConfig{DnsCacheConfig: nameCache()},
 			// With HTTP/1.1 a request asked to go elsewhere must not ride on another host's connection.
 			AllowCoalescedConnections: false,
+			// Whom the certificate must be for is decided in setProtocol and clientTLS, which know what the destination asks for.
+			AllowInsecureClusterOptions: true,
 		}),
 	}}
 }

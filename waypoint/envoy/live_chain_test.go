@@ -160,7 +160,14 @@ func TestUnknownProtocol(t *testing.T) {
 	port := envoytest.TCPApp(t, "hello", "127.0.18.1")
 	w.Add("tcp.default.svc.cluster.local", "10.96.0.2", []envoytest.Port{{Number: 90, Target: port}}, envoytest.Pod("tcp", "127.0.18.1", "echo"))
 	p := envoytest.Start(t, w)
-	p.Node("127.0.18.1", idEcho)
+	node := p.Node("127.0.18.1", idEcho)
+	defer func() {
+		for _, a := range node.Arrivals() {
+			if a.Header.Get("x-ambit-client-identity") != idClient || a.Header.Get("x-ambit-client-address") != "127.0.0.1" {
+				t.Errorf("a tunnel was opened for %v", a.Header)
+			}
+		}
+	}()
 	if e := want(t, p.Peer(idClient).Client("10.96.0.1:80"), "http://echo/", 200, "echo"); e.Header.Get("X-Request-Id") == "" {
 		t.Error("HTTP/1.1 was not seen as HTTP")
 	}
