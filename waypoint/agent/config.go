@@ -68,6 +68,10 @@ type Config struct {
 	ReadyPort     uint32
 	StatsPort     uint32
 	AdminPort     uint32
+	// StatsPrefixes, StatsSuffixes and StatsRegexps are statistics of Envoy's own to keep besides a short list.
+	StatsPrefixes, StatsSuffixes, StatsRegexps []string
+	// PodInfo is the folder with the pod's annotations, where the same can be said.
+	PodInfo string
 	// MaxConnections and MaxHeap bound Envoy; 0 takes the defaults.
 	MaxConnections uint64
 	MaxHeap        uint64
@@ -103,6 +107,7 @@ func Default() Config {
 		TokenFile:      "/var/run/secrets/tokens/istio-token",
 		SecretTTL:      24 * time.Hour,
 		EnvoyLogLevel:  slog.LevelWarn,
+		PodInfo:        "/etc/istio/pod",
 		MetricsAddress: ":15020",
 		ToolsAddress:   "127.0.0.1:15004",
 		DrainWait:      5 * time.Second,
@@ -226,6 +231,7 @@ func (c *Config) options(socket string) envoy.Options {
 		Bind: c.Bind, HBONEPort: c.HBONEPort, PeerHBONEPort: c.PeerHBONEPort, ReadyPort: c.ReadyPort,
 		StatsPort: c.StatsPort, AdminPort: cmp.Or(c.AdminPort, mesh.PortAdmin),
 		XDSSocket: socket, SDSSocket: socket,
+		StatsPrefixes: c.StatsPrefixes, StatsSuffixes: c.StatsSuffixes, StatsRegexps: c.StatsRegexps,
 		InlineChains: c.InlineChains, MaxConnections: c.MaxConnections, MaxHeap: c.MaxHeap, LogLevel: c.EnvoyLogLevel,
 	}
 }

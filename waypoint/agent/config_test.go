@@ -3,9 +3,13 @@ package agent
 import (
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func lookup(pairs ...string) func(string) string {
@@ -89,5 +93,32 @@ func TestCountsForDrain(t *testing.T) {
 		if got := countsForDrain(stat); got != want {
 			t.Errorf("%s: %v", stat, got)
 		}
+	}
+}
+
+func TestPodStats(t *testing.T) {
+	c := Default()
+	c.PodInfo = t.TempDir()
+	if err := c.podStats(); err != nil || c.StatsPrefixes != nil {
+		t.Errorf("without a file: %v, %v", c.StatsPrefixes, err)
+	}
+	write := func(text string) {
+		if err := os.WriteFile(filepath.Join(c.PodInfo, "annotations"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`a="b"
+proxy.istio.io/config="proxyStatsMatcher:\n  inclusionPrefixes: [x]\n  inclusionRegexps: [\"r.*\"]\n"
+sidecar.istio.io/statsInclusionPrefixes="cluster.outbound,listener"
+`)
+	if err := c.podStats(); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([][]string{{"cluster.outbound", "listener"}, nil, {"r.*"}}, [][]string{c.StatsPrefixes, c.StatsSuffixes, c.StatsRegexps}); d != "" {
+		t.Error(d)
+	}
+	write("proxy.istio.io/config=\"[\"\n")
+	if err := c.podStats(); err == nil {
+		t.Error("nonsense is not reported")
 	}
 }
