@@ -175,7 +175,7 @@ func gone(ctx context.Context, l *lab.Lab, namespace string) error {
 		if err != nil {
 			return err
 		}
-		if len(pods) != last {
+		if len(pods) != last && len(pods) > 0 {
 			last = len(pods)
 			p.waiting(fmt.Sprintf("%d pods of namespace %s are ending", last, namespace))
 		}
