@@ -67,6 +67,25 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestClientsDecideNothing: Envoy would let headers of a client change timeouts and retries.
+func TestClientsDecideNothing(t *testing.T) {
+	s := store(t, "127.0.46", nil)
+	c := s.client()
+	if resp, _ := exchange(t, c, "GET", "http://reviews/?delay=300ms", nil, "x-envoy-upstream-rq-timeout-ms", "1"); resp.StatusCode != 200 {
+		t.Errorf("a client's timeout: %d", resp.StatusCode)
+	}
+	before := s.hosts(t, "reviews", "rq_total")
+	exchange(t, c, "POST", "http://reviews/?status=503", nil, "x-envoy-retry-on", "5xx", "x-envoy-max-retries", "7")
+	if n := s.hosts(t, "reviews", "rq_total") - before; n != 1 {
+		t.Errorf("a client's retries: %d tries", n)
+	}
+	for _, header := range [][2]string{{"x-envoy-fault-abort-request", "500"}, {"x-envoy-decorator-operation", "x"}, {"x-ambit-reason", "forged"}} {
+		if resp, _ := exchange(t, c, "GET", "http://reviews/", nil, header[0], header[1]); resp.StatusCode != 200 {
+			t.Errorf("%s: %d", header[0], resp.StatusCode)
+		}
+	}
+}
+
 func timed(f func()) time.Duration {
 	start := time.Now()
 	f()

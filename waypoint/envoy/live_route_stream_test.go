@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 	"net"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
@@ -100,4 +102,57 @@ func firstWord(t *testing.T, peer *envoytest.Peer, authority string) string {
 		return ""
 	}
 	return line[:len(line)-1]
+}
+
+// TestProxyProtocol: an application that asks for it learns the client's address before anything else.
+func TestProxyProtocol(t *testing.T) {
+	w := &envoytest.World{}
+	port := envoytest.FreePort(t)
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.47.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	lines := make(chan string, 10)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				r := bufio.NewReader(c)
+				line, _ := r.ReadString('\n')
+				lines <- line
+				if _, err := http.ReadRequest(r); err == nil {
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+				_, _ = io.Copy(io.Discard, c)
+			}()
+		}
+	}()
+	pod := envoytest.Pod("proxied", "127.0.47.1", "echo")
+	for i, protocol := range []waypoint.Protocol{waypoint.Protocol_TCP, waypoint.Protocol_HTTP1} {
+		w.Add(fmt.Sprintf("proxied%d.default.svc.cluster.local", i), fmt.Sprintf("10.96.3.%d", i+1),
+			[]envoytest.Port{{Number: 90, Target: port, Protocol: protocol}}, pod)
+		w.Destinations[i].Policy = &waypoint.TrafficPolicy{ProxyProtocol: 1}
+	}
+	p := envoytest.Start(t, w)
+	p.Node("127.0.47.1", idEcho)
+	conn, err := dial(t, p.Peer(idClient).From("127.0.97.1"), "10.96.3.1:90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "hello")
+	if line := <-lines; !strings.HasPrefix(line, "PROXY TCP4 127.0.97.1 ") {
+		t.Errorf("TCP: %q", line)
+	}
+	if resp, _ := exchange(t, p.Peer(idClient).From("127.0.97.2").Client("10.96.3.2:90"), "GET", "http://proxied/", nil); resp.StatusCode != 200 {
+		t.Errorf("HTTP: %d", resp.StatusCode)
+	}
+	if line := <-lines; !strings.HasPrefix(line, "PROXY TCP4 127.0.97.2 ") {
+		t.Errorf("HTTP: %q", line)
+	}
 }
