@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
+	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/waypoint/envoy/envoytest"
 )
 
@@ -243,5 +244,48 @@ func TestTLS(t *testing.T) {
 		if x.want == "" && resp.StatusCode != 503 || x.want != "" && echo.Body != x.want {
 			t.Errorf("%s: %d %q, want %q", name, resp.StatusCode, echo.Body, x.want)
 		}
+	}
+}
+
+// TestFailover: traffic stays near while what is near works, goes on to what is far when it does not, and is divided by
+// weight where that is asked for.
+func TestFailover(t *testing.T) {
+	s := store(t, "127.0.48", func(s *bookstore) {
+		// The proxy is in r1/z1.
+		s.Workloads[0].Locality = &workload.Locality{Region: "r1", Zone: "z1"}
+		s.Workloads[1].Locality = &workload.Locality{Region: "r2", Zone: "z2"}
+		s.Destinations[0].Policy = &waypoint.TrafficPolicy{
+			LoadBalancer: &waypoint.LoadBalancer{Locality: &waypoint.Locality{Enabled: wrapperspb.Bool(true)}},
+			Outliers: &waypoint.OutlierDetection{
+				Consecutive_5Xx: wrapperspb.UInt32(2), Interval: durationpb.New(100 * time.Millisecond),
+				BaseEjection: durationpb.New(time.Minute), MaxEjectionPercent: wrapperspb.UInt32(100),
+			},
+		}
+		s.also("10.96.2.1").Policy = &waypoint.TrafficPolicy{LoadBalancer: &waypoint.LoadBalancer{Locality: &waypoint.Locality{
+			Distribute: []*waypoint.Locality_Distribute{{From: "r1/*", To: map[string]uint32{"r1/z1/*": 80, "r2/*": 20}}},
+		}}}
+	})
+	c := s.client()
+	for range 20 {
+		want(t, c, "http://reviews/", 200, "v1")
+	}
+	for range 2 {
+		exchange(t, c, "POST", "http://reviews/?status=500", nil)
+	}
+	s.proxy.Await("the far endpoint", func() error {
+		if _, echo := exchange(t, c, "GET", "http://reviews/", nil); echo.App != "v2" {
+			return fmt.Errorf("%q answered", echo.App)
+		}
+		return nil
+	})
+	near := 0
+	c = s.proxy.Peer(idClient).Client("10.96.2.1:80")
+	for range 200 {
+		if _, echo := exchange(t, c, "GET", "http://reviews/", nil); echo.App == "v1" {
+			near++
+		}
+	}
+	if near < 130 || near > 188 {
+		t.Errorf("%d of 200 stayed near, want about 160", near)
 	}
 }
