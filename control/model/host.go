@@ -12,6 +12,8 @@ type Host struct {
 	Object object.Key
 	// Canonical is set when the name means this service also in namespaces that have none of that name.
 	Canonical bool
+	// Private is set for a ServiceEntry that only its own namespace may see.
+	Private bool
 	// Waypoint and Canary are the Gateways that traffic to it comes through; zero without.
 	Waypoint, Canary object.Key
 	// Guarded is set when its endpoints refuse what did not come through them.
@@ -25,6 +27,7 @@ func (m *Model) tell(out Output, c *slot) {
 	h := Host{Namespace: c.ns.name, Hostname: c.hostname}
 	if c.winner != nil {
 		h.Object, h.Canonical = c.winner.key(), c.canonical
+		h.Private = m.visibility(c.winner) == NamespaceOnly
 		if b := c.bound; b.to != nil {
 			h.Waypoint, h.Ingress = b.to.key(), b.ingress
 			if b.canary != nil {

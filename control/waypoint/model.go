@@ -187,7 +187,7 @@ func (m *Model) Host(h model.Host) {
 			put(m.namespacesOf, h.Hostname, h.Namespace)
 		}
 	}
-	if old.Object != h.Object || old.Canonical != h.Canonical {
+	if old.Object != h.Object || old.Canonical != h.Canonical || old.Private != h.Private {
 		m.graph.touch(named(hostname, "", h.Hostname))
 	}
 }

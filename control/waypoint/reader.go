@@ -76,6 +76,9 @@ func (r *reader) find(from, host string) (model.Host, bool) {
 	found := false
 	for ns := range r.m.namespacesOf[host] {
 		h := r.m.hosts[hostName{ns, host}]
+		if h.Private {
+			continue
+		}
 		if !found || h.Canonical && !best.Canonical || h.Canonical == best.Canonical && h.Namespace < best.Namespace {
 			best, found = h, true
 		}
