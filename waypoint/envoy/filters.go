@@ -9,7 +9,6 @@ import (
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	chainv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
 	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
-	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	sessionv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/stateful_session/v3"
@@ -50,7 +49,7 @@ func (e *Env) httpFilters(t target) ([]*hcmv3.HttpFilter, []Problem) {
 		httpFilter(filterClient, clientHeaders(t)),
 		slot(filterCustom),
 	}, phase(waypoint.Extension_AUTHN), []*hcmv3.HttpFilter{
-		{Name: filterJWT, ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: discovered(&jwtv3.JwtAuthentication{})}},
+		slot(filterTokens),
 	}, phase(waypoint.Extension_AUTHZ), []*hcmv3.HttpFilter{
 		rbac(filterAudit, prefixAudit, ""),
 		rbac(filterDeny, prefixDeny, prefixDryDeny),
@@ -72,11 +71,7 @@ func discovered(m proto.Message) *corev3.ExtensionConfigSource {
 
 // hostConfig is a target's part of the HTTP filters: the typed_per_filter_config of its virtual host.
 func (e *Env) hostConfig(t target) (map[string]*anypb.Any, []Problem) {
-	out := map[string]*anypb.Any{
-		filterJWT: toAny(&jwtv3.PerRouteConfig{
-			RequirementSpecifier: &jwtv3.PerRouteConfig_RequirementName{RequirementName: t.key},
-		}),
-	}
+	out := map[string]*anypb.Any{}
 	if names := reservedHeaders(t); len(names) > 0 {
 		out[filterClient] = toAny(removeHeaders(names))
 	}
@@ -85,6 +80,9 @@ func (e *Env) hostConfig(t target) (map[string]*anypb.Any, []Problem) {
 	custom, p := e.customFilters(a)
 	problems = append(problems, p...)
 	fill(out, filterCustom, custom)
+	verify, p := e.tokenFilters(t)
+	problems = append(problems, p...)
+	fill(out, filterTokens, verify)
 	for name, v := range map[string]*verdicts{filterAudit: &a.audit, filterDeny: &a.deny, filterAllow: &a.allow} {
 		if !v.empty() {
 			out[name] = toAny(&httprbacv3.RBACPerRoute{Rbac: v.http()})
@@ -173,14 +171,10 @@ func (e *Env) networkFilters(t target) ([]*listenerv3.Filter, []Problem) {
 // networkPolicy is the name of a target's TCP policies of one kind, as a resource.
 func networkPolicy(kind string, t target) string { return kind + "|" + portText(t.port) + "|" + t.key }
 
-// Extensions are the filter configurations Envoy fetches by name (ECDS): one for tokens, one for each Wasm
-// module, two for CONNECTs, and three for each
+// Extensions are the filter configurations Envoy fetches by name (ECDS): one for each Wasm module, two for CONNECTs, and three for each
 // target of TCP connections. Problems of the latter are reported with the chains.
 func Extensions(e *Env) ([]*corev3.TypedExtensionConfig, []Problem) {
-	jwt, problems := e.jwtConfig()
-	out := []*corev3.TypedExtensionConfig{typedExtension(filterJWT, jwt)}
-	wasm, p := e.moduleConfigs()
-	out, problems = append(out, wasm...), append(problems, p...)
+	out, problems := e.moduleConfigs()
 	deny, allow := e.connectPolicies()
 	out = append(out, typedExtension(filterConnectDeny, deny), typedExtension(filterConnectAllow, allow))
 	for _, t := range e.streamTargets() {

@@ -5,51 +5,64 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 )
 
-// filterJWT verifies tokens. There is one configuration of it for the whole gateway, delivered by name, and a virtual
-// host says which of its requirements is its own. Every target has one, if only an empty one: a RequestAuthentication
-// that comes or goes changes this one resource, and there is no moment at which routes ask for what is not there yet.
-// The name is also where Envoy keeps what it learned of a token.
-const filterJWT = claimsFilter
+// filterTokens is where tokens are verified: a list of one jwt_authn filter for a target with RequestAuthentications, and
+// nothing for others. The filter has the target's issuers and no others, because every filter chain would keep a copy of
+// a configuration they share.
+const filterTokens = "ambit.tokens"
 
-// tokens gathers the configuration.
+// tokens gathers the configuration of a target.
 type tokens struct {
 	config   *jwtv3.JwtAuthentication
 	problems []Problem
-	known    map[string]bool // problems so far
 }
 
-// jwtConfig is the gateway's configuration of jwt_authn.
-func (e *Env) jwtConfig() (*jwtv3.JwtAuthentication, []Problem) {
-	t := &tokens{known: map[string]bool{}, config: &jwtv3.JwtAuthentication{
+// tokenFilters are the filters that verify a target's tokens.
+func (e *Env) tokenFilters(t target) ([]*corev3.TypedExtensionConfig, []Problem) {
+	all := authentications(t)
+	if len(all) == 0 {
+		return nil, nil
+	}
+	g := &tokens{config: &jwtv3.JwtAuthentication{
 		Providers:           map[string]*jwtv3.JwtProvider{},
-		RequirementMap:      map[string]*jwtv3.JwtRequirement{},
 		BypassCorsPreflight: true, // a browser sends no token with it. Istio pilot/pkg/security/authn/policy_applier.go
-		StatPrefix:          "jwt.",
 	}}
-	for _, svc := range e.services() {
-		routed := slices.ContainsFunc(svc.GetPorts(), func(p *waypoint.ServicePort) bool { return asksClaims(p.GetHttp()) })
-		t.require(e.serviceTarget(svc, nil), routed)
-	}
-	if e.Gateway.GetWorkloads() {
-		t.require(e.directTarget(), false)
-	}
-	if e.VirtualHosts != nil {
-		for _, h := range sortedHosts(e.VirtualHosts()) {
-			t.require(e.edgeTarget(h), asksClaims(h.GetHttp()))
+	routed := e.asksClaims(t)
+	var names []string
+	for _, a := range all {
+		for i, rule := range a.GetRules() {
+			names = append(names, g.provider(a, i, rule, routed))
 		}
 	}
-	return t.config, t.problems
+	if len(names) == 0 {
+		return nil, nil
+	}
+	g.config.Rules = []*jwtv3.RequirementRule{{
+		Match:           &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		RequirementType: &jwtv3.RequirementRule_Requires{Requires: requirement(names)},
+	}}
+	return []*corev3.TypedExtensionConfig{typedExtension(claimsFilter, g.config)}, g.problems
+}
+
+// asksClaims is true when routes of the target depend on claims.
+func (e *Env) asksClaims(t target) bool {
+	if t.edge {
+		return e.VirtualHosts != nil && slices.ContainsFunc(e.VirtualHosts(), func(h *waypoint.VirtualHost) bool {
+			return e.edgeTarget(h).key == t.key && asksClaims(h.GetHttp())
+		})
+	}
+	return slices.ContainsFunc(e.Service(t.namespace, t.hostname).GetPorts(), func(p *waypoint.ServicePort) bool {
+		return asksClaims(p.GetHttp())
+	})
 }
 
 func sortedHosts(hosts []*waypoint.VirtualHost) []*waypoint.VirtualHost {
@@ -80,24 +93,11 @@ func authentications(t target) []*waypoint.Authentication {
 	return out
 }
 
-// require adds what tokens of one target's requests must be.
-func (t *tokens) require(of target, routed bool) {
-	var names []string
-	for _, a := range authentications(of) {
-		for i, rule := range a.GetRules() {
-			names = append(names, t.provider(a, i, rule, routed))
-		}
-	}
-	t.config.RequirementMap[of.key] = requirement(names)
-}
-
 // requirement is that a token may be missing, and that one that is there is good. With several issuers whose tokens
 // stand in the same place, one of them has to accept it. Istio pilot/pkg/security/authn/policy_applier.go
 // convertToEnvoyJwtConfig has the same tree.
 func requirement(providers []string) *jwtv3.JwtRequirement {
 	switch len(providers) {
-	case 0:
-		return &jwtv3.JwtRequirement{} // nothing is asked
 	case 1:
 		return orMissing(providers[0])
 	}
@@ -126,30 +126,19 @@ func orMissing(name string) *jwtv3.JwtRequirement {
 	}}}
 }
 
-// provider adds an issuer and returns its name. The same rule of the same policy is one provider for all targets, unless
-// routes depend on it, or two facts have it in different versions.
+// provider adds an issuer and returns its name.
 func (t *tokens) provider(a *waypoint.Authentication, i int, rule *waypoint.JWTRule, routed bool) string {
-	object := "RequestAuthentication " + a.GetNamespace() + "/" + a.GetName()
 	p, problems := jwtProvider(rule)
 	for _, text := range problems {
-		text = fmt.Sprintf("rule %d, issuer %s: %s", i, rule.GetIssuer(), text)
-		if !t.known[object+text] {
-			t.known[object+text] = true
-			t.problems = append(t.problems, Problem{Object: object, Text: text})
-		}
+		t.problems = append(t.problems, Problem{
+			Object: "RequestAuthentication " + a.GetNamespace() + "/" + a.GetName(),
+			Text:   fmt.Sprintf("rule %d, issuer %s: %s", i, rule.GetIssuer(), text),
+		})
 	}
 	p.ClearRouteCache = routed
-	base := fmt.Sprintf("%s/%s/%d", a.GetNamespace(), a.GetName(), i)
-	if routed {
-		base += "/routed"
-	}
-	for n, name := 1, base; ; n++ {
-		if old := t.config.Providers[name]; old == nil || proto.Equal(old, p) {
-			t.config.Providers[name] = p
-			return name
-		}
-		name = base + "#" + strconv.Itoa(n)
-	}
+	name := fmt.Sprintf("%s/%s/%d", a.GetNamespace(), a.GetName(), i)
+	t.config.Providers[name] = p
+	return name
 }
 
 // jwtProvider is one issuer. One whose keys cannot be used keeps its place with a key nobody has: its tokens are refused,
