@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/xds"
 	"github.com/ambit-mesh/ambit/ca/client"
 	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
@@ -171,7 +172,7 @@ func build(cfg Config, deps Deps, log *slog.Logger, dir string, quit context.Can
 		reg: prometheus.NewRegistry(), rejected: map[rejectedID]rejection{},
 	}
 	a.opts = cfg.options(a.socket)
-	a.admin = newEnvoyAdmin(a.opts.AdminPort)
+	a.admin = newEnvoyAdmin(a.opts.AdminPort, cmp.Or(cfg.ReadyPort, mesh.PortReadiness), cmp.Or(cfg.StatsPort, portEnvoyStats))
 	a.own = newMetrics(a.reg, deps.Version)
 	a.wasm = wasm.New(dir, log.With("source", "wasm"))
 	a.renderer = render.New(a.opts, a.wasm.File, log.With("source", "expansion"))

@@ -61,10 +61,34 @@ func TestRequest(t *testing.T) {
 	// A second service comes.
 	port := envoytest.App(t, "second", "127.0.21.2")
 	r.Node("127.0.21.2", "spiffe://cluster.local/ns/default/sa/second")
-	w.Add("second.default.svc.cluster.local", "10.96.0.2", []envoytest.Port{{Number: 80, Target: port, Protocol: waypoint.Protocol_HTTP1}},
+	plain := envoytest.TCPApp(t, "plain", "127.0.21.2")
+	w.Add("second.default.svc.cluster.local", "10.96.0.2", []envoytest.Port{
+		{Number: 80, Target: port, Protocol: waypoint.Protocol_HTTP1}, {Number: 90, Target: plain, Protocol: waypoint.Protocol_TCP}},
 		envoytest.Pod("second", "127.0.21.2", "second"))
 	r.plane.push(w)
 	r.expect(r.Peer(idClient).Client("10.96.0.2:80"), "http://second/", 200, "second")
+
+	// What a drain goes by is there under these names, and knows HTTP from the rest.
+	admin := newEnvoyAdmin(r.cfg.AdminPort, r.cfg.ReadyPort, r.cfg.StatsPort)
+	defer admin.client.CloseIdleConnections()
+	idle := func(want bool) {
+		t.Helper()
+		r.Await(fmt.Sprintf("idle %v", want), func() error {
+			open, idle, err := admin.connections(t.Context())
+			if err == nil && (open == 0 || (open == idle) != want) {
+				err = fmt.Errorf("open %d, idle %d: %s", open, idle, r.tool("/stats?filter=active"))
+			}
+			return err
+		})
+	}
+	idle(true)
+	stream, err := r.Peer(idClient).Dial(t.Context(), "10.96.0.2:90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	idle(false)
+	stream.Close()
+	idle(true)
 
 	for path, want := range map[string]string{
 		"/facts": `"hostname":"` + hostEcho + `"`, "/problems": "[]", "/readyz": "ready", "/config_dump": "connect_terminate", "/metrics": "ambit_waypoint_services 2",

@@ -94,6 +94,9 @@ type Config struct {
 	LogLevel slog.Level
 }
 
+// portEnvoyStats is where Envoy's metrics can be read as they are; Istio's port for it.
+const portEnvoyStats = 15090
+
 // Default returns the documented defaults.
 func Default() Config {
 	return Config{

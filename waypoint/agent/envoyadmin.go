@@ -17,10 +17,17 @@ import (
 type envoyAdmin struct {
 	base   string
 	client *http.Client
+	// own are the ends of the names of listeners for probes and scrapes.
+	own []string
 }
 
-func newEnvoyAdmin(port uint32) *envoyAdmin {
+func newEnvoyAdmin(port uint32, own ...uint32) *envoyAdmin {
+	var ends []string
+	for _, p := range own {
+		ends = append(ends, fmt.Sprintf("_%d.downstream_cx_active", p))
+	}
 	return &envoyAdmin{
+		own:  ends,
 		base: "http://" + net.JoinHostPort("127.0.0.1", strconv.FormatUint(uint64(port), 10)),
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 			Proxy: nil, MaxIdleConns: 2, IdleConnTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
@@ -51,13 +58,16 @@ func (e *envoyAdmin) post(ctx context.Context, path string) error {
 	return nil
 }
 
-// Statistics a drain goes by: connections from others by listener, streams within them, and HTTP connections and requests
-// within those.
+// Statistics a drain goes by: connections from others by listener, streams within those that carry HBONE, and HTTP
+// connections and requests within either.
 const (
-	statInternal = "listener.envoy_internal_main_internal.downstream_cx_active"
-	statHTTP     = "http.inbound.downstream_cx_active"
-	statRequests = "http.inbound.downstream_rq_active"
-	drainFilter  = `^(listener\..*\.downstream_cx_active|http\.inbound\.downstream_(cx|rq)_active)$`
+	statInternal  = "listener.envoy_internal_main_internal.downstream_cx_active"
+	statTerminate = "http.connect_terminate.downstream_cx_active"
+	statHTTP      = "http.inbound.downstream_cx_active"
+	statRequests  = "http.inbound.downstream_rq_active"
+	statEdge      = "http.edge.downstream_cx_active"
+	statEdgeReqs  = "http.edge.downstream_rq_active"
+	drainFilter   = `^(listener\..*\.downstream_cx_active|http\.(inbound|edge|connect_terminate)\.downstream_(cx|rq)_active)$`
 )
 
 // connections counts those from others, and how many of them are idle: all, when nothing in any of them is under way.
@@ -79,12 +89,13 @@ func (e *envoyAdmin) connections(ctx context.Context) (open, idle int, err error
 	value := map[string]int{}
 	for _, s := range stats.Stats {
 		value[s.Name] = s.Value
-		if countsForDrain(s.Name) {
+		if e.countsForDrain(s.Name) {
 			open += s.Value
 		}
 	}
-	// Streams that are not HTTP may be in use however quiet they are.
-	if value[statRequests] == 0 && value[statInternal] <= value[statHTTP] {
+	// What is not HTTP may be in use however quiet it is.
+	if value[statRequests] == 0 && value[statEdgeReqs] == 0 &&
+		value[statInternal] <= value[statHTTP] && open <= value[statTerminate]+value[statEdge] {
 		idle = open
 	}
 	return open, idle, nil
@@ -92,12 +103,13 @@ func (e *envoyAdmin) connections(ctx context.Context) (open, idle int, err error
 
 // countsForDrain leaves out the listeners of probes, scrapes and tools, per-worker figures, and internal listeners, whose
 // connections are the inside of others.
-func countsForDrain(stat string) bool {
-	if !strings.HasPrefix(stat, "listener.") {
+func (e *envoyAdmin) countsForDrain(stat string) bool {
+	if !strings.HasPrefix(stat, "listener.") || strings.HasPrefix(stat, "listener.admin.") ||
+		strings.HasPrefix(stat, "listener.envoy_internal_") || strings.Contains(stat, ".worker_") {
 		return false
 	}
-	for _, not := range []string{"listener.admin.", ".worker_", "_15021.", "_15090.", "listener.envoy_internal_"} {
-		if strings.Contains(stat, not) {
+	for _, end := range e.own {
+		if strings.HasSuffix(stat, end) {
 			return false
 		}
 	}
