@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -85,7 +86,13 @@ func (e *Env) ports(d *waypoint.Destination, served *waypoint.Service) []*waypoi
 func Clusters(e *Env, d *waypoint.Destination) ([]*clusterv3.Cluster, []Problem) {
 	var out []*clusterv3.Cluster
 	var problems []Problem
+	_, detour := e.detour(d)
 	for _, l := range e.legs(d) {
+		if detour && l.subset != nil {
+			problems = append(problems, Problem{Object: objectName(d.GetOrigin()), Text: fmt.Sprintf(
+				"subset %s of %s: the service is behind another waypoint, which is asked for the service as a whole; "+
+					"requests for the subset are answered 503: let that waypoint pick the subset", l.subset.GetName(), d.GetHostname())})
+		}
 		c, p := e.cluster(d, l)
 		out, problems = append(out, c), append(problems, p...)
 	}

@@ -47,30 +47,46 @@ const maxFormat = 8 << 10
 // operator is one of a format. Arguments end at the first ")" that a "%" or a length follows.
 var operator = regexp.MustCompile(`%([A-Z0-9_]+)(?:\((.*?)\))?(?::[0-9]+)?%`)
 
-// operators are those of Envoy 1.40, docs configuration/observability/access_log/usage; true: arguments are needed.
-// Envoy refuses a whole filter chain for one it does not know.
-var operators = map[string]bool{
-	"REQ": true, "RESP": true, "TRAILER": true, "REQUEST_HEADER": true, "RESPONSE_HEADER": true, "RESPONSE_TRAILER": true,
-	"DYNAMIC_METADATA": true, "UPSTREAM_METADATA": true, "CLUSTER_METADATA": true, "METADATA": true, "FILTER_STATE": true,
-	"UPSTREAM_FILTER_STATE": true, "QUERY_PARAM": true, "ENVIRONMENT": true, "COMMON_DURATION": true,
-	"START_TIME": false, "EMIT_TIME": false, "PROTOCOL": false, "UPSTREAM_PROTOCOL": false, "RESPONSE_CODE": false,
-	"RESPONSE_CODE_DETAILS": false, "CONNECTION_TERMINATION_DETAILS": false, "RESPONSE_FLAGS": false, "RESPONSE_FLAGS_LONG": false,
-	"BYTES_RECEIVED": false, "BYTES_SENT": false, "DURATION": false, "REQUEST_DURATION": false, "RESPONSE_DURATION": false,
-	"RESPONSE_TX_DURATION": false, "REQUEST_TX_DURATION": false, "REQUEST_HEADERS_BYTES": false, "RESPONSE_HEADERS_BYTES": false,
-	"RESPONSE_TRAILERS_BYTES": false, "ROUTE_NAME": false, "VIRTUAL_CLUSTER_NAME": false, "UPSTREAM_HOST": false,
-	"UPSTREAM_HOST_NAME": false, "UPSTREAM_CLUSTER": false, "UPSTREAM_CLUSTER_RAW": false, "UPSTREAM_LOCAL_ADDRESS": false,
-	"UPSTREAM_REMOTE_ADDRESS": false, "UPSTREAM_REMOTE_PORT": false, "UPSTREAM_REQUEST_ATTEMPT_COUNT": false,
-	"UPSTREAM_TRANSPORT_FAILURE_REASON": false, "UPSTREAM_PEER_URI_SAN": false, "UPSTREAM_WIRE_BYTES_SENT": false,
-	"UPSTREAM_WIRE_BYTES_RECEIVED": false, "DOWNSTREAM_REMOTE_ADDRESS": false, "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": false,
-	"DOWNSTREAM_REMOTE_PORT": false, "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": false, "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": false,
-	"DOWNSTREAM_LOCAL_ADDRESS": false, "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": false, "DOWNSTREAM_LOCAL_PORT": false,
-	"DOWNSTREAM_PEER_URI_SAN": false, "DOWNSTREAM_LOCAL_URI_SAN": false, "DOWNSTREAM_PEER_SUBJECT": false,
-	"DOWNSTREAM_TLS_VERSION": false, "DOWNSTREAM_TLS_CIPHER": false, "DOWNSTREAM_TRANSPORT_FAILURE_REASON": false,
-	"DOWNSTREAM_WIRE_BYTES_SENT": false, "DOWNSTREAM_WIRE_BYTES_RECEIVED": false, "REQUESTED_SERVER_NAME": false,
-	"CONNECTION_ID": false, "STREAM_ID": false, "UNIQUE_ID": false, "HOSTNAME": false, "TRACE_ID": false, "SPAN_ID": false,
-	"GRPC_STATUS": false, "GRPC_STATUS_NUMBER": false, "ACCESS_LOG_TYPE": false, "LOCAL_REPLY_BODY": false, "CUSTOM_FLAGS": false,
-	"PATH": false,
+// What may stand in an operator's parentheses.
+var (
+	argHeader   = regexp.MustCompile(`^:?[A-Za-z0-9_-]+(\?:?[A-Za-z0-9_-]+)?$`)
+	argName     = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+	argPath     = regexp.MustCompile(`^[A-Za-z0-9_./-]+(:[A-Za-z0-9_./-]+)*$`)
+	argMetadata = regexp.MustCompile(`^(DYNAMIC|CLUSTER|ROUTE|UPSTREAM_HOST|VIRTUAL_HOST)(:[A-Za-z0-9_./-]+)+$`)
+	argState    = regexp.MustCompile(`^[A-Za-z0-9_./-]+(:(PLAIN|TYPED))?$`)
+	argTime     = regexp.MustCompile(`^[A-Za-z0-9_%/:. +-]*$`)
+)
+
+// operators are those of Envoy 1.40, docs configuration/observability/access_log/usage, with what their parentheses must
+// hold; nil: they have none. Envoy refuses a whole filter chain for one it cannot read.
+var operators = map[string]*regexp.Regexp{
+	"REQ": argHeader, "RESP": argHeader, "TRAILER": argHeader,
+	"REQUEST_HEADER": argHeader, "RESPONSE_HEADER": argHeader, "RESPONSE_TRAILER": argHeader,
+	"DYNAMIC_METADATA": argPath, "UPSTREAM_METADATA": argPath, "CLUSTER_METADATA": argPath, "METADATA": argMetadata,
+	"FILTER_STATE": argState, "UPSTREAM_FILTER_STATE": argState, "QUERY_PARAM": argName, "ENVIRONMENT": argName,
+	"START_TIME": argTime, "EMIT_TIME": argTime,
+	"RESPONSE_CODE_DETAILS": nil, "GRPC_STATUS": nil, "GRPC_STATUS_NUMBER": nil,
+	"ACCESS_LOG_TYPE": nil, "BYTES_RECEIVED": nil, "BYTES_SENT": nil, "CONNECTION_ID": nil,
+	"CONNECTION_TERMINATION_DETAILS": nil, "CUSTOM_FLAGS": nil, "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": nil,
+	"DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": nil, "DOWNSTREAM_LOCAL_ADDRESS": nil,
+	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": nil, "DOWNSTREAM_LOCAL_PORT": nil, "DOWNSTREAM_LOCAL_URI_SAN": nil,
+	"DOWNSTREAM_PEER_SUBJECT": nil, "DOWNSTREAM_PEER_URI_SAN": nil, "DOWNSTREAM_REMOTE_ADDRESS": nil,
+	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": nil, "DOWNSTREAM_REMOTE_PORT": nil, "DOWNSTREAM_TLS_CIPHER": nil,
+	"DOWNSTREAM_TLS_VERSION": nil, "DOWNSTREAM_TRANSPORT_FAILURE_REASON": nil, "DOWNSTREAM_WIRE_BYTES_RECEIVED": nil,
+	"DOWNSTREAM_WIRE_BYTES_SENT": nil, "DURATION": nil, "HOSTNAME": nil, "LOCAL_REPLY_BODY": nil, "PATH": nil,
+	"PROTOCOL": nil, "REQUESTED_SERVER_NAME": nil, "REQUEST_DURATION": nil, "REQUEST_HEADERS_BYTES": nil,
+	"REQUEST_TX_DURATION": nil, "RESPONSE_CODE": nil, "RESPONSE_DURATION": nil, "RESPONSE_FLAGS": nil,
+	"RESPONSE_FLAGS_LONG": nil, "RESPONSE_HEADERS_BYTES": nil, "RESPONSE_TRAILERS_BYTES": nil,
+	"RESPONSE_TX_DURATION": nil, "ROUTE_NAME": nil, "SPAN_ID": nil, "STREAM_ID": nil, "TRACE_ID": nil, "UNIQUE_ID": nil,
+	"UPSTREAM_CLUSTER": nil, "UPSTREAM_CLUSTER_RAW": nil, "UPSTREAM_HOST": nil, "UPSTREAM_HOST_NAME": nil,
+	"UPSTREAM_LOCAL_ADDRESS": nil, "UPSTREAM_PEER_URI_SAN": nil, "UPSTREAM_PROTOCOL": nil,
+	"UPSTREAM_REMOTE_ADDRESS": nil, "UPSTREAM_REMOTE_PORT": nil, "UPSTREAM_REQUEST_ATTEMPT_COUNT": nil,
+	"UPSTREAM_TRANSPORT_FAILURE_REASON": nil, "UPSTREAM_WIRE_BYTES_RECEIVED": nil, "UPSTREAM_WIRE_BYTES_SENT": nil,
+	"VIRTUAL_CLUSTER_NAME": nil,
 }
+
+// bare are operators that need no parentheses though they may have them.
+var bare = []string{"START_TIME", "EMIT_TIME"}
 
 // checkFormat says what Envoy would not understand of a format a user wrote.
 func checkFormat(format string) error {
@@ -87,13 +103,18 @@ func checkFormat(format string) error {
 		if at == nil || at[0] != 0 {
 			return errors.New("after a % there must be an operator of Envoy's access logs and another %: write %% for a percent sign")
 		}
-		name := rest[at[2]:at[3]]
-		needs, known := operators[name]
-		if !known {
-			return fmt.Errorf("no operator %%%s%%: see Envoy's list of access log operators", name)
+		name, argument := rest[at[2]:at[3]], ""
+		if at[4] >= 0 {
+			argument = rest[at[4]:at[5]]
 		}
-		if needs && (at[4] < 0 || at[4] == at[5]) {
-			return fmt.Errorf("%%%s%% needs an argument in parentheses", name)
+		permitted, known := operators[name]
+		switch {
+		case !known:
+			return fmt.Errorf("no operator %%%s%%: see Envoy's list of access log operators", name)
+		case permitted == nil && at[4] >= 0:
+			return fmt.Errorf("%%%s%% has no argument", name)
+		case permitted != nil && at[4] < 0 && !slices.Contains(bare, name), permitted != nil && at[4] >= 0 && !permitted.MatchString(argument):
+			return fmt.Errorf("%%%s%% does not take %q in parentheses", name, argument)
 		}
 		rest = rest[at[1]:]
 	}

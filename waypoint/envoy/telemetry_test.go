@@ -16,6 +16,12 @@ func TestCheckFormat(t *testing.T) {
 		"%DURATION% ms, %PROTOCOL%":                  true,
 		"%DYNAMIC_METADATA(a.b:c:d)%":                true,
 		"%REQ%":                                      false,
+		"%FILTER_STATE(a.b:PLAIN)%":                  true,
+		"%FILTER_STATE(a.b:NOPE)%":                   false,
+		"%METADATA(CLUSTER:a:b)%":                    true,
+		"%METADATA(NOWHERE:a:b)%":                    false,
+		"%DURATION(x)%":                              false,
+		"%REQ(a?b?c)%":                               false,
 		"%REQ()%":                                    false,
 		"%":                                          false,
 		"50% off":                                    false,
@@ -25,6 +31,11 @@ func TestCheckFormat(t *testing.T) {
 	} {
 		if err := checkFormat(format); (err == nil) != ok {
 			t.Errorf("%.40q: %v, want ok %v", format, err, ok)
+		}
+	}
+	for _, format := range defaultFields {
+		if err := checkFormat(format); err != nil {
+			t.Error(err)
 		}
 	}
 	if err := checkFormat(defaultText); err != nil {
