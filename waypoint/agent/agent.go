@@ -83,6 +83,9 @@ type agent struct {
 
 // Run serves until ctx ends, drains, and returns when everything it started has ended.
 func Run(ctx context.Context, cfg Config, deps Deps) error {
+	if err := cfg.podLabels(); err != nil {
+		return fmt.Errorf("labels of the pod: %w", err)
+	}
 	if err := cfg.Validate(); err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func TestCountsForDrain(t *testing.T) {
 	}
 }
 
-func TestPodStats(t *testing.T) {
+func TestPodInfo(t *testing.T) {
 	c := Default()
 	c.PodInfo = t.TempDir()
 	if err := c.podStats(); err != nil || c.StatsPrefixes != nil {
@@ -116,6 +116,13 @@ sidecar.istio.io/statsInclusionPrefixes="cluster.outbound,listener"
 	}
 	if d := cmp.Diff([][]string{{"cluster.outbound", "listener"}, nil, {"r.*"}}, [][]string{c.StatsPrefixes, c.StatsSuffixes, c.StatsRegexps}); d != "" {
 		t.Error(d)
+	}
+	labels := "gateway.networking.k8s.io/gateway-name=\"gw\"\ntopology.kubernetes.io/zone=\"z1\"\n"
+	if err := os.WriteFile(filepath.Join(c.PodInfo, "labels"), []byte(labels), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.podLabels(); err != nil || c.GatewayName != "gw" || c.Zone != "z1" {
+		t.Errorf("from labels: gateway %q, zone %q, %v", c.GatewayName, c.Zone, err)
 	}
 	write("proxy.istio.io/config=\"[\"\n")
 	if err := c.podStats(); err == nil {

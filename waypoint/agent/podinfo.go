@@ -11,18 +11,42 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
-// podStats reads from the pod's annotations which of Envoy's own statistics its owner wants besides the usual ones. The
-// folder is what the downward API writes; without it there is nothing to read.
-func (c *Config) podStats() error {
+// podLabels takes from the pod's labels what the environment did not say: the Gateway it is an instance of, and where it
+// runs. The folder is what the downward API writes; without it there is nothing to read.
+func (c *Config) podLabels() error {
+	labels, err := c.podInfo("labels")
+	if err != nil {
+		return err
+	}
+	for label, to := range map[string]*string{
+		mesh.LabelGatewayName: &c.GatewayName, mesh.LabelRegion: &c.Region, mesh.LabelZone: &c.Zone, mesh.LabelSubzone: &c.Subzone,
+	} {
+		if *to == "" {
+			*to = labels[label]
+		}
+	}
+	return nil
+}
+
+// podInfo reads one of the files of the downward API.
+func (c *Config) podInfo(name string) (map[string]string, error) {
 	if c.PodInfo == "" {
-		return nil
+		return nil, nil
 	}
-	annotations, err := readAnnotations(filepath.Join(c.PodInfo, "annotations"))
+	m, err := readMap(filepath.Join(c.PodInfo, name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
+	return m, err
+}
+
+// podStats reads from the pod's annotations which of Envoy's own statistics its owner wants besides the usual ones.
+func (c *Config) podStats() error {
+	annotations, err := c.podInfo("annotations")
 	if err != nil {
 		return err
 	}
@@ -49,8 +73,8 @@ func (c *Config) podStats() error {
 	return nil
 }
 
-// readAnnotations reads lines of key="value", as Kubernetes pkg/fieldpath FormatMap writes them.
-func readAnnotations(path string) (map[string]string, error) {
+// readMap reads lines of key="value", as Kubernetes pkg/fieldpath FormatMap writes them.
+func readMap(path string) (map[string]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -66,7 +90,7 @@ func readAnnotations(path string) (map[string]string, error) {
 		}
 		value, err := strconv.Unquote(quoted)
 		if err != nil {
-			return nil, fmt.Errorf("%s: annotation %s is not quoted", path, key)
+			return nil, fmt.Errorf("%s: the value of %s is not quoted", path, key)
 		}
 		out[key] = value
 	}

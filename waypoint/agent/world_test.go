@@ -165,6 +165,7 @@ func prepare(t testing.TB, change ...func(*Config)) *running {
 	r.cfg.GatewayName, r.cfg.PodName, r.cfg.PodNamespace, r.cfg.ServiceAccount = "waypoint", "waypoint-0", "default", "waypoint"
 	r.cfg.InstanceIP, r.cfg.Bind = netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.1")
 	r.cfg.XDSAddress, r.cfg.CAAddress = "http://"+r.plane.address, "http://127.0.0.1:1"
+	r.cfg.PodInfo = ""
 	r.cfg.RunDir, r.cfg.EnvoyConcurrency = dir, 2
 	r.cfg.HBONEPort, r.cfg.PeerHBONEPort, r.cfg.ReadyPort, r.cfg.StatsPort, r.cfg.AdminPort = port(), port(), port(), port(), port()
 	r.cfg.MetricsAddress = fmt.Sprintf("127.0.0.1:%d", port())

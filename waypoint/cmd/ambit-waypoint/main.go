@@ -41,6 +41,7 @@ index once and kept in the cache (see: ambit-waypoint envoy).
 
 It is configured by its environment, with the variables of Istio's gateways; flags win:
   GATEWAY_NAME POD_NAME POD_NAMESPACE SERVICE_ACCOUNT INSTANCE_IP   which instance of which Gateway this is
+                                   (GATEWAY_NAME otherwise from the pod's labels in /etc/istio/pod)
   XDS_ADDRESS CA_ADDRESS           control plane and certificate authority, https://HOST:PORT; http:// is plaintext
   XDS_ROOT_CA CA_ROOT_CA           PEM files with the roots of their certificates
   AUTH_TOKEN                       file with the bearer token
