@@ -171,8 +171,8 @@ func (e *Env) networkFilters(t target) ([]*listenerv3.Filter, []Problem) {
 // networkPolicy is the name of a target's TCP policies of one kind, as a resource.
 func networkPolicy(kind string, t target) string { return kind + "|" + portText(t.port) + "|" + t.key }
 
-// Extensions are the filter configurations Envoy fetches by name (ECDS): one for each Wasm module, two for CONNECTs, and three for each
-// target of TCP connections. Problems of the latter are reported with the chains.
+// Extensions are the filter configurations Envoy fetches by name (ECDS): one for each Wasm module, two for CONNECTs, and
+// three for each target of TCP connections. Problems of the latter are reported with the chains.
 func Extensions(e *Env) ([]*corev3.TypedExtensionConfig, []Problem) {
 	out, problems := e.moduleConfigs()
 	deny, allow := e.connectPolicies()

@@ -1,6 +1,7 @@
 package envoy_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
+	"github.com/ambit-mesh/ambit/waypoint/envoy/envoytest"
 )
 
 // serveGRPC runs a server at ip for the rest of the test.
@@ -285,4 +287,41 @@ func TestUnknownBackends(t *testing.T) {
 	s.svc.Policies.Authorization = nil
 	s.TryApply(s.world)
 	wantStatus(t, client, 200, "GET", "/h")
+}
+
+// TestCustomTCP: a gRPC authorizer decides about connections, too.
+func TestCustomTCP(t *testing.T) {
+	const ip = "127.0.33.11"
+	w := &envoytest.World{}
+	port := envoytest.TCPApp(t, "tcp", ip)
+	svc := w.Add("tcp.default.svc.cluster.local", "10.96.0.1", []envoytest.Port{{Number: 9000, Target: port, Protocol: waypoint.Protocol_TCP}},
+		envoytest.Pod("tcp", ip, "echo"))
+	s := &shop{world: w, svc: svc, t: t}
+	guardPort := serveGRPC(t, "127.0.33.12", func(g *grpc.Server) { authv3.RegisterAuthorizationServer(g, guard{}) })
+	p := policy(waypoint.Authorization_CUSTOM, "g", from(&waypoint.Source{Namespaces: exact("other")}))
+	p.Authorizer = &waypoint.ExternalAuthorizer{
+		Name: "guard", Service: s.outside("guard", "127.0.33.12", guardPort, waypoint.Protocol_GRPC),
+		Timeout: durationpb.New(5 * time.Second), Transport: &waypoint.ExternalAuthorizer_Grpc{Grpc: &waypoint.ExternalAuthorizer_GRPC{}},
+	}
+	svc.Policies = authorization(p)
+	s.Proxy = envoytest.Start(t, w)
+	s.Node(ip, idEcho)
+	echoes := func(id string) bool {
+		c, err := s.Peer(id).Dial(t.Context(), "10.96.0.1:9000")
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "hello\n")
+		r := bufio.NewReader(c)
+		_, _ = r.ReadString('\n')
+		line, _ := r.ReadString('\n')
+		return line == "hello\n"
+	}
+	if !echoes(idClient) {
+		t.Error("a connection no policy is about was refused")
+	}
+	if echoes(idOther) {
+		t.Error("the authorizer refuses, and the connection works")
+	}
 }
