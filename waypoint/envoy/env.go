@@ -10,7 +10,8 @@
 //	peer --mTLS, HTTP/2 CONNECT--> connect_terminate --> main_internal: one filter chain per service and port
 //	  --> cluster of the service --> connect_originate --mTLS, HTTP/2 CONNECT--> the pod's node proxy
 //
-// Start reading here, then terminate.go, internal.go, chain.go, cluster.go and originate.go follow that way.
+// Start reading here, then terminate.go, internal.go, chain.go, cluster.go and originate.go follow that way; detect.go is the
+// way around where a protocol must be found out, edge.go the start of it for clients outside the mesh.
 package envoy
 
 import (
