@@ -33,7 +33,9 @@ func (s *gatewaySource) add(cmd *cobra.Command, files bool) {
 type instance struct {
 	namespace, gateway, pod string
 	ready                   bool
-	endpoint                admin.Endpoint
+	// identity is the SPIFFE id it speaks as.
+	identity string
+	endpoint admin.Endpoint
 }
 
 func (i instance) String() string { return i.pod + "." + i.namespace }
@@ -58,7 +60,7 @@ func (a *app) instances(ctx context.Context, namespace string) ([]instance, erro
 		if !ok {
 			continue
 		}
-		out = append(out, instance{p.Namespace(), name, p.Name(), isReady(p), admin.Endpoint{
+		out = append(out, instance{p.Namespace(), name, p.Name(), isReady(p), identityOf(p), admin.Endpoint{
 			What: "waypoint pod " + p.Namespace() + "/" + p.Name(), Address: "unix:" + lab.GatewayAdmin(p.Text("metadata", "uid")),
 			Hint: fmt.Sprintf("see \"ambitctl lab logs -n %s %s\"", p.Namespace(), p.Name()),
 		}})
@@ -73,6 +75,23 @@ func (a *app) instances(ctx context.Context, namespace string) ([]instance, erro
 		return 1
 	})
 	return out, nil
+}
+
+// identityOf reads who a pod is from what its proxy was started with; the trust domain is the mesh's default otherwise.
+func identityOf(p cluster.Object) string {
+	domain := mesh.DefaultTrustDomain
+	for _, c := range p.Items("spec", "containers") {
+		for _, v := range c.Items("env") {
+			if v.Text("name") == "TRUST_DOMAIN" && v.Text("value") != "" {
+				domain = v.Text("value")
+			}
+		}
+	}
+	account := p.Text("spec", "serviceAccountName")
+	if account == "" {
+		account = mesh.DefaultServiceAccount
+	}
+	return "spiffe://" + domain + "/ns/" + p.Namespace() + "/sa/" + account
 }
 
 func isReady(p cluster.Object) bool {

@@ -118,7 +118,7 @@ Any program called ambitctl-NAME or ambit-NAME, beside ambitctl or on PATH, runs
 	a.complete(root, "lab", labNames)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	root.AddGroup(&cobra.Group{ID: "look", Title: "Look:"}, &cobra.Group{ID: "run", Title: "Run:"})
-	for _, c := range []*cobra.Command{a.enrolment(), a.ztunnelConfig(), a.proxyConfig(), a.config(), a.ca(), a.proxyStatus(), a.version()} {
+	for _, c := range []*cobra.Command{a.explain(), a.enrolment(), a.ztunnelConfig(), a.proxyConfig(), a.config(), a.ca(), a.proxyStatus(), a.version()} {
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/ambit-mesh/ambit/ca/client"
+	"github.com/ambit-mesh/ambit/ztunnel/explain"
 	"github.com/ambit-mesh/ambit/ztunnel/state"
 	"github.com/ambit-mesh/ambit/ztunnel/telemetry"
 )
@@ -30,6 +31,8 @@ type Sources struct {
 	Config any
 	// State returns the snapshot that routes.
 	State func() *state.Snapshot
+	// Mesh is what explanations need besides.
+	Mesh explain.Mesh
 	// Static returns what the proxy was given besides (LOCAL_XDS). Nil: nothing.
 	Static func() *state.Snapshot
 	// Certificates lists the identities held.
@@ -73,6 +76,8 @@ func Handler(s Sources) http.Handler {
 	mux := http.NewServeMux()
 	pages := []page{
 		{path: "/config_dump", about: "workloads, services, policies, certificates and connections as JSON", handle: s.configDump},
+		{path: "/explain/outbound", about: "where a connection of a pod would go: ?workload=NAMESPACE/NAME&host=NAME&port=80", handle: s.explainOutbound},
+		{path: "/explain/inbound", about: "whether a pod would take a connection: ?workload=NAMESPACE/NAME&port=8080&peer=SPIFFE_ID", handle: s.explainInbound},
 		{path: "/logging", about: "log filter: GET shows it, POST ?level=info,access=debug changes it, POST ?reset restores it", handle: s.logging, post: true},
 		{path: "/quitquitquit", about: "POST: drain and stop", handle: s.quit, post: true},
 		{path: "/debug/pprof/profile", about: "CPU profile, ?seconds=10", handle: pprof.Profile},

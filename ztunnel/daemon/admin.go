@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/ambit-mesh/ambit/ztunnel/admin"
+	"github.com/ambit-mesh/ambit/ztunnel/explain"
 	"github.com/ambit-mesh/ambit/ztunnel/inpod"
 	"github.com/ambit-mesh/ambit/ztunnel/proxy"
 	"github.com/ambit-mesh/ambit/ztunnel/telemetry"
@@ -16,6 +17,7 @@ func (z *ztunnel) serveAdmin(ctx context.Context, levels *telemetry.Levels) erro
 	}
 	return admin.Serve(ctx, at, admin.Sources{
 		Version: z.version, Config: z.cfg, State: z.state.Current, Certificates: z.certs.Dump, Pods: z.pods, Levels: levels,
+		Mesh:   explain.Mesh{Network: z.cfg.Network, PreferredNamespace: z.cfg.PreferredServiceNamespace, Domain: z.cfg.ClusterDomain},
 		Static: z.static.Current, Metrics: z.rec.Registry(), Blockers: z.blockers, Quit: z.quit,
 	}, z.log)
 }
