@@ -30,6 +30,8 @@ type Renderer struct {
 	losers map[*unit]map[*unit]struct{} // owner → losers
 	// troubled are the units with problems.
 	troubled map[*unit]struct{}
+	// missed: changes went by while there was no Gateway.
+	missed bool
 }
 
 type resourceID struct{ typeURL, name string }
@@ -80,9 +82,15 @@ func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes, modules ...string)
 	if s.Gateway() == nil {
 		// Never known, or taken away: what Envoy has stays, for a Gateway that was deleted by mistake comes back and one
 		// that was deleted on purpose takes this process with it.
+		r.missed = true
 		return nil
 	}
 	again := map[*unit]struct{}{}
+	if r.missed {
+		for _, u := range r.units {
+			again[u] = struct{}{}
+		}
+	}
 	r.arrange(s, c, again)
 	deps := changed(c, r.opts.InlineChains)
 	for _, m := range modules {
@@ -142,7 +150,8 @@ func (r *Renderer) arrange(s *facts.Snapshot, c facts.Changes, again map[*unit]s
 			again[u] = struct{}{}
 		}
 	}
-	first := r.units["static"] == nil
+	first := r.missed || r.units["static"] == nil
+	r.missed = false
 	add("static", expandStatic)
 	add("listeners", expandListeners)
 	add("direct", expandDirect)
