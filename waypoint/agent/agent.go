@@ -292,8 +292,13 @@ func (a *agent) awaitReady(ctx context.Context) error {
 		}
 	}
 	a.log.Info("Envoy has its first configuration")
-	// Starting takes several times the memory that running does; Envoy needs it more.
-	debug.FreeOSMemory()
+	// Starting takes several times the memory that running does, and Envoy needs it more.
+	for sleep(ctx, time.Second) {
+		if len(a.behind()) == 0 {
+			debug.FreeOSMemory()
+			break
+		}
+	}
 	return nil
 }
 
