@@ -106,7 +106,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"workload: []": `unknown field "workload"`,
 		"workloads: [{name: a, namespace: ns, protocl: HBONE}]":                                                                 "protocl",
 		"workloads: [{name: a, namespace: ns, protocol: hbone}]":                                                                `workloads[0] (ns/a): protocol "hbone" is not known: use one of HBONE, TCP`,
-		"workloads: [{name: a}]":                                                                                               "neither a uid",
+		"workloads: [{name: a}]":                                                                                                "neither a uid",
 		"workloads: [{name: a, namespace: ns, workloadIps: [10.0.0]}]":                                                          "10.0.0",
 		"workloads: [{name: a, namespace: ns, waypoint: {destination: somewhere}}]":                                             `destination "somewhere" is neither`,
 		"workloads: [{name: a, namespace: ns, services: {x: 80}}]":                                                              "want namespace/hostname",
