@@ -3,8 +3,6 @@ package ctl
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -14,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ambit-mesh/ambit/install/admin"
-	"github.com/ambit-mesh/ambit/install/table"
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/install/cluster"
 )
 
 // question is what explain is asked.
@@ -23,13 +21,13 @@ type question struct {
 	namespace string
 	method    string
 	headers   []string
+	tcp       bool
 	output    format
 
-	source string // namespace/name of the pod
-	host   string
-	port   uint16
-	path   string
-	sni    string
+	host string
+	port uint16
+	path string
+	sni  string
 }
 
 func (a *app) explain() *cobra.Command {
@@ -40,11 +38,15 @@ func (a *app) explain() *cobra.Command {
 
 Each hop is asked what it would do now, with the state it really routes by: the node proxy of the pod that calls, the waypoint
 if there is one (token, policies by name and rule, limits, route, backend), and the node proxy of every pod that may answer.
-DESTINATION is a name as the pod would write it, an address, or a URL. POD is NAME or NAME.NAMESPACE, or deployment/NAME.
-The exit code is 0 when the mesh lets it through and 79 when it does not.`,
+POD is NAME or NAME.NAMESPACE, or deployment/NAME; if it is an ingress gateway's, the request is one from outside to its
+listener at PORT. DESTINATION is a name as the pod would write it, an address, or a URL; without a port it is 80.
+
+Each line is what one hop says: pass, DENY, or open when somebody else decides (an external authorizer, a counter, chance).
+The exit code is 0 when the mesh lets it through, 79 when it does not, and 1 when that cannot be found out.`,
 		Example: `  ambitctl explain client.bookinfo reviews:9080 /reviews/0
   ambitctl explain deployment/productpage-v1 -n bookinfo http://reviews:9080/reviews/0 -X POST
-  ambitctl explain client.bookinfo 10.244.1.7:9080 -H 'end-user: jason' -o json`,
+  ambitctl explain client.bookinfo 10.244.1.7:9080 -H 'end-user: jason' -o json
+  ambitctl explain deployment/edge-istio -n bookinfo http://shop.example:80/`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 || len(args) > 3 {
 				return usagef("want POD, DESTINATION and perhaps a PATH, got %d arguments", len(args))
@@ -55,13 +57,18 @@ The exit code is 0 when the mesh lets it through and 79 when it does not.`,
 	namespaceFlag(cmd, &q.namespace)
 	cmd.Flags().StringVarP(&q.method, "request", "X", "GET", "method of the request")
 	cmd.Flags().StringArrayVarP(&q.headers, "header", "H", nil, "header of the request, as NAME: VALUE")
+	cmd.Flags().BoolVar(&q.tcp, "tcp", false, "a connection that is not HTTP, to a port that takes both")
 	cmd.Flags().StringVar(&q.sni, "sni", "", "server name a TLS client asks for")
 	a.outputFlag(cmd, &q.output)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := q.parse(args); err != nil {
 			return err
 		}
-		return a.walk(cmd.Context(), q, args[0])
+		e, err := a.walk(cmd.Context(), q, args[0])
+		if err != nil {
+			return err
+		}
+		return a.tell(q.output, e)
 	}
 	return cmd
 }
@@ -79,7 +86,7 @@ func (q *question) parse(args []string) error {
 	} else if host, p, err := net.SplitHostPort(dst); err == nil {
 		q.host, port = host, p
 	} else {
-		q.host, port = dst, "80"
+		q.host, port = strings.Trim(dst, "[]"), "80"
 	}
 	if len(args) == 3 {
 		q.path = args[2]
@@ -91,46 +98,28 @@ func (q *question) parse(args []string) error {
 	if err != nil || n == 0 {
 		return usagef("%q is not a port", port)
 	}
+	if q.host == "" {
+		return usagef("the destination %q names no host", dst)
+	}
 	q.port = uint16(n)
 	for _, h := range q.headers {
-		if !strings.Contains(h, ":") {
+		if name, _, ok := strings.Cut(h, ":"); !ok || name == "" {
 			return usagef("header %q: write NAME: VALUE", h)
 		}
 	}
 	return nil
 }
 
-// stage is one line of the walk.
-type stage struct {
-	Hop     string `json:"hop"`
-	Verdict string `json:"verdict"`
-	What    string `json:"what"`
-	Object  string `json:"object,omitempty"`
-}
-
-// explanation is the whole walk.
-type explanation struct {
-	Allowed bool    `json:"allowed"`
-	Status  int     `json:"status,omitempty"`
-	Reason  string  `json:"reason,omitempty"`
-	Stages  []stage `json:"stages"`
-}
-
-func (e *explanation) add(hop, verdict, object, format string, args ...any) {
-	e.Stages = append(e.Stages, stage{hop, verdict, fmt.Sprintf(format, args...), object})
-}
-
-// Verdicts of a stage.
-const (
-	pass   = "pass"
-	deny   = "DENY"
-	either = "open" // somebody else decides
-)
-
-// refuse ends the walk.
-func (e *explanation) refuse(hop, object, reason, text string) {
-	e.Allowed, e.Reason = false, reason
-	e.add(hop, deny, object, "%s", text)
+// authority is what an HTTP client puts into Host: the port only if it is not the usual one.
+func (q *question) authority() string {
+	host := q.host
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if q.port == 80 {
+		return host
+	}
+	return fmt.Sprintf("%s:%d", host, q.port)
 }
 
 // way is ztunnel's answer about a connection out of a pod.
@@ -148,70 +137,100 @@ type hop struct {
 
 func (h hop) String() string { return h.Namespace + "/" + h.Name }
 
+// walker is one walk through the mesh.
+type walker struct {
+	*app
+	*explanation
+	q       question
+	proxies []proxy
+	nodes   map[string]string          // of pods, by namespace/name
+	taken   map[string]map[string]bool // pods a node's proxy serves, by node
+}
+
 // walk asks everybody on the way.
-func (a *app) walk(ctx context.Context, q question, pod string) error {
+func (a *app) walk(ctx context.Context, q question, pod string) (*explanation, error) {
 	lab, err := a.openLab()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	proxies := labProxies(lab)
-	source, node, err := a.locatePod(ctx, pod, q.namespace)
+	src, nodes, err := a.locatePod(ctx, pod, q.namespace)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	q.source = source
-	var w way
-	err = ask(ctx, endpointOf(proxies, node), "/explain/outbound", url.Values{"workload": {source}, "host": {q.host}, "port": {strconv.Itoa(int(q.port))}}, &w)
-	if err != nil {
-		return err
+	w := &walker{app: a, explanation: &explanation{Allowed: true}, q: q, proxies: labProxies(lab), nodes: nodes, taken: map[string]map[string]bool{}}
+	source, node := src.Namespace()+"/"+src.Name(), src.Text("spec", "nodeName")
+	if _, ok := src.Label(mesh.LabelGatewayName); ok {
+		i, err := a.instanceFor(ctx, gatewaySource{namespace: src.Namespace()}, []string{src.Name()})
+		if err != nil {
+			return nil, err
+		}
+		if isEdge(i) {
+			w.fromOutside(ctx, i, src.Text("status", "podIP"))
+			return w.explanation, nil
+		}
 	}
-	e := &explanation{Allowed: true}
-	client := "ztunnel of " + node
-	captured, err := a.captured(ctx, endpointOf(proxies, node), source)
+	proxy := endpointOf(w.proxies, node)
+	captured, err := w.captured(ctx, node, source)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	ask := url.Values{"workload": {source}, "host": {q.host}, "port": {strconv.Itoa(int(q.port))}}
+	if !captured {
+		ask.Set("unredirected", "true")
+	}
+	var out way
+	if err := askJSON(ctx, proxy, "/explain/outbound", ask, &out); err != nil {
+		return nil, err
 	}
 	if !captured {
-		// The connection never enters a proxy: it is what it is on the wire.
-		e.add("pod "+source, pass, "", "is not in the mesh: its connections are not redirected, and leave as plaintext to %s", w.Dst)
-		w.Kind, w.Waypoint, w.Identity, w.Error = "plain", "", "", ""
+		w.add("pod "+source, pass, "", "is not in the mesh: nothing is redirected, its connections leave as plaintext, without an identity")
+		w.unredirected(ctx, out)
 	} else {
-		e.add("pod "+source, pass, "", "is in the mesh, as %s; connections are handed to the proxy of its node", w.Identity)
+		w.add("pod "+source, pass, "", "is in the mesh as %s: its connections are handed to the proxy of its node", out.Identity)
+		w.outward(ctx, out, "ztunnel of "+node)
 	}
-	a.outward(ctx, e, q, w, client, proxies)
-	return a.tell(q, e)
+	return w.explanation, nil
 }
 
-// outward goes on from the caller's node.
-func (a *app) outward(ctx context.Context, e *explanation, q question, w way, client string, proxies []proxy) {
+// unredirected follows a connection no proxy of its node sees.
+func (w *walker) unredirected(ctx context.Context, out way) {
 	switch {
-	case w.Error != "":
-		e.refuse(client, "", w.Reason, w.Error)
-	case w.Kind == "passthrough":
-		e.add(client, pass, "", "%s is nothing the mesh knows: passed through as it is", w.Dst)
-	case w.Waypoint != "":
-		e.add(client, pass, "", "%s is %s, behind waypoint %s: a tunnel to %s", w.Dst, name(w.Service, "a workload"), w.Waypoint, hops(w.Hops))
-		a.throughWaypoint(ctx, e, q, w, proxies)
+	case out.Error != "":
+		w.refuse("network", "", out.Reason, 0, out.Error)
+	case out.Kind == "passthrough":
+		w.add("network", pass, "", "%s is nothing the mesh knows", out.Dst)
 	default:
-		how := "mutual TLS"
-		if w.Kind == "plain" {
-			how = "plaintext"
-		}
-		e.add(client, pass, "", "%s is %s: %s to %s", w.Dst, name(w.Service, "a workload"), how, hops(w.Hops))
-		if w.Around != "" {
-			e.add(client, either, "", "%s; its owner accepts that", w.Around)
-		}
-		peer := w.Identity
-		if w.Kind == "plain" {
-			peer = ""
-		}
-		a.arrive(ctx, e, proxies, w.Hops, arrival{peer: peer, peerIP: w.Address})
+		w.add("network", pass, "", "%s is %s: straight to %s, past any waypoint", out.Dst, service(out.Service), hops(out.Hops))
+		w.settle(w.arrive(ctx, out.Hops, arrival{peerIP: out.Address}))
 	}
 }
 
-func name(s, otherwise string) string {
+// outward goes on from the proxy of the caller's node.
+func (w *walker) outward(ctx context.Context, out way, at string) {
+	switch {
+	case out.Error != "":
+		w.refuse(at, "", out.Reason, 0, out.Error)
+	case out.Kind == "passthrough":
+		w.add(at, pass, "", "%s is nothing the mesh knows: passed through as it is", out.Dst)
+	case out.Waypoint != "":
+		w.add(at, pass, "", "%s is %s behind waypoint %s: a tunnel to %s", out.Dst, service(out.Service), out.Waypoint, hops(out.Hops))
+		w.throughWaypoint(ctx, out)
+	default:
+		how, peer := "a tunnel with mutual TLS", out.Identity
+		if out.Kind == "plain" {
+			how, peer = "plaintext", ""
+		}
+		w.add(at, pass, "", "%s is %s: %s to %s", out.Dst, service(out.Service), how, hops(out.Hops))
+		if out.Around != "" {
+			w.add(at, either, "", "%s; its owner accepts that", out.Around)
+		}
+		w.settle(w.arrive(ctx, out.Hops, arrival{peer: peer, peerIP: out.Address}))
+	}
+}
+
+func service(s string) string {
 	if s == "" {
-		return otherwise
+		return "a pod"
 	}
 	return "service " + s
 }
@@ -226,127 +245,51 @@ func hops(list []hop) string {
 		out = append(out, h.Name+" ("+h.Address+")")
 	}
 	if len(out) > 3 {
-		out = append(out[:3], fmt.Sprintf("%d others", len(out)-3))
+		out = append(out[:3:3], fmt.Sprintf("%d others", len(out)-3))
 	}
 	return strings.Join(out, ", ")
 }
 
-func endpointOf(all []proxy, node string) admin.Endpoint {
-	for _, p := range all {
-		if p.node == node {
-			return p.endpoint
-		}
-	}
-	return admin.Endpoint{What: "the ztunnel of " + node}
-}
-
-// ask decodes an answer.
-func ask(ctx context.Context, e admin.Endpoint, path string, q url.Values, to any) error {
-	if e.Address == "" {
-		return fmt.Errorf("%s is unknown here", e.What)
-	}
-	body, err := e.Get(ctx, path+"?"+q.Encode())
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(to); err != nil {
-		return fmt.Errorf("%w of %s: %w", errData, e.What, err)
-	}
-	return nil
-}
-
-// locatePod finds a pod and its node: NAME, NAME.NAMESPACE, NAMESPACE/NAME, or what owns it as deployment/NAME.
-func (a *app) locatePod(ctx context.Context, what, namespace string) (source, node string, err error) {
+// locatePod finds a pod, NAME, NAME.NAMESPACE, NAMESPACE/NAME, or what owns it as deployment/NAME; and the nodes of all.
+func (a *app) locatePod(ctx context.Context, what, namespace string) (found cluster.Object, nodes map[string]string, err error) {
 	c, err := a.cluster()
 	if err != nil {
-		return "", "", err
+		return nil, nil, err
 	}
 	pods, err := c.List(ctx, "Pod", "")
 	if err != nil {
-		return "", "", err
+		return nil, nil, err
 	}
-	kind, want, hasKind := strings.Cut(what, "/")
-	if !hasKind {
-		want = what
-	}
-	var found []string
+	nodes = map[string]string{}
+	var similar []string
 	for _, p := range pods {
-		names := []string{p.Name() + "." + p.Namespace(), p.Namespace() + "/" + p.Name()}
-		if p.Namespace() == namespace {
-			names = append(names, p.Name(), "pod/"+p.Name())
+		nodes[p.Namespace()+"/"+p.Name()] = p.Text("spec", "nodeName")
+		if found == nil && isPod(p, what, namespace) {
+			found = p
 		}
-		owned := hasKind && p.Namespace() == namespace && kind != namespace && strings.HasPrefix(p.Name(), want+"-")
-		if slices.Contains(names, what) || owned {
-			source, node = p.Namespace()+"/"+p.Name(), p.Text("spec", "nodeName")
-			return source, node, nil
+		_, name, ok := strings.Cut(what, "/")
+		if !ok {
+			name, _, _ = strings.Cut(what, ".")
 		}
-		if strings.HasPrefix(p.Name(), want) {
-			found = append(found, p.Name()+"."+p.Namespace())
+		if strings.HasPrefix(p.Name(), name) {
+			similar = append(similar, p.Name()+"."+p.Namespace())
 		}
+	}
+	if found != nil {
+		return found, nodes, nil
 	}
 	hint := "\"ambitctl lab get pods -A\" lists them"
-	if len(found) > 0 {
-		hint = "did you mean " + strings.Join(found[:min(3, len(found))], " or ") + "?"
+	if len(similar) > 0 {
+		hint = "did you mean " + strings.Join(similar[:min(3, len(similar))], " or ") + "?"
 	}
-	return "", "", fmt.Errorf("there is no pod %q in namespace %s; %s", what, namespace, hint)
+	return nil, nil, fmt.Errorf("there is no pod %q in namespace %s; %s", what, namespace, hint)
 }
 
-// captured asks whether a node's proxy serves a pod.
-func (a *app) captured(ctx context.Context, e admin.Endpoint, pod string) (bool, error) {
-	var dump struct {
-		Pods map[string]struct {
-			State string
-			Info  struct{ Name, Namespace string }
-		} `json:"workloadState"`
+func isPod(p cluster.Object, what, namespace string) bool {
+	names := []string{p.Name() + "." + p.Namespace(), p.Namespace() + "/" + p.Name()}
+	if p.Namespace() != namespace {
+		return slices.Contains(names, what)
 	}
-	if err := ask(ctx, e, "/config_dump", nil, &dump); err != nil {
-		return false, err
-	}
-	for _, p := range dump.Pods {
-		if p.Info.Namespace+"/"+p.Info.Name == pod {
-			return p.State == "Up" || p.State == "Draining", nil
-		}
-	}
-	return false, nil
+	kind, owner, ok := strings.Cut(what, "/")
+	return slices.Contains(append(names, p.Name(), "pod/"+p.Name()), what) || ok && kind != namespace && strings.HasPrefix(p.Name(), owner+"-")
 }
-
-// tell prints the walk; a refusal has an exit code of its own.
-func (a *app) tell(q question, e *explanation) error {
-	if q.output.structured() {
-		if err := a.data(q.output, e); err != nil {
-			return err
-		}
-	} else {
-		t := &table.Table{Head: []string{"HOP", "VERDICT", "WHAT", "BECAUSE OF"}}
-		last := ""
-		for _, s := range e.Stages {
-			h := s.Hop
-			if h == last {
-				h = `"`
-			}
-			last = s.Hop
-			t.Add(h, s.Verdict, s.What, s.Object)
-		}
-		if err := a.table(t); err != nil {
-			return err
-		}
-		verdict := "The mesh lets it through."
-		switch {
-		case !e.Allowed && e.Status != 0:
-			verdict = fmt.Sprintf("The mesh refuses it: status %d.", e.Status)
-		case !e.Allowed:
-			verdict = "The mesh refuses it: the connection is closed (" + cmp.Or(e.Reason, "no reason given") + ")."
-		case e.Status != 0:
-			verdict = fmt.Sprintf("The waypoint answers it itself: status %d.", e.Status)
-		}
-		fmt.Fprintln(a.env.Out, "\n"+verdict)
-	}
-	if !e.Allowed {
-		return errIssues
-	}
-	return nil
-}
-
-// errNoInstance: nobody to ask.
-var errNoInstance = errors.New("no instance of the waypoint answers")

@@ -31,8 +31,8 @@ func (s *gatewaySource) add(cmd *cobra.Command, files bool) {
 
 // instance is one pod of a waypoint or gateway.
 type instance struct {
-	namespace, gateway, pod string
-	ready                   bool
+	namespace, gateway, pod, class string
+	ready                          bool
 	// identity is the SPIFFE id it speaks as.
 	identity string
 	endpoint admin.Endpoint
@@ -60,7 +60,8 @@ func (a *app) instances(ctx context.Context, namespace string) ([]instance, erro
 		if !ok {
 			continue
 		}
-		out = append(out, instance{p.Namespace(), name, p.Name(), isReady(p), identityOf(p), admin.Endpoint{
+		class, _ := p.Label(mesh.LabelGatewayClassName)
+		out = append(out, instance{p.Namespace(), name, p.Name(), class, isReady(p), identityOf(p), admin.Endpoint{
 			What: "waypoint pod " + p.Namespace() + "/" + p.Name(), Address: "unix:" + lab.GatewayAdmin(p.Text("metadata", "uid")),
 			Hint: fmt.Sprintf("see \"ambitctl lab logs -n %s %s\"", p.Namespace(), p.Name()),
 		}})

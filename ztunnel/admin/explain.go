@@ -10,15 +10,15 @@ import (
 	"github.com/ambit-mesh/ambit/ztunnel/explain"
 )
 
-// explainOutbound answers ?workload=&host=&port= with explain.Way.
+// explainOutbound answers ?workload=&host=&port=&unredirected with explain.Way.
 func (s Sources) explainOutbound(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	port, err := strconv.ParseUint(q.Get("port"), 10, 16)
 	if err != nil || q.Get("workload") == "" || q.Get("host") == "" {
-		http.Error(w, "want ?workload=UID, NAMESPACE/NAME or ADDRESS, &host=NAME or ADDRESS, &port=NUMBER", http.StatusBadRequest)
+		http.Error(w, "want ?workload=UID, NAMESPACE/NAME or ADDRESS, &host=NAME or ADDRESS, &port=NUMBER and perhaps &unredirected for a pod outside the mesh", http.StatusBadRequest)
 		return
 	}
-	way, err := explain.Outbound(s.State(), s.Mesh, explain.Question{Workload: q.Get("workload"), Host: q.Get("host"), Port: uint16(port)})
+	way, err := explain.Outbound(s.State(), s.Mesh, explain.Question{Workload: q.Get("workload"), Host: q.Get("host"), Port: uint16(port), Unredirected: q.Has("unredirected")})
 	answer(w, way, err)
 }
 

@@ -123,6 +123,17 @@ func Check(s *state.Snapshot, dst *state.Workload, c Connection) Verdict {
 	return v
 }
 
+// Allows lists the ALLOW policies of a workload, one of which must match: namespace/name, in the order they are asked.
+func Allows(s *state.Snapshot, dst *state.Workload) []string {
+	e := evaluation{s: s, dst: dst, global: s.GlobalPolicies(), namespace: s.NamespacePolicies(dst.Namespace)}
+	var out []string
+	e.each(allow, func(p *state.Policy) bool {
+		out = append(out, p.Key())
+		return true
+	})
+	return out
+}
+
 type phase uint8
 
 const (

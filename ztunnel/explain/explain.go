@@ -33,6 +33,8 @@ type Question struct {
 	// Host is a name or an address, Port the port of it.
 	Host string
 	Port uint16
+	// Unredirected: the pod's connections do not enter a proxy, and are on the wire as the pod makes them.
+	Unredirected bool
 }
 
 // Hop is where a connection may go.
@@ -77,9 +79,6 @@ func Outbound(s *state.Snapshot, m Mesh, q Question) (Way, error) {
 		return Way{}, fmt.Errorf("this proxy knows no workload %q; write its uid, namespace/name or address", q.Workload)
 	}
 	way := Way{Source: src.Namespace + "/" + src.Name, Node: src.Node}
-	if id := src.Identity(); !id.IsZero() {
-		way.Identity = id.String()
-	}
 	dst, err := resolve(s, m, src, q.Host)
 	if err != nil {
 		return Way{}, err
@@ -90,6 +89,13 @@ func Outbound(s *state.Snapshot, m Mesh, q Question) (Way, error) {
 		way.Address = req.SourceAddr.String()
 	}
 	way.Dst = req.Dst.String()
+	if q.Unredirected {
+		way.unredirected(s, req)
+		return way, nil
+	}
+	if id := src.Identity(); !id.IsZero() {
+		way.Identity = id.String()
+	}
 	for len(way.Hops) < maxHops {
 		d, err := route.Outbound(s, req, nil)
 		if err != nil {
@@ -105,6 +111,40 @@ func Outbound(s *state.Snapshot, m Mesh, q Question) (Way, error) {
 	}
 	slices.SortFunc(way.Hops, func(a, b Hop) int { return strings.Compare(a.Address, b.Address) })
 	return way, nil
+}
+
+// unredirected lists where the network alone brings a connection: to a pod by its address, to any endpoint of a service.
+func (w *Way) unredirected(s *state.Snapshot, req route.Request) {
+	w.Kind = route.Plain.String()
+	at := state.NetAddr{Network: req.Network, Addr: req.Dst.Addr()}
+	if dst := s.WorkloadAt(at); dst != nil {
+		w.Hops = []Hop{hopTo(dst, req.Dst)}
+		return
+	}
+	svc := state.Best(s.ServicesAt(at), req.Source.Namespace, req.PreferredNamespace)
+	if svc == nil {
+		w.Kind = route.Passthrough.String()
+		return
+	}
+	w.Service = svc.Namespace + "/" + svc.Hostname
+	list, _ := s.Endpoints(svc).List()
+	for _, e := range list {
+		port := e.TargetPort(req.Dst.Port())
+		if p, ok := svc.Port(req.Dst.Port()); port == 0 && ok {
+			port = p.Target
+		}
+		if port == 0 || !e.Workload.Healthy || len(e.Workload.Addrs) == 0 || len(w.Hops) == maxHops {
+			continue
+		}
+		w.Hops = append(w.Hops, hopTo(e.Workload, netip.AddrPortFrom(e.Workload.Addrs[0], port)))
+	}
+	if len(w.Hops) == 0 {
+		w.Reason, w.Error = telemetry.NoHealthyUpstream.String(), "service "+svc.Hostname+" has no endpoint that is ready"
+	}
+}
+
+func hopTo(x *state.Workload, at netip.AddrPort) Hop {
+	return Hop{UID: x.UID, Namespace: x.Namespace, Name: x.Name, Node: x.Node, Address: at.String(), Port: at.Port()}
 }
 
 // add lists one more candidate; false when it is listed already.
@@ -208,6 +248,8 @@ type Verdict struct {
 	Allow    bool   `json:"allow"`
 	// Policy decided; empty when none did.
 	Policy string `json:"policy,omitempty"`
+	// Asked are the ALLOW policies none of which matched, when that is why.
+	Asked []string `json:"asked,omitempty"`
 	// DryRun are policies that matched and decide nothing.
 	DryRun []string `json:"dryRun,omitempty"`
 	Reason string   `json:"reason,omitempty"`
@@ -247,6 +289,9 @@ func Inbound(s *state.Snapshot, m Mesh, a Arrival) (Verdict, error) {
 	out := Verdict{Workload: w.Namespace + "/" + w.Name, Allow: v.Allow, Policy: v.Policy}
 	for _, d := range v.DryRun {
 		out.DryRun = append(out.DryRun, d.Policy)
+	}
+	if v.Reason == telemetry.PolicyNotAllowed {
+		out.Asked = authz.Allows(s, w)
 	}
 	err = v.Error()
 	if v.Allow {

@@ -1,112 +1,154 @@
 package explain
 
 import (
-	"strconv"
+	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
-	"github.com/ambit-mesh/ambit/ztunnel/state"
-	"github.com/ambit-mesh/ambit/ztunnel/state/statetest"
+	. "github.com/ambit-mesh/ambit/ztunnel/state/statetest"
 )
 
-const domain = "cluster.local"
+var theMesh = Mesh{Domain: "cluster.local"}
 
-func world(t *testing.T) *state.Snapshot {
-	t.Helper()
-	const pay = "shop/pay.shop.svc.cluster.local"
-	behind := statetest.Service("shop", "behind", []string{"10.96.0.2"}, 80, 8080)
-	behind.Waypoint = statetest.Waypoint("shop", "waypoint.shop.svc.cluster.local")
-	guarded := statetest.Pod("shop", "guarded", "guarded", "10.0.0.5")
-	statetest.Guarded(guarded, &waypoint.Guards{Guards: []*waypoint.Guard{{Gateway: "shop/waypoint", Waypoints: []string{"spiffe://cluster.local/ns/shop/sa/waypoint"}}}})
-	pods := []*workload.Workload{
-		statetest.Pod("shop", "web", "web", "10.0.0.1"),
-		statetest.In(statetest.Pod("shop", "pay-1", "pay", "10.0.0.2"), pay, 80, 8080),
-		statetest.In(statetest.Pod("shop", "pay-2", "pay", "10.0.0.3"), pay, 80, 8080),
-		statetest.In(statetest.Pod("shop", "waypoint-1", "waypoint", "10.0.0.4"), "shop/waypoint.shop.svc.cluster.local", 15008, 15008),
-	}
-	pods[2].AuthorizationPolicies = []string{"shop/no-web"}
-	no := &security.Authorization{Namespace: "shop", Name: "no-web", Scope: security.Scope_WORKLOAD_SELECTOR, Action: security.Action_DENY, Rules: []*security.Rule{{
-		Clauses: []*security.Clause{{Matches: []*security.Match{{Principals: []*security.StringMatch{{MatchType: &security.StringMatch_Exact{Exact: "cluster.local/ns/shop/sa/web"}}}}}}},
-	}}}
-	return statetest.World(t,
-		statetest.Service("shop", "pay", []string{"10.96.0.1"}, 80, 8080), behind, statetest.Service("shop", "waypoint", []string{"10.96.0.3"}, 15008, 15008),
-		statetest.Service("shop", "empty", []string{"10.96.0.4"}, 80, 8080),
-		pods[0], pods[1], pods[2], pods[3], guarded, no,
-	).Current()
+const (
+	webKey     = "shop/web.shop.svc.cluster.local"
+	clientID   = "spiffe://cluster.local/ns/shop/sa/client"
+	waypointID = "spiffe://cluster.local/ns/shop/sa/waypoint"
+)
+
+// with changes a resource on its way into a call.
+func with[R any](r R, change func(R)) R {
+	change(r)
+	return r
 }
 
 func TestOutbound(t *testing.T) {
-	s := world(t)
+	behind := with(Service("shop", "api", []string{"10.96.0.2"}, 80, 8080), func(s *workload.Service) {
+		s.Waypoint = Waypoint("shop", "waypoint.shop.svc.cluster.local")
+	})
+	s := World(t,
+		Pod("shop", "client", "client", "10.0.0.1"),
+		In(Pod("shop", "web-1", "web", "10.0.0.2"), webKey, 80, 8080), In(Pod("shop", "web-2", "web", "10.0.0.3"), webKey, 80, 8080),
+		In(Pod("shop", "api", "api", "10.0.0.4"), "shop/api.shop.svc.cluster.local", 80, 8080),
+		In(Pod("shop", "waypoint", "waypoint", "10.0.0.5"), "shop/waypoint.shop.svc.cluster.local", 15008, 15008),
+		Service("shop", "web", []string{"10.96.0.1"}, 80, 8080), behind,
+		Service("shop", "none", []string{"10.96.0.3"}, 80, 8080), Service("shop", "waypoint", []string{"10.96.0.4"}, 15008, 15008),
+	).Current()
 	for name, tc := range map[string]struct {
-		host, kind, hops, waypoint, reason, err string
-		port                                    uint16
+		host         string
+		port         uint16
+		unredirected bool
+		kind         string
+		to           []string
+		waypoint     string
+		reason, err  string
 	}{
-		"service by short name": {host: "pay", port: 80, kind: "hbone", hops: "pay-1:8080 pay-2:8080"},
-		"service by long name":  {host: "pay.shop.svc.cluster.local.", port: 80, kind: "hbone", hops: "pay-1:8080 pay-2:8080"},
-		"service by address":    {host: "10.96.0.1", port: 80, kind: "hbone", hops: "pay-1:8080 pay-2:8080"},
-		"pod by address":        {host: "10.0.0.2", port: 9, kind: "hbone", hops: "pay-1:9"},
-		"behind a waypoint":     {host: "behind", port: 80, kind: "hbone", hops: "waypoint-1:0", waypoint: "shop/"},
-		"nothing there":         {host: "empty", port: 80, reason: "no-healthy-upstream"},
-		"unknown address":       {host: "192.0.2.1", port: 80, kind: "passthrough", hops: ":80"},
-		"unknown name":          {host: "nosuch", port: 80, err: "knows no"},
+		"service":                      {host: "web", port: 80, kind: "hbone", to: []string{"web-1", "web-2"}},
+		"service by its whole name":    {host: "web.shop.svc.cluster.local.", port: 80, kind: "hbone", to: []string{"web-1", "web-2"}},
+		"pod":                          {host: "10.0.0.3", port: 8080, kind: "hbone", to: []string{"web-2"}},
+		"behind a waypoint":            {host: "api.shop", port: 80, kind: "hbone", to: []string{"waypoint"}, waypoint: "shop/waypoint"},
+		"outside":                      {host: "192.0.2.1", port: 443, kind: "passthrough", to: []string{""}},
+		"no endpoint":                  {host: "none", port: 80, reason: "no-healthy-upstream"},
+		"unknown name":                 {host: "nowhere.example", port: 80, err: "the mesh knows no"},
+		"unredirected":                 {host: "web", port: 80, unredirected: true, kind: "plain", to: []string{"web-1", "web-2"}},
+		"unredirected past a waypoint": {host: "api.shop", port: 80, unredirected: true, kind: "plain", to: []string{"api"}},
+		"unredirected to a pod":        {host: "10.0.0.4", port: 8080, unredirected: true, kind: "plain", to: []string{"api"}},
+		"unredirected, no endpoint":    {host: "none", port: 80, unredirected: true, kind: "plain", reason: "no-healthy-upstream"},
+		"unredirected outside":         {host: "192.0.2.1", port: 443, unredirected: true, kind: "passthrough"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			way, err := Outbound(s, Mesh{Domain: domain}, Question{Workload: "shop/web", Host: tc.host, Port: tc.port})
-			if tc.err != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.err) {
+			way, err := Outbound(s, theMesh, Question{Workload: "shop/client", Host: tc.host, Port: tc.port, Unredirected: tc.unredirected})
+			if tc.err != "" || err != nil {
+				if err == nil || tc.err == "" || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("error %v, want %q", err, tc.err)
 				}
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			var hops []string
+			var to []string
 			for _, h := range way.Hops {
-				hops = append(hops, h.Name+":"+strconv.Itoa(int(h.Port)))
+				to = append(to, h.Name)
+				if h.Name != "" && h.Name != "waypoint" && h.Port != 8080 {
+					t.Errorf("hop %+v should be to port 8080", h)
+				}
 			}
-			if way.Kind != tc.kind || strings.Join(hops, " ") != tc.hops || !strings.HasPrefix(way.Waypoint, tc.waypoint) || !strings.HasPrefix(way.Reason, tc.reason) {
-				t.Errorf("got %+v", way)
+			if diff := cmp.Diff(tc.to, to); diff != "" || way.Kind != tc.kind || way.Waypoint != tc.waypoint || way.Reason != tc.reason {
+				t.Errorf("%+v, hops (-want +got):\n%s", way, diff)
+			}
+			if (way.Identity == "") != tc.unredirected {
+				t.Errorf("identity %q", way.Identity)
 			}
 		})
 	}
-	if _, err := Outbound(s, Mesh{}, Question{Workload: "shop/nobody", Host: "pay", Port: 80}); err == nil {
-		t.Error("a pod nobody knows was explained")
+	if _, err := Outbound(s, theMesh, Question{Workload: "shop/nobody", Host: "web", Port: 80}); err == nil {
+		t.Error("an unknown pod was explained")
 	}
 }
 
 func TestInbound(t *testing.T) {
-	s := world(t)
-	const web, waypoint = "spiffe://cluster.local/ns/shop/sa/web", "spiffe://cluster.local/ns/shop/sa/waypoint"
+	exact := func(v string) []*security.StringMatch {
+		return []*security.StringMatch{{MatchType: &security.StringMatch_Exact{Exact: v}}}
+	}
+	policy := func(name string, action security.Action, dry bool, m *security.Match) *security.Authorization {
+		return &security.Authorization{Name: name, Namespace: "shop", Scope: security.Scope_WORKLOAD_SELECTOR, Action: action, DryRun: dry,
+			Rules: []*security.Rule{{Clauses: []*security.Clause{{Matches: []*security.Match{m}}}}}}
+	}
+	names := func(w *workload.Workload, policies ...string) *workload.Workload {
+		w.AuthorizationPolicies = policies
+		return w
+	}
+	guarded := Guarded(Pod("shop", "guarded", "g", "10.0.0.4"), &waypoint.Guards{
+		Guards:    []*waypoint.Guard{{Ports: []uint32{8080}, Waypoints: []string{waypointID}, Gateway: "shop/waypoint"}},
+		Waypoints: []string{waypointID},
+	})
+	trusting := Guarded(names(Pod("shop", "trusting", "t", "10.0.0.5"), "shop/only-client"), &waypoint.Guards{Waypoints: []string{waypointID}})
+	s := World(t,
+		names(In(Pod("shop", "web", "web", "10.0.0.2"), webKey, 80, 8080), "shop/only-client", "shop/no-9000", "shop/try"),
+		Pod("shop", "open", "open", "10.0.0.3"), guarded, trusting,
+		Service("shop", "web", []string{"10.96.0.1"}, 80, 8080),
+		policy("only-client", security.Action_ALLOW, false, &security.Match{Principals: exact("cluster.local/ns/shop/sa/client")}),
+		policy("no-9000", security.Action_DENY, false, &security.Match{DestinationPorts: []uint32{9000}}),
+		policy("try", security.Action_DENY, true, &security.Match{DestinationPorts: []uint32{8080}}),
+	).Current()
+	ip := netip.MustParseAddr
 	for name, tc := range map[string]struct {
 		arrival Arrival
-		allow   bool
-		policy  string
-		reason  string
+		want    Verdict
+		err     string
 	}{
-		"no policy":          {arrival: Arrival{Workload: "shop/pay-1", Port: 8080, Peer: web}, allow: true},
-		"denied":             {arrival: Arrival{Workload: "shop/pay-2", Port: 8080, Peer: web}, policy: "shop/no-web", reason: "policy-denied"},
-		"plaintext":          {arrival: Arrival{Workload: "shop/pay-2", Port: 8080}, allow: true},
-		"by service port":    {arrival: Arrival{Workload: "shop/pay-1", Port: 80, Service: "shop/pay.shop.svc.cluster.local", Peer: web}, allow: true},
-		"around a waypoint":  {arrival: Arrival{Workload: "shop/guarded", Port: 1, Peer: web}, reason: "waypoint-required"},
-		"through a waypoint": {arrival: Arrival{Workload: "shop/guarded", Port: 1, Peer: waypoint, Client: web}, allow: true},
+		"no policy":       {Arrival{Workload: "shop/open", Port: 80, PeerIP: ip("10.0.0.1")}, Verdict{Workload: "shop/open", Allow: true}, ""},
+		"allowed":         {Arrival{Workload: "shop/web", Port: 80, Service: webKey, Peer: clientID}, Verdict{Workload: "shop/web", Allow: true, Policy: "shop/only-client", DryRun: []string{"shop/try"}}, ""},
+		"denied":          {Arrival{Workload: "10.0.0.2", Port: 9000, Peer: clientID}, Verdict{Workload: "shop/web", Policy: "shop/no-9000", Reason: "policy-denied"}, ""},
+		"plaintext":       {Arrival{Workload: "shop/web", Port: 80, PeerIP: ip("10.0.0.1")}, Verdict{Workload: "shop/web", Reason: "policy-not-allowed", Asked: []string{"shop/only-client"}}, ""},
+		"around":          {Arrival{Workload: "shop/guarded", Port: 8080, Peer: clientID}, Verdict{Workload: "shop/guarded", Reason: "waypoint-required"}, ""},
+		"through":         {Arrival{Workload: "shop/guarded", Port: 8080, Peer: waypointID, Client: clientID}, Verdict{Workload: "shop/guarded", Allow: true}, ""},
+		"unguarded port":  {Arrival{Workload: "shop/guarded", Port: 9090, Peer: clientID}, Verdict{Workload: "shop/guarded", Allow: true}, ""},
+		"client behind":   {Arrival{Workload: "shop/trusting", Port: 80, Peer: waypointID, Client: clientID}, Verdict{Workload: "shop/trusting", Allow: true, Policy: "shop/only-client"}, ""},
+		"stranger behind": {Arrival{Workload: "shop/trusting", Port: 80, Peer: waypointID, Client: waypointID}, Verdict{Workload: "shop/trusting", Reason: "policy-not-allowed", Asked: []string{"shop/only-client"}}, ""},
+		"unknown pod":     {arrival: Arrival{Workload: "shop/nobody"}, err: "knows no workload"},
+		"unknown service": {arrival: Arrival{Workload: "shop/web", Service: "shop/x"}, err: "knows no service"},
+		"unknown port":    {arrival: Arrival{Workload: "shop/web", Service: webKey, Port: 81}, err: "leads nowhere"},
+		"no identity":     {arrival: Arrival{Workload: "shop/web", Port: 80, Peer: "client"}, err: "client"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			v, err := Inbound(s, Mesh{Domain: domain}, tc.arrival)
-			if err != nil {
-				t.Fatal(err)
+			got, err := Inbound(s, theMesh, tc.arrival)
+			if tc.err != "" || err != nil {
+				if err == nil || tc.err == "" || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("error %v, want %q", err, tc.err)
+				}
+				return
 			}
-			if v.Allow != tc.allow || v.Policy != tc.policy || v.Reason != tc.reason {
-				t.Errorf("got %+v", v)
+			if (got.Error == "") != got.Allow {
+				t.Errorf("allowed %t with error %q", got.Allow, got.Error)
+			}
+			got.Error = ""
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
 			}
 		})
-	}
-	for _, bad := range []Arrival{{Workload: "shop/nobody"}, {Workload: "shop/pay-1", Peer: "web"}, {Workload: "shop/pay-1", Service: "shop/x", Port: 1}, {Workload: "shop/pay-1", Service: "shop/pay.shop.svc.cluster.local", Port: 81}} {
-		if v, err := Inbound(s, Mesh{Domain: domain}, bad); err == nil {
-			t.Errorf("%+v was answered: %+v", bad, v)
-		}
 	}
 }
