@@ -187,6 +187,11 @@ func (m *Model) setGuards(w *workload.Workload, s *source, labels object.Labels)
 		if c == nil || c.winner == nil {
 			continue
 		}
+		// An EndpointSlice can make a pod an endpoint of a Service in another namespace. Whoever wrote that speaks neither
+		// for the pod's owner, whose guards the Service's waypoint would get past, nor may he close the pod to others.
+		if c.ns != s.ns {
+			continue
+		}
 		g.Waypoints = union(g.Waypoints, c.watch.trusted)
 		for _, k := range c.keys {
 			if v, ok := labels.Lookup(k); ok {
