@@ -209,6 +209,14 @@ func (e *Env) virtualAddress(d *waypoint.Destination) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// Detour is the other waypoint that traffic to a destination goes through, if any.
+func (e *Env) Detour(d *waypoint.Destination) (through *workload.NamespacedHostname, ok bool) {
+	if e.Address == nil {
+		return nil, false
+	}
+	return e.detour(d)
+}
+
 // detour is the other waypoint that traffic to a destination must come through, if any: its pods refuse what comes
 // otherwise, or an edge gateway is told to use it.
 func (e *Env) detour(d *waypoint.Destination) (*workload.NamespacedHostname, bool) {

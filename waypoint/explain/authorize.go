@@ -28,10 +28,15 @@ func parsePeer(uri string) peer {
 // custom names the external authorizers that are asked.
 func (w *walk) custom(all []*waypoint.Policies) bool {
 	for _, p := range each(all, waypoint.Authorization_CUSTOM) {
-		if p.GetBroken() != "" {
-			return w.deny("policy", policyName(p), p.GetBroken(), 403)
+		if p.GetDryRun() {
+			w.step("policy", Pass, policyName(p), "is a dry run, which asks nobody")
+			continue
 		}
-		if rule, ok := w.anyRule(p); ok {
+		rule, ok := w.anyRule(p)
+		if ok && p.GetBroken() != "" {
+			return w.deny("policy", ruleName(p, rule), "matches, and nobody can be asked: "+p.GetBroken(), 403)
+		}
+		if ok {
 			w.step("policy", Open, ruleName(p, rule), "asks the external authorizer "+strconv.Quote(p.GetAuthorizer().GetName())+", whose answer decides")
 		}
 	}
@@ -132,7 +137,7 @@ func (w *walk) sourceMatches(s *waypoint.Source) bool {
 	principals := requestPrincipals(w.tokens)
 	account := p.namespace + "/" + p.account
 	switch {
-	case !asked(s.GetPrincipals(), s.GetNotPrincipals(), p.id, p.known),
+	case len(s.GetPrincipals()) > 0 && !w.isPrincipal(s.GetPrincipals()), w.isPrincipal(s.GetNotPrincipals()),
 		!asked(s.GetNamespaces(), s.GetNotNamespaces(), p.namespace, p.known),
 		!asked(s.GetTrustDomains(), s.GetNotTrustDomains(), p.trustDomain, p.known),
 		len(s.GetServiceAccounts()) > 0 && !slices.Contains(s.GetServiceAccounts(), account),
@@ -145,6 +150,22 @@ func (w *walk) sourceMatches(s *waypoint.Source) bool {
 		return false
 	}
 	return true
+}
+
+// isPrincipal compares the peer's id as it is, and in each of our trust domains if its own is one of them.
+// Istio pilot/pkg/security/trustdomain ReplaceTrustDomainAliases.
+func (w *walk) isPrincipal(ms []*waypoint.StringMatch) bool {
+	if !w.peer.known {
+		return false
+	}
+	ids := []string{w.peer.id}
+	domains := w.env.Gateway.GetTrustDomains()
+	if rest, ok := strings.CutPrefix(w.peer.id, w.peer.trustDomain); ok && slices.Contains(domains, w.peer.trustDomain) {
+		for _, d := range domains {
+			ids = append(ids, d+rest)
+		}
+	}
+	return slices.ContainsFunc(ids, func(id string) bool { return anyMatches(ms, id) })
 }
 
 // listAsked is asked for something that may have several values.

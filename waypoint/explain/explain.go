@@ -7,6 +7,7 @@
 package explain
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -17,7 +18,8 @@ import (
 
 // Request is a request as it reaches a waypoint.
 type Request struct {
-	// Namespace and Hostname are of the service that was addressed, Port is the port of it.
+	// Namespace and Hostname are of the service that was addressed, Port is the port of it. Without a Hostname it is the pod
+	// at Destination that was addressed. At an edge gateway Port is the listener's, and Authority says who is asked for.
 	Namespace string `json:"namespace"`
 	Hostname  string `json:"hostname"`
 	Port      uint32 `json:"port"`
@@ -64,7 +66,7 @@ type Step struct {
 	// by itself.
 	Object string `json:"object,omitempty"`
 	Text   string `json:"text"`
-	// Status is what the client gets when the step denies.
+	// Status is what the client gets when the step denies; 0 is a connection that is closed.
 	Status int `json:"status,omitempty"`
 }
 
@@ -77,12 +79,14 @@ type Endpoint struct {
 
 // Backend is where a share of the requests goes.
 type Backend struct {
-	Namespace string     `json:"namespace"`
-	Hostname  string     `json:"hostname"`
-	Port      uint32     `json:"port"`
-	Subset    string     `json:"subset,omitempty"`
-	Percent   float64    `json:"percent"`
-	Broken    string     `json:"broken,omitempty"`
+	Namespace string  `json:"namespace"`
+	Hostname  string  `json:"hostname"`
+	Port      uint32  `json:"port"`
+	Subset    string  `json:"subset,omitempty"`
+	Percent   float64 `json:"percent"`
+	Broken    string  `json:"broken,omitempty"`
+	// Via is the other waypoint, as namespace/hostname, that this backend is reached through; the endpoints are its own.
+	Via       string     `json:"via,omitempty"`
 	Endpoints []Endpoint `json:"endpoints"`
 }
 
@@ -94,6 +98,8 @@ type Answer struct {
 	Allowed  bool      `json:"allowed"`
 	Status   int       `json:"status,omitempty"`
 	Backends []Backend `json:"backends,omitempty"`
+	// TCP: it was walked as a connection without requests.
+	TCP bool `json:"tcp,omitempty"`
 }
 
 // walk is one request on its way.
@@ -109,34 +115,58 @@ type walk struct {
 func Explain(env *envoy.Env, req Request) Answer {
 	req.normalize(env.Gateway.GetMesh().GetPathNormalization())
 	w := &walk{env: env, req: req, peer: parsePeer(req.Peer)}
-	svc := env.Service(req.Namespace, req.Hostname)
-	if svc == nil {
-		w.deny("service", "", "this proxy does not serve "+req.Namespace+"/"+req.Hostname+": the tunnel is refused", 503)
-		return w.done()
-	}
-	port := portOf(svc, req.Port)
-	if port == nil {
-		w.deny("service", "", "the service has no such port: the tunnel is refused", 503)
-		return w.done()
-	}
-	if port.GetProtocol() == waypoint.Protocol_TCP || port.GetProtocol() == waypoint.Protocol_TLS {
-		w.req.TCP = true
-	}
-	all := []*waypoint.Policies{env.Gateway.GetPolicies(), svc.GetPolicies()}
-	if w.req.TCP {
-		if w.authorize(all) {
-			w.stream(svc, port)
-		}
-		return w.done()
-	}
-	if w.custom(all) && w.authenticate(all) && w.authorize(all) && w.limit(all) {
-		w.route(svc, port)
+	switch {
+	case env.Gateway.GetKind() == waypoint.Gateway_EDGE:
+		w.atEdge()
+	case req.Hostname == "":
+		w.toPod()
+	default:
+		w.toService()
 	}
 	return w.done()
 }
 
+// toService is a walk to a service that was addressed by its name or virtual address.
+func (w *walk) toService() {
+	svc := w.env.Service(w.req.Namespace, w.req.Hostname)
+	if svc == nil {
+		w.unserved(w.req.Namespace + "/" + w.req.Hostname)
+		return
+	}
+	port := portOf(svc, w.req.Port)
+	if port == nil {
+		w.deny("service", "", fmt.Sprintf("the service has no port %d: the tunnel is refused", w.req.Port), 0)
+		return
+	}
+	if port.GetProtocol() == waypoint.Protocol_TCP || port.GetProtocol() == waypoint.Protocol_TLS {
+		w.req.TCP = true
+	}
+	all := []*waypoint.Policies{w.env.Gateway.GetPolicies(), svc.GetPolicies()}
+	self := &waypoint.Backend{Namespace: svc.GetNamespace(), Hostname: svc.GetHostname(), Port: port.GetNumber(), Weight: 1}
+	switch {
+	case !w.permitted(all):
+	case w.req.TCP:
+		w.stream(port.GetStream(), self, len(port.GetStream()) > 0 || port.GetRouted() && len(port.GetHttp()) == 0)
+	default:
+		w.route(port.GetHttp(), self, port.GetRouted())
+	}
+}
+
+// permitted asks for tokens, then policies, then rate limits.
+func (w *walk) permitted(all []*waypoint.Policies) bool {
+	if w.req.TCP {
+		return w.custom(all) && w.authorize(all)
+	}
+	return w.custom(all) && w.authenticate(all) && w.authorize(all) && w.limit(all)
+}
+
+// unserved: a proxy never relays to what it was not told to serve.
+func (w *walk) unserved(what string) {
+	w.deny("service", "", "this proxy does not serve "+what+": the tunnel is refused", 0)
+}
+
 func (w *walk) done() Answer {
-	w.answer.Allowed = true
+	w.answer.Allowed, w.answer.TCP = true, w.req.TCP
 	for _, s := range w.answer.Steps {
 		if s.Verdict == Deny {
 			w.answer.Allowed, w.answer.Status = false, s.Status
@@ -151,6 +181,9 @@ func (w *walk) step(stage string, v Verdict, object, text string) {
 
 // deny ends the walk.
 func (w *walk) deny(stage, object, text string, status int) bool {
+	if w.req.TCP {
+		status = 0 // there is nobody to tell: the connection is closed
+	}
 	w.answer.Steps = append(w.answer.Steps, Step{Stage: stage, Verdict: Deny, Object: object, Text: text, Status: status})
 	return false
 }

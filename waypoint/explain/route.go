@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
 )
@@ -28,14 +30,14 @@ func (w *walk) limit(all []*waypoint.Policies) bool {
 	return true
 }
 
-// route finds the rule that is carried out.
-func (w *walk) route(svc *waypoint.Service, port *waypoint.ServicePort) {
-	if len(port.GetHttp()) == 0 && !port.GetRouted() {
+// route finds the rule that is carried out. Without any, requests go to self, unless routes are meant to be there.
+func (w *walk) route(rules []*waypoint.HTTPRule, self *waypoint.Backend, routed bool) {
+	if len(rules) == 0 && !routed {
 		w.step("route", Pass, "", "no route speaks of this port: to the service itself")
-		w.forward([]*waypoint.Backend{{Namespace: svc.GetNamespace(), Hostname: svc.GetHostname(), Port: port.GetNumber(), Weight: 1}})
+		w.forward([]*waypoint.Backend{self})
 		return
 	}
-	for _, r := range port.GetHttp() {
+	for _, r := range rules {
 		ok := len(r.GetMatches()) == 0
 		for _, m := range r.GetMatches() {
 			if ok, _ = w.requestMatches(m); ok {
@@ -74,7 +76,13 @@ func (w *walk) carryOut(r *waypoint.HTTPRule) {
 		w.answer.Status = int(a.Direct.GetStatus())
 	case *waypoint.HTTPRule_Forward:
 		w.step("route", Pass, object, "matches")
-		w.forward(a.Forward.GetBackends())
+		backends := a.Forward.GetBackends()
+		// A VirtualService leaves the weight of an only destination out.
+		if len(backends) == 1 && backends[0].GetWeight() == 0 && r.GetOrigin().GetKind() == "VirtualService" {
+			backends = []*waypoint.Backend{proto.CloneOf(backends[0])}
+			backends[0].Weight = 1
+		}
+		w.forward(backends)
 	default:
 		w.deny("route", object, "the rule names no backend", 500)
 	}
@@ -94,9 +102,9 @@ func (w *walk) fault(object string, f *waypoint.Fault) {
 
 func percent(perMillion uint32) float64 { return float64(perMillion) / 10_000 }
 
-// stream finds the rule for a connection.
-func (w *walk) stream(svc *waypoint.Service, port *waypoint.ServicePort) {
-	for _, r := range port.GetStream() {
+// stream finds the rule for a connection. What no rule is about goes to self, unless routes are meant to be there.
+func (w *walk) stream(rules []*waypoint.StreamRule, self *waypoint.Backend, routed bool) {
+	for _, r := range rules {
 		if !sniMatches(r.GetSni(), w.req.SNI) || len(r.GetDestinations()) > 0 && !within(r.GetDestinations(), w.req.Destination) {
 			continue
 		}
@@ -108,8 +116,12 @@ func (w *walk) stream(svc *waypoint.Service, port *waypoint.ServicePort) {
 		w.forward(r.GetBackends())
 		return
 	}
+	if routed {
+		w.deny("route", "", "there are routes for this port, and none matches", 0)
+		return
+	}
 	w.step("route", Pass, "", "no route speaks of this connection: to the service itself")
-	w.forward([]*waypoint.Backend{{Namespace: svc.GetNamespace(), Hostname: svc.GetHostname(), Port: port.GetNumber(), Weight: 1}})
+	w.forward([]*waypoint.Backend{self})
 }
 
 func sniMatches(want []string, sni string) bool {
@@ -138,8 +150,11 @@ func (w *walk) forward(backends []*waypoint.Backend) {
 			Namespace: b.GetNamespace(), Hostname: b.GetHostname(), Port: b.GetPort(), Subset: b.GetSubset(), Broken: b.GetBroken(),
 			Percent: 100 * float64(b.GetWeight()) / float64(total),
 		}
+		if b.GetPort() == 0 && b.GetBroken() == "" {
+			out.Port = w.req.Port
+		}
 		if out.Broken == "" {
-			out.Endpoints, out.Broken = w.endpoints(b)
+			out.Via, out.Endpoints, out.Broken = w.endpoints(b)
 		}
 		usable = usable || out.Broken == ""
 		w.answer.Backends = append(w.answer.Backends, out)
@@ -154,25 +169,40 @@ func (w *walk) forward(backends []*waypoint.Backend) {
 	}
 }
 
-// endpoints are the workloads behind a backend; problem says why none of them can be used.
-func (w *walk) endpoints(b *waypoint.Backend) (out []Endpoint, problem string) {
+// endpoints are the workloads behind a backend, or those of the waypoint it is behind; problem says why none of them can
+// be used.
+func (w *walk) endpoints(b *waypoint.Backend) (via string, out []Endpoint, problem string) {
 	d := w.env.Destination(b.GetNamespace(), b.GetHostname())
 	if d == nil {
-		return nil, "this proxy does not know " + b.GetNamespace() + "/" + b.GetHostname() + " yet"
+		return "", nil, "this proxy does not know " + b.GetNamespace() + "/" + b.GetHostname() + " yet"
+	}
+	if through, ok := w.env.Detour(d); ok {
+		via = through.GetNamespace() + "/" + through.GetHostname()
+		out, problem = ready(w.env.Endpoints(through.GetNamespace(), through.GetHostname()), nil)
+		return via, out, problem
 	}
 	if d.GetResolution() == waypoint.Destination_ORIGINAL || d.GetResolution() == waypoint.Destination_DYNAMIC {
-		return []Endpoint{{Workload: b.GetHostname(), Healthy: true}}, ""
+		return "", []Endpoint{{Workload: b.GetHostname(), Healthy: true}}, ""
 	}
 	var labels map[string]string
 	if b.GetSubset() != "" {
 		i := slices.IndexFunc(d.GetSubsets(), func(s *waypoint.Subset) bool { return s.GetName() == b.GetSubset() })
 		if i < 0 {
-			return nil, "there is no subset " + strconv.Quote(b.GetSubset())
+			return "", nil, "there is no subset " + strconv.Quote(b.GetSubset())
 		}
 		labels = d.GetSubsets()[i].GetLabels()
 	}
+	out, problem = ready(w.env.Endpoints(b.GetNamespace(), b.GetHostname()), labels)
+	if d.GetResolution() == waypoint.Destination_DNS {
+		problem = ""
+	}
+	return "", out, problem
+}
+
+// ready lists the workloads with some labels.
+func ready(all []*workload.Workload, labels map[string]string) (out []Endpoint, problem string) {
 	healthy := 0
-	for _, wl := range w.env.Endpoints(b.GetNamespace(), b.GetHostname()) {
+	for _, wl := range all {
 		if !has(wl, labels) {
 			continue
 		}
@@ -181,9 +211,6 @@ func (w *walk) endpoints(b *waypoint.Backend) (out []Endpoint, problem string) {
 			healthy++
 		}
 		out = append(out, Endpoint{Workload: wl.GetNamespace() + "/" + wl.GetName(), Address: addressOf(wl), Healthy: ok})
-	}
-	if d.GetResolution() == waypoint.Destination_DNS {
-		return out, ""
 	}
 	switch {
 	case len(out) == 0:
