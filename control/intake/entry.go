@@ -134,6 +134,9 @@ func (r *reader) entryAddresses(spec *networking.ServiceEntry, out *object.Servi
 			continue
 		case !p.IsSingleIP() && dns:
 			r.refuse(path, "a CIDR needs resolution NONE, STATIC or DYNAMIC_DNS", "write single addresses")
+		case unusable(p.Addr()) && (p.IsSingleIP() || !p.Addr().IsUnspecified()):
+			// With resolution NONE a proxy dials it, and means itself.
+			r.refuse(path, fmt.Sprintf("%s means something else on each machine", p), "write an address other machines reach it at")
 		case p != p.Masked():
 			r.warn(path, fmt.Sprintf("%s has bits set beyond its length and means %s", p, p.Masked()), "write "+p.Masked().String())
 		}
@@ -280,6 +283,9 @@ func (r *reader) workloadAddress(in *networking.WorkloadEntry, path []any, out *
 		return
 	}
 	if ip, ok := address(s); ok {
+		if unusable(ip) { // of every proxy that connects there, such as a waypoint that others share
+			r.refuse(path, ip.String()+" cannot be the address of an endpoint", "write the address other machines reach it at")
+		}
 		out.Address = ip
 		return
 	}
