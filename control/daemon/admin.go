@@ -125,6 +125,9 @@ func (d *Daemon) readyz(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ready")
 		return
 	}
+	if d.cluster != nil {
+		open = append(open, d.cluster.source.Waiting()...)
+	}
 	http.Error(w, "not ready: "+strings.Join(open, "; "), http.StatusServiceUnavailable)
 }
 
@@ -139,7 +142,10 @@ type Refusals struct {
 }
 
 func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
-	r := Refusals{Entries: d.status.List(), Source: d.source.Stats(), Objects: d.pusher.Reports()}
+	r := Refusals{Entries: d.status.List(), Objects: d.pusher.Reports()}
+	if d.source != nil {
+		r.Source = d.source.Stats()
+	}
 	for i := range r.Entries {
 		d.locate(&r.Entries[i])
 	}
@@ -154,7 +160,7 @@ func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
 
 // locate adds where an object is written to what the model says about it: the model knows objects alone.
 func (d *Daemon) locate(e *status.Entry) {
-	if e.File != "" || e.Name == "" {
+	if e.File != "" || e.Name == "" || d.source == nil {
 		return
 	}
 	if kind, ok := object.ParseKind(e.Kind); ok {

@@ -20,6 +20,15 @@ import (
 type Config struct {
 	// ConfigDir is the folder of Kubernetes YAML that describes the mesh.
 	ConfigDir string
+	// InCluster, or Kubeconfig with KubeContext, take the mesh from a cluster's API server instead, with its service
+	// accounts' tokens. Without a TLSDir the control plane is the certificate authority as well, with its key in a Secret of
+	// the root namespace.
+	InCluster               bool
+	Kubeconfig, KubeContext string
+	// TrustedNodeAccounts, as namespace/name, may ask for the certificates of pods on their node.
+	TrustedNodeAccounts []string
+	// ServingNames are further names of the authority's own certificate.
+	ServingNames []string
 	// StateDir is where the last good versions of policies are kept over a restart; empty keeps none.
 	StateDir string
 	// GatewaysFolder is where in ConfigDir the objects that run Gateways are written; empty means that none are made.
@@ -65,16 +74,17 @@ type Config struct {
 // Default is the configuration without flags and environment.
 func Default() Config {
 	return Config{
-		Listen:        ":" + strconv.Itoa(mesh.PortXDS),
-		AdminAddress:  "127.0.0.1:8080",
-		TrustDomain:   mesh.DefaultTrustDomain,
-		ClusterID:     mesh.DefaultClusterID,
-		ClusterDomain: mesh.DefaultClusterDomain,
-		RootNamespace: mesh.SystemNamespace,
-		Window:        push.MaxWindow,
-		AutoAllocate:  true,
-		KeysPrivate:   true,
-		KeysRefresh:   jwks.DefaultRefresh,
+		Listen:              ":" + strconv.Itoa(mesh.PortXDS),
+		AdminAddress:        "127.0.0.1:8080",
+		TrustDomain:         mesh.DefaultTrustDomain,
+		ClusterID:           mesh.DefaultClusterID,
+		ClusterDomain:       mesh.DefaultClusterDomain,
+		RootNamespace:       mesh.SystemNamespace,
+		TrustedNodeAccounts: []string{mesh.SystemNamespace + "/ztunnel"},
+		Window:              push.MaxWindow,
+		AutoAllocate:        true,
+		KeysPrivate:         true,
+		KeysRefresh:         jwks.DefaultRefresh,
 	}
 }
 
@@ -82,6 +92,7 @@ func Default() Config {
 func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	for name, v := range map[string]*string{
 		"AMBIT_CONFIG_DIR":    &c.ConfigDir,
+		"AMBIT_KUBECONFIG":    &c.Kubeconfig,
 		"AMBIT_STATE_DIR":     &c.StateDir,
 		"AMBIT_GATEWAYS":      &c.GatewaysFolder,
 		"AMBIT_LISTEN":        &c.Listen,
@@ -101,7 +112,11 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		}
 	}
 	var errs []error
+	if s := lookup("CA_TRUSTED_NODE_ACCOUNTS"); s != "" {
+		c.TrustedNodeAccounts = strings.Split(s, ",")
+	}
 	for name, v := range map[string]*bool{
+		"AMBIT_IN_CLUSTER": &c.InCluster,
 		"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY": &c.DryRunPolicies,
 		"PILOT_AUTO_ALLOW_WAYPOINT_POLICY":            &c.AllowWaypoints,
 		"PILOT_ENABLE_IP_AUTOALLOCATE":                &c.AutoAllocate,
@@ -124,8 +139,10 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if c.ConfigDir == "" {
-		bad("--config-dir is missing: name the folder of YAML that describes the mesh")
+	if c.inCluster() {
+		c.validateCluster(bad)
+	} else if c.ConfigDir == "" {
+		bad("--config-dir is missing: name the folder of YAML that describes the mesh, or take it from a cluster with --in-cluster or --kubeconfig")
 	} else if st, err := os.Stat(c.ConfigDir); err != nil {
 		bad("--config-dir: %w", err)
 	} else if !st.IsDir() {
@@ -140,7 +157,7 @@ func (c Config) Validate() error {
 	if c.Listen == "" && c.Plaintext == "" {
 		bad("nothing to serve on: give --listen or --plaintext")
 	}
-	if c.Listen != "" && c.TLSDir == "" {
+	if c.Listen != "" && c.TLSDir == "" && !c.inCluster() {
 		bad("--listen %s needs --tls-dir; for trials on one machine use --listen= --plaintext 127.0.0.1:15010", c.Listen)
 	}
 	if c.Plaintext != "" && !c.PlaintextAnywhere && !serve.Local(c.Plaintext) {
@@ -160,6 +177,18 @@ func (c Config) Validate() error {
 		bad("--window %s is not between 0 and %s", c.Window, push.MaxWindow)
 	}
 	return errors.Join(errs...)
+}
+
+// validateCluster says what does not go together with a cluster.
+func (c Config) validateCluster(bad func(string, ...any)) {
+	if c.InCluster && c.Kubeconfig != "" {
+		bad("--in-cluster and --kubeconfig exclude each other: choose one")
+	}
+	for flag, v := range map[string]string{"--config-dir": c.ConfigDir, "--gateways-folder": c.GatewaysFolder, "--token-keys": c.TokenKeys} {
+		if v != "" {
+			bad("%s is for a folder, and the mesh is read from a cluster: leave one of the two out", flag)
+		}
+	}
 }
 
 // inside reports whether a folder is another one or a part of it.

@@ -1,7 +1,8 @@
-// Package daemon puts the control plane together: a folder of YAML feeds the model, the model feeds the collections,
-// node proxies read those over xDS, and operators look in over a local socket.
+// Package daemon puts the control plane together: a folder of YAML or a cluster's API server feeds the model, the model
+// feeds the collections, node proxies read those over xDS, and operators look in over a local socket. In a cluster it is
+// the certificate authority as well.
 //
-//	control/file ─► control/push (control/model, control/waypoint) ─► api/xds collections ─► control/serve ─► node proxies
+//	control/file or kube ─► control/push (control/model, control/waypoint) ─► api/xds collections ─► control/serve ─► node proxies
 //	     └──────────────► control/status ◄──┘                                   admin ─► operators
 //
 // It knows flags, environment and the order of things at start and stop. It decides nothing about the mesh. Run starts a
@@ -9,6 +10,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +44,8 @@ type Daemon struct {
 	keys                *jwks.Fetcher
 	status              *status.Registry
 	pusher              *push.Pusher
-	source              *file.Source
+	source              *file.Source   // nil in a cluster
+	cluster             *clusterRunner // nil with a folder
 	server              *serve.Server
 	tokenKeys           *token.File // nil without tokens
 	blockers            blockers
@@ -98,7 +101,13 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 		Facts: d.facts, KeySets: d.keys.Need, Gateways: func(of object.Key, r model.Report) { d.gateways.report(of, r) },
 		Status: d.status, Logger: logger, Registerer: d.registry,
 	})
-	d.source = file.New(file.Config{Root: cfg.ConfigDir, ClusterDomain: cfg.ClusterDomain, Keep: cfg.StateDir, Sink: d.pusher, Status: d.status, Logger: logger})
+	var err error
+	if d.cluster, err = newCluster(d); err != nil {
+		return nil, err
+	}
+	if d.cluster == nil {
+		d.source = file.New(file.Config{Root: cfg.ConfigDir, ClusterDomain: cfg.ClusterDomain, Keep: cfg.StateDir, Sink: d.pusher, Status: d.status, Logger: logger})
+	}
 
 	d.gateways = newGateways(d)
 	var verifier *token.Verifier
@@ -109,21 +118,24 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 		}
 		verifier = &token.Verifier{Keys: d.tokenKeys.Keys}
 	}
-	var err error
-	d.server, err = serve.New(serve.Config{
-		Listen: cfg.Listen, Plaintext: cfg.Plaintext, PlaintextAnywhere: cfg.PlaintextAnywhere, TLSDir: cfg.TLSDir,
+	sc := serve.Config{
+		Listen: cfg.Listen, Plaintext: cfg.Plaintext, PlaintextAnywhere: cfg.PlaintextAnywhere, TLSDir: cmp.Or(cfg.TLSDir, d.cluster.tlsDir()),
 		Tokens: verifier, TrustDomain: cfg.TrustDomain, Logger: logger, Registerer: d.registry,
 		MayReadGateway: d.pusher.MayReadGateway,
-	}, append([]*xds.Collection{d.addresses, d.policies}, d.facts...)...)
+	}
+	if d.cluster != nil {
+		sc.Review, sc.Register = d.cluster.tokens.Review, d.cluster.register
+	}
+	d.server, err = serve.New(sc, append([]*xds.Collection{d.addresses, d.policies}, d.facts...)...)
 	return d, err
 }
 
 // Run serves until ctx ends or a part cannot go on.
 func (d *Daemon) Run(ctx context.Context) error {
-	if d.cfg.TokenKeys == "" {
+	if d.cfg.TokenKeys == "" && d.cluster == nil {
 		d.logger.Warn("no --token-keys: every client that reaches the listener is served")
 	}
-	if d.cfg.StateDir == "" {
+	if d.cfg.StateDir == "" && d.cluster == nil {
 		d.logger.Warn("no --state-dir: a policy that is refused loses its last good version when the control plane restarts")
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -147,7 +159,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.blockers.set("configuration is being read")
 	d.blockers.set("xds listener is not open")
 	start("admin", d.runAdmin)
-	start("configuration", d.source.Run)
+	if d.cluster != nil {
+		start("configuration", d.cluster.source.Run)
+		if d.cluster.authority != nil {
+			start("authority", d.cluster.runAuthority)
+		}
+	} else {
+		start("configuration", d.source.Run)
+	}
 	if d.gateways != nil {
 		start("gateways", d.gateways.run)
 	}

@@ -39,8 +39,12 @@ type Config struct {
 	// TLSDir has tls.crt and tls.key, and root-cert.pem when client certificates are to be accepted. Files are read
 	// again when they change.
 	TLSDir string
-	// Tokens verifies bearer tokens. Nil lets in whoever reaches the listener.
+	// Tokens verifies bearer tokens. Without it and Review whoever reaches the listener is let in.
 	Tokens *token.Verifier
+	// Review, instead of Tokens, asks somebody else whose token it is. It may answer with a gRPC status of its own.
+	Review func(ctx context.Context, raw string) (token.Claims, error)
+	// Register adds services to those of each listener with TLS.
+	Register func(grpc.ServiceRegistrar)
 	// TrustDomain is that of client certificates.
 	TrustDomain string
 	// MayReadGateway says why a service account may not read what belongs to a Gateway, given as namespace/name; nil when
@@ -111,13 +115,16 @@ func (s *Server) Run(ctx context.Context, listening func()) error {
 		}
 		s.xds.Wait()
 	}()
-	add := func(addr string, opts ...grpc.ServerOption) error {
+	add := func(addr string, register func(grpc.ServiceRegistrar), opts ...grpc.ServerOption) error {
 		l, err := listen(addr)
 		if err != nil {
 			return fmt.Errorf("listen on %s: %w", addr, err)
 		}
 		g := grpc.NewServer(append(s.xds.Options(), opts...)...)
 		s.xds.Register(g)
+		if register != nil {
+			register(g)
+		}
 		all = append(all, open{l, g})
 		return nil
 	}
@@ -128,12 +135,12 @@ func (s *Server) Run(ctx context.Context, listening func()) error {
 			}
 			return err
 		}
-		if err := add(s.cfg.Listen, grpc.Creds(credentials.NewTLS(s.tls.config()))); err != nil {
+		if err := add(s.cfg.Listen, s.cfg.Register, grpc.Creds(credentials.NewTLS(s.tls.config()))); err != nil {
 			return err
 		}
 	}
 	if s.cfg.Plaintext != "" {
-		if err := add(s.cfg.Plaintext); err != nil {
+		if err := add(s.cfg.Plaintext, nil); err != nil {
 			return err
 		}
 	}

@@ -68,6 +68,7 @@ var Forbidden = []Forbid{
 	{From: "control/model", Path: "k8s.io/", Reason: "the model works on slim objects; decoding is control/intake's and control/kube's"},
 	{From: "control/push", Path: "k8s.io/", Reason: "as for control/model"},
 	{From: "control/object", Path: "k8s.io/", Reason: "slim objects are plain Go"},
+	{From: "control", Except: []string{"control/kube", "control/daemon", "control/cmd"}, Path: "k8s.io/client-go", Reason: "one door: control/kube"},
 	{From: "install", Except: []string{"install/apply"}, Path: "k8s.io/client-go", Reason: "one door: install/apply"},
 }
 

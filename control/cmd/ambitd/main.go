@@ -76,6 +76,11 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&cfg.ConfigDir, "config-dir", cfg.ConfigDir, "folder of YAML that describes the mesh")
+	f.BoolVar(&cfg.InCluster, "in-cluster", cfg.InCluster, "read the cluster this pod runs in instead of a folder")
+	f.StringVar(&cfg.Kubeconfig, "kubeconfig", cfg.Kubeconfig, "read the cluster of a kubeconfig instead of a folder")
+	f.StringVar(&cfg.KubeContext, "kube-context", cfg.KubeContext, "context of --kubeconfig; its current one by default")
+	f.StringSliceVar(&cfg.TrustedNodeAccounts, "trusted-node-accounts", cfg.TrustedNodeAccounts, "accounts, as NAMESPACE/NAME, that get certificates for the pods on their node; in a cluster")
+	f.StringSliceVar(&cfg.ServingNames, "serving-name", cfg.ServingNames, "further names of the control plane's certificate; in a cluster")
 	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "private folder for the last good versions of policies; without it a restart forgets them")
 	f.StringVar(&cfg.GatewaysFolder, "gateways-folder", cfg.GatewaysFolder, "folder within --config-dir for the objects that run Gateways; without it none are made")
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "address for node proxies over TLS; empty for none")

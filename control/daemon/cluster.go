@@ -1,0 +1,123 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+
+	"github.com/ambit-mesh/ambit/api/auth"
+	"github.com/ambit-mesh/ambit/ca/issuer"
+	"github.com/ambit-mesh/ambit/ca/server"
+	"github.com/ambit-mesh/ambit/control/kube"
+)
+
+// clusterRunner is what there is of a control plane only in a cluster: the door to the API server, and the authority for
+// the mesh's certificates, which shares the xDS listener.
+type clusterRunner struct {
+	d         *Daemon
+	cluster   *kube.Cluster
+	source    *kube.Source
+	places    *kube.Places
+	tokens    *kube.Tokens
+	authority *kube.Authority // nil with certificates from elsewhere
+	dir       string          // private, for the authority's key and the serving certificate
+	ca        atomic.Pointer[server.Server]
+	issuer    atomic.Pointer[issuer.Issuer]
+}
+
+// inCluster says whether the configuration comes from an API server.
+func (c Config) inCluster() bool { return c.InCluster || c.Kubeconfig != "" }
+
+// newCluster is nil when the configuration comes from a folder.
+func newCluster(d *Daemon) (*clusterRunner, error) {
+	cfg := d.cfg
+	if !cfg.inCluster() {
+		return nil, nil
+	}
+	c := &clusterRunner{d: d, places: kube.NewPlaces()}
+	var err error
+	if c.cluster, err = kube.Connect(kube.Access{InCluster: cfg.InCluster, Kubeconfig: cfg.Kubeconfig, Context: cfg.KubeContext}, d.logger); err != nil {
+		return nil, err
+	}
+	c.source = kube.NewSource(kube.SourceConfig{
+		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Logger: d.logger,
+	})
+	c.tokens = kube.NewTokens(c.cluster, cfg.TrustDomain)
+	if cfg.TLSDir != "" {
+		return c, nil
+	}
+	if c.dir, err = os.MkdirTemp(cfg.StateDir, "ambitd-"); err != nil {
+		return nil, fmt.Errorf("a private folder for keys (--state-dir, or TMPDIR): %w", err)
+	}
+	c.authority = kube.NewAuthority(kube.AuthorityConfig{
+		Cluster: c.cluster, Namespace: cfg.RootNamespace, Dir: c.dir,
+		Issuer: issuer.Config{TrustDomain: cfg.TrustDomain, Logger: d.logger, Registerer: d.registry}, Logger: d.logger,
+	})
+	return c, nil
+}
+
+// tlsDir is where the serving certificate is.
+func (c *clusterRunner) tlsDir() string {
+	if c == nil || c.authority == nil {
+		return ""
+	}
+	return filepath.Join(c.dir, "serving")
+}
+
+// register adds the authority to a listener, which opens only after there is a serving certificate, and so an authority.
+func (c *clusterRunner) register(g grpc.ServiceRegistrar) {
+	if ca := c.ca.Load(); ca != nil {
+		auth.RegisterIstioCertificateServiceServer(g, ca)
+	}
+}
+
+// names are those the control plane is reached by; Istio's are among them for proxies of Istio's.
+func (c Config) names() []string {
+	var out []string
+	for _, svc := range []string{"ambitd", "istiod"} {
+		for _, ns := range []string{c.RootNamespace, "istio-system"} {
+			out = append(out, svc+"."+ns+".svc", svc+"."+ns+".svc."+c.ClusterDomain, svc+"."+ns)
+		}
+	}
+	return append(append(out, "localhost", "127.0.0.1", "::1"), c.ServingNames...)
+}
+
+// runAuthority opens the authority and keeps it and the serving certificate fresh until ctx ends.
+func (c *clusterRunner) runAuthority(ctx context.Context) error {
+	defer os.RemoveAll(c.dir)
+	iss, err := c.authority.Open(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	ca, err := server.New(server.Config{
+		Signer: iss, Authenticators: []server.Authenticator{c.tokens, server.CertificateAuthenticator{Bundle: iss.Bundle}},
+		TrustedNodeAccounts: c.d.cfg.TrustedNodeAccounts, Placement: c.places, Logger: c.d.logger, Registerer: c.d.registry,
+	})
+	if err != nil {
+		return err
+	}
+	c.issuer.Store(iss)
+	c.ca.Store(ca)
+	serving := &issuer.Renewal{Issuer: iss, Names: c.d.cfg.names(), Dir: c.tlsDir(), Logger: c.d.logger}
+	if err := serving.Renew(); err != nil {
+		return err
+	}
+	m := iss.Current()
+	c.d.logger.Info("certificate authority open", "trust_domain", c.d.cfg.TrustDomain, "issuer", m.Cert.Subject.String(), "expires", m.Until)
+	var wg sync.WaitGroup
+	errs := make([]error, 3)
+	for i, run := range []func(context.Context) error{iss.Run, serving.Run, c.authority.Run} {
+		wg.Go(func() { errs[i] = run(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,213 @@
+package kube
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/ambit-mesh/ambit/api/waypoint"
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// references knows which Secrets something in the mesh names. Only those are kept anywhere: the others are not the mesh's
+// business. It is owned by Source.Run.
+type references struct {
+	by      map[object.Key]map[object.Key]bool // who names what; a Secret without a namespace is one of any Gateway's
+	count   map[object.Key]int
+	homes   map[string]int // namespaces with Gateways in them
+	shown   map[object.Key]bool
+	missing map[object.Key]bool // could not be read
+}
+
+func (r *references) init() {
+	r.by, r.count = make(map[object.Key]map[object.Key]bool), make(map[object.Key]int)
+	r.homes, r.shown, r.missing = make(map[string]int), make(map[object.Key]bool), make(map[object.Key]bool)
+}
+
+func secretKey(namespace, name string) object.Key {
+	return object.Key{Kind: object.KindSecret, Namespace: namespace, Name: name}
+}
+
+// wanted says whether something names a Secret.
+func (r *references) wanted(k object.Key) bool {
+	return r.count[k] > 0 || r.homes[k.Namespace] > 0 && r.count[secretKey("", k.Name)] > 0
+}
+
+// take takes an object in and reports whether what is wanted is different now.
+func (r *references) take(e object.Event) bool {
+	switch e.Key.Kind {
+	case object.KindGateway, object.KindListenerSet, object.KindDestinationRule, object.KindBackendTLSPolicy:
+	default:
+		return false
+	}
+	was, is := r.by[e.Key], named(e.Object)
+	changed := !maps.Equal(was, is)
+	for k := range was {
+		if r.count[k]--; r.count[k] == 0 {
+			delete(r.count, k)
+		}
+	}
+	for k := range is {
+		r.count[k]++
+	}
+	if e.Key.Kind == object.KindGateway {
+		ns := e.Key.Namespace
+		_, known := r.by[e.Key]
+		switch {
+		case e.Object != nil && !known:
+			r.homes[ns]++
+			changed = changed || r.homes[ns] == 1
+		case e.Object == nil && known:
+			if r.homes[ns]--; r.homes[ns] == 0 {
+				delete(r.homes, ns)
+				changed = true
+			}
+		}
+	}
+	if e.Object == nil {
+		delete(r.by, e.Key)
+	} else if len(is) > 0 || e.Key.Kind == object.KindGateway {
+		r.by[e.Key] = is
+	} else {
+		delete(r.by, e.Key)
+	}
+	return changed
+}
+
+// named are the Secrets an object names.
+func named(o object.Object) map[object.Key]bool {
+	out := make(map[object.Key]bool)
+	refs := func(list ...object.Ref) {
+		for _, r := range list {
+			if r.Kind == "Secret" && r.Name != "" {
+				out[secretKey(r.Namespace, r.Name)] = true
+			}
+		}
+	}
+	listeners := func(list []object.Listener) {
+		for _, l := range list {
+			refs(l.Certificates...)
+		}
+	}
+	policy := func(p *waypoint.TrafficPolicy) {
+		if name := p.GetTls().GetSecret(); name != "" {
+			out[secretKey("", name)] = true
+		}
+	}
+	switch o := o.(type) {
+	case *object.Gateway:
+		listeners(o.Listeners)
+		refs(o.BackendCertificate)
+		if o.ClientTLS != nil {
+			refs(o.ClientTLS.CertificateRefs...)
+		}
+		for _, v := range o.ClientTLSPorts {
+			if v != nil {
+				refs(v.CertificateRefs...)
+			}
+		}
+	case *object.ListenerSet:
+		listeners(o.Listeners)
+	case *object.BackendTLSPolicy:
+		refs(o.CertificateRefs...)
+	case *object.DestinationRule:
+		policy(o.Policy)
+		for _, p := range o.Ports {
+			policy(p)
+		}
+		for _, s := range o.Subsets {
+			policy(s.GetPolicy())
+			for _, p := range s.GetPorts() {
+				policy(p)
+			}
+		}
+	}
+	return out
+}
+
+// all lists the Secrets that are wanted.
+func (r *references) all() map[object.Key]bool {
+	out := make(map[object.Key]bool)
+	for k := range r.count {
+		if k.Namespace != "" {
+			out[k] = true
+			continue
+		}
+		for ns := range r.homes {
+			out[secretKey(ns, k.Name)] = true
+		}
+	}
+	return out
+}
+
+// referred takes out of a batch the Secrets that nothing names, and adds those that are named for the first time.
+func (s *Source) referred(ctx context.Context, events []object.Event) []object.Event {
+	r := &s.refs
+	changed := len(r.missing) > 0
+	for _, e := range events {
+		changed = r.take(e) || changed
+	}
+	out := events[:0:0]
+	heard := make(map[object.Key]bool) // of these the batch itself says how they are
+	for _, e := range events {
+		heard[e.Key] = true
+		switch {
+		case e.Key.Kind != object.KindSecret:
+		case e.Object == nil && !r.shown[e.Key]:
+			continue
+		case e.Object == nil:
+			delete(r.shown, e.Key)
+		case !r.wanted(e.Key):
+			continue
+		default:
+			r.shown[e.Key] = true
+		}
+		out = append(out, e)
+	}
+	if !changed {
+		return out
+	}
+	for k := range r.shown {
+		if !r.wanted(k) {
+			delete(r.shown, k)
+			out = append(out, object.Delete(k))
+		}
+	}
+	clear(r.missing)
+	for k := range r.all() {
+		if !r.shown[k] && !heard[k] {
+			out = s.fetch(ctx, k, out)
+		}
+	}
+	if len(r.missing) > 0 {
+		time.AfterFunc(fetchAgain, s.poke)
+	}
+	return out
+}
+
+// fetchAgain is how soon a Secret is asked for again that the API server could not give.
+const fetchAgain = time.Second
+
+// fetch reads a Secret that was passed over while nothing named it.
+func (s *Source) fetch(ctx context.Context, k object.Key, out []object.Event) []object.Event {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var secret corev1.Secret
+	err := s.cfg.Cluster.get(ctx, "/api/v1/namespaces/"+k.Namespace+"/secrets/"+k.Name, &secret)
+	if apierrors.IsNotFound(err) {
+		return out // the watch will tell when it comes
+	}
+	if err != nil {
+		s.log.Warn("a Secret that is named cannot be read, trying again", "namespace", k.Namespace, "name", k.Name, "err", err)
+		s.refs.missing[k] = true
+		return out
+	}
+	if o, _ := convert(s.dec, object.KindSecret, &secret); o != nil {
+		s.refs.shown[k] = true
+		out = append(out, object.Put(o))
+	}
+	return out
+}

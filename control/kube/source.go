@@ -1,0 +1,179 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/control/intake"
+	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// SourceConfig of a Source. Cluster, Sink and Status are required.
+type SourceConfig struct {
+	Cluster *Cluster
+	Sink    object.Sink
+	Status  *status.Registry
+	Limits  intake.Limits
+	// ClusterDomain completes short names of hosts; "cluster.local" when it is empty.
+	ClusterDomain string
+	// Places, when given, hears where pods run.
+	Places *Places
+	// Discover is how often the API server is asked which kinds it serves, beside news of CustomResourceDefinitions; 30 s.
+	Discover time.Duration
+	Logger   *slog.Logger
+}
+
+// Source reads one cluster.
+type Source struct {
+	cfg   SourceConfig
+	log   *slog.Logger
+	dec   *intake.Decoder
+	feeds []*feed // one for each kind that is read, in the order of kinds
+	refs  references
+
+	wake chan struct{} // something is queued, or a feed's state changed
+
+	mu     sync.Mutex
+	queue  map[object.Key]object.Event // what the sink is to hear; the latest of each object
+	order  []object.Key
+	served bool // the API server has said which kinds it serves
+	// failing is how many kinds cannot be asked about.
+	failing int
+}
+
+// NewSource returns a source; it does nothing until Run.
+func NewSource(cfg SourceConfig) *Source {
+	cfg.Discover = cmp.Or(cfg.Discover, 30*time.Second)
+	s := &Source{
+		cfg: cfg, log: cfg.Logger, dec: intake.NewDecoder(cfg.Limits, intake.ClusterDomain(cfg.ClusterDomain)),
+		wake: make(chan struct{}, 1), queue: make(map[object.Key]object.Event),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	for _, r := range intake.Resources() {
+		s.feeds = append(s.feeds, &feed{kind: r.Kind, to: s, have: make(map[object.Key]seen)})
+	}
+	s.refs.init()
+	return s
+}
+
+// Run follows the cluster until ctx ends, which returns nil. The sink gets the complete initial state, then Synced, then
+// changes. An API server that is away, and one that restarts, takes nothing back.
+func (s *Source) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { s.discover(ctx) })
+	start, synced := time.Now(), false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		}
+		if !synced {
+			// A feed is complete only after its events were queued: asked first, nothing of it can be missed below.
+			synced = len(s.Waiting()) == 0
+			s.flush(ctx)
+			if synced {
+				refused, warnings := s.cfg.Status.Counts()
+				s.log.Info("the cluster is read", "refused", refused, "warnings", warnings, "dur", time.Since(start))
+				s.cfg.Sink.Synced()
+				if s.cfg.Places != nil {
+					s.cfg.Places.Synced()
+				}
+			}
+			continue
+		}
+		s.flush(ctx)
+	}
+}
+
+// flush hands what is queued to the sink.
+func (s *Source) flush(ctx context.Context) {
+	s.mu.Lock()
+	queue, order := s.queue, s.order
+	s.queue, s.order = make(map[object.Key]object.Event), nil
+	s.mu.Unlock()
+	events := make([]object.Event, 0, len(order))
+	for _, key := range order {
+		events = append(events, queue[key])
+	}
+	events = s.referred(ctx, events)
+	if len(events) > 0 {
+		s.cfg.Sink.Apply(events)
+	}
+}
+
+// emit queues an event. It never waits: what a sink that is slow does not hear is what was overtaken.
+func (s *Source) emit(e object.Event) {
+	if s.cfg.Places != nil && e.Key.Kind == object.KindPod {
+		s.cfg.Places.take(e)
+	}
+	s.mu.Lock()
+	if _, ok := s.queue[e.Key]; !ok {
+		s.order = append(s.order, e.Key)
+	}
+	s.queue[e.Key] = e
+	s.mu.Unlock()
+	s.poke()
+}
+
+func (s *Source) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// tell says what is wrong with an object; nothing clears.
+func (s *Source) tell(key object.Key, entries []status.Entry, kept bool) {
+	for i := range entries {
+		e := &entries[i]
+		e.Kind, e.Namespace, e.Name = key.Kind.String(), key.Namespace, key.Name
+		e.Kept = kept && e.Severity == status.Refused
+		level := slog.LevelWarn
+		if e.Severity == status.Refused {
+			level = slog.LevelError
+		}
+		s.log.Log(context.Background(), level, e.String())
+	}
+	s.cfg.Status.Set("kube/"+key.String(), entries...)
+}
+
+// Waiting says what a complete picture of the cluster lacks.
+func (s *Source) Waiting() []string {
+	s.mu.Lock()
+	served := s.served
+	s.mu.Unlock()
+	if !served {
+		return []string{"the API server has not said yet what it serves"}
+	}
+	var out []string
+	for _, f := range s.feeds {
+		if done, err := f.complete(); !done {
+			why := f.kind.String() + " is being read"
+			if err != nil {
+				why = fmt.Sprintf("%s cannot be read: %v", f.kind, err)
+			}
+			out = append(out, why)
+		}
+	}
+	return out
+}
+
+// Describe is Waiting on one line.
+func (s *Source) Describe() string {
+	w := s.Waiting()
+	slices.Sort(w)
+	return strings.Join(w, "; ")
+}
