@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// process is one that was started here.
+type process struct {
+	name  string
+	cmd   *exec.Cmd
+	log   *lastLines
+	ended chan error
+}
+
+func start(cfg config, name string, env []string, args ...string) (*process, error) {
+	p := &process{name: name, log: &lastLines{echo: cfg.verbose}, ended: make(chan error, 1)}
+	p.cmd = exec.Command(program(name), args...)
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	// Envoy's output goes through its agent, so nothing else holds the pipe for long.
+	p.cmd.WaitDelay = 5 * time.Second
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go func() { p.ended <- p.cmd.Wait() }() // stop receives it
+	return p, nil
+}
+
+func (p *process) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // may have ended already
+	select {
+	case <-p.ended:
+	case <-time.After(20 * time.Second):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+	}
+}
+
+// await asks every few milliseconds until the answer is nil, the process ends, or a minute is over.
+func (p *process) await(ctx context.Context, every time.Duration, ask func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		select {
+		case end := <-p.ended:
+			p.ended <- end
+			return fmt.Errorf("%s ended: %v\n%s", p.name, end, p.log)
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w\n%s", p.name, err, p.log)
+		case <-time.After(every):
+		}
+	}
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// child is the process's one child.
+func (p *process) child() (int, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.pid()))
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue // the thread ended
+		}
+		if fields := strings.Fields(string(data)); len(fields) > 0 {
+			return strconv.Atoi(fields[0])
+		}
+	}
+	return 0, fmt.Errorf("%s has no child", p.name)
+}
+
+// cpu is the processor time a process has used, by the scheduler's own account: ticks are too coarse for one change.
+func cpu(pids ...int) time.Duration {
+	var sum int64
+	for _, pid := range pids {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+		if err != nil {
+			continue
+		}
+		for _, f := range files {
+			data, err := os.ReadFile(f)
+			if err != nil {
+				continue // the thread ended
+			}
+			if fields := strings.Fields(string(data)); len(fields) > 0 {
+				ns, _ := strconv.ParseInt(fields[0], 10, 64)
+				sum += ns
+			}
+		}
+	}
+	return time.Duration(sum)
+}
+
+// memory is the resident memory of a process in MiB, and that part of it that is its own and not its binary's.
+func memory(pid int) (rss, anonymous float64) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(line, ":")
+		fields := strings.Fields(value)
+		if len(fields) == 0 {
+			continue
+		}
+		kib, _ := strconv.ParseFloat(fields[0], 64)
+		switch name {
+		case "VmRSS":
+			rss = kib / 1024
+		case "RssAnon":
+			anonymous = kib / 1024
+		}
+	}
+	return rss, anonymous
+}
+
+var client = http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+
+func get(url string) (string, error) {
+	resp, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s: %s", url, resp.Status, bytes.TrimSpace(body))
+	}
+	return string(body), err
+}
+
+// counter sums the samples of a metric.
+func counter(url, name string) (float64, error) {
+	body, err := get(url)
+	if err != nil {
+		return 0, err
+	}
+	sum := 0.0
+	for line := range strings.Lines(body) {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(strings.TrimSpace(rest), ' ')+1:]), 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += v
+	}
+	return sum, nil
+}
+
+// lastLines keeps the end of a log, for when something goes wrong.
+type lastLines struct {
+	mu   sync.Mutex
+	buf  []byte // guarded by mu
+	echo bool
+}
+
+const keepLog = 8 << 10
+
+func (l *lastLines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = append(l.buf, b...)
+	if len(l.buf) > keepLog {
+		l.buf = bytes.Clone(l.buf[len(l.buf)-keepLog:])
+	}
+	if l.echo {
+		os.Stderr.Write(b)
+	}
+	return len(b), nil
+}
+
+func (l *lastLines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.buf)
+}
