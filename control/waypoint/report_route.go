@@ -12,13 +12,13 @@ import (
 )
 
 func (m *Model) reportHTTPRoute(r *reader, rep *model.Report, o *object.HTTPRoute) {
-	m.reportParents(r, rep, o, o.Parents, func(granted bool) []*trouble {
+	m.reportParents(r, rep, o, o.Parents, func(p object.Key, granted bool) []*trouble {
 		var all []*trouble
 		for i := range o.Rules {
 			rule := &o.Rules[i]
 			for _, refs := range [][]object.BackendRef{rule.Backends, rule.Mirrors} {
 				for j := range refs {
-					if _, _, t := r.backend(o, &refs[j], granted); t != nil {
+					if t := r.reportBackend(rep, o, &refs[j], p, granted); t != nil {
 						all = append(all, t)
 					}
 				}
@@ -36,11 +36,11 @@ func (m *Model) reportHTTPRoute(r *reader, rep *model.Report, o *object.HTTPRout
 }
 
 func (m *Model) reportStreamRoute(r *reader, rep *model.Report, o *object.StreamRoute) {
-	m.reportParents(r, rep, o, o.Parents, func(granted bool) []*trouble {
+	m.reportParents(r, rep, o, o.Parents, func(p object.Key, granted bool) []*trouble {
 		var all []*trouble
 		for i := range o.Rules {
 			for j := range o.Rules[i].Backends {
-				if _, _, t := r.backend(o, &o.Rules[i].Backends[j], granted); t != nil {
+				if t := r.reportBackend(rep, o, &o.Rules[i].Backends[j], p, granted); t != nil {
 					all = append(all, t)
 				}
 			}
@@ -50,7 +50,7 @@ func (m *Model) reportStreamRoute(r *reader, rep *model.Report, o *object.Stream
 }
 
 // reportParents says for each parent of a route whether the route is in force there and whether all it names was found.
-func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, parents []object.ParentRef, refs func(granted bool) []*trouble) {
+func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, parents []object.ParentRef, refs func(parent object.Key, granted bool) []*trouble) {
 	for i, p := range parents {
 		k := refKey(p.Ref)
 		part := model.Part{Name: parentName(p)}
@@ -68,7 +68,7 @@ func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, par
 			part.Say(condAccepted, false, "InvalidKind", "a route cannot be attached to a "+p.Kind)
 			rep.Warn(field, "a route cannot be attached to a "+p.Kind, "name a Gateway, ListenerSet, Service or ServiceEntry")
 		}
-		troubles := refs(granted)
+		troubles := refs(k, granted)
 		if len(troubles) == 0 {
 			part.Say(condResolvedRefs, true, "ResolvedRefs", "All references resolved")
 		} else {
@@ -193,6 +193,15 @@ func (m *Model) reportVirtualService(r *reader, rep *model.Report, v *object.Vir
 		r.resolveHost(v.Namespace, c, gw, b.Port)
 		if c.Broken != "" && !(b.Port == 0 && c.Port == 0) {
 			texts = appendOnce(texts, c.Broken)
+		}
+		if h, ok := r.host(c.Namespace, c.Hostname); ok && c.Broken == "" {
+			for _, host := range v.Hosts {
+				if own, ok := r.find(v.Namespace, host); ok {
+					if t := r.reportEvasion(rep, v.Key(), own, h); t != nil {
+						texts = appendOnce(texts, t.text)
+					}
+				}
+			}
 		}
 	})
 	r.forget()

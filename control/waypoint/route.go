@@ -102,6 +102,7 @@ func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule,
 	for i, b := range out.GetForward().GetBackends() {
 		if i < len(rule.Backends) {
 			r.resolve(o, &rule.Backends[i], b, gw, edge)
+			r.keepIn(gw, o.Key(), o.Namespace, b)
 		}
 	}
 	mirrors := out.Mirrors[:0]
@@ -111,6 +112,7 @@ func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule,
 				mirror.To = &facts.Backend{}
 			}
 			r.resolve(o, &rule.Mirrors[i], mirror.To, gw, edge)
+			r.keepIn(gw, o.Key(), o.Namespace, mirror.To)
 		}
 		if mirror.To.GetBroken() == "" {
 			mirrors = append(mirrors, mirror)
@@ -136,6 +138,7 @@ func (m *Model) streamRule(r *reader, o *object.StreamRoute, rule *object.Stream
 	for i, b := range out.Backends {
 		if i < len(rule.Backends) {
 			r.resolve(o, &rule.Backends[i], b, gw, edge)
+			r.keepIn(gw, o.Key(), o.Namespace, b)
 		}
 	}
 	return out

@@ -64,11 +64,11 @@ func (m *Model) virtualHTTP(r *reader, v *object.VirtualService, e *object.Virtu
 	root.Matches = matches
 	root.Origin = origin(v, root.Origin, "")
 	if e.Delegate == (object.Ref{}) {
-		m.resolveVirtual(r, v, root, t)
+		m.resolveVirtual(r, v, v, root, t)
 		return []*facts.HTTPRule{root}
 	}
 	d := get[*object.VirtualService](r, object.Key{Kind: object.KindVirtualService, Namespace: e.Delegate.Namespace, Name: e.Delegate.Name})
-	if d == nil || len(d.Hosts) > 0 {
+	if d == nil || len(d.Hosts) > 0 || !exported(d.ExportTo, r.mesh().VirtualServiceExportTo, d.Namespace, v.Namespace) {
 		root.Broken = "there is no VirtualService " + e.Delegate.Namespace + "/" + e.Delegate.Name + " without hosts to delegate to"
 		return []*facts.HTTPRule{root}
 	}
@@ -87,8 +87,8 @@ func (m *Model) virtualHTTP(r *reader, v *object.VirtualService, e *object.Virtu
 			continue
 		}
 		rule.Origin = origin(d, rule.Origin, "")
-		inherit(rule, root)
-		m.resolveVirtual(r, d, rule, t)
+		inherit(rule, proto.Clone(root).(*facts.HTTPRule)) // what is inherited is resolved, for each rule on its own
+		m.resolveVirtual(r, v, d, rule, t)
 		rules = append(rules, rule)
 	}
 	return rules
@@ -111,16 +111,18 @@ func holds(s object.MatchScope, t *target) bool {
 	return (s.Port == 0 || uint32(s.Port) == t.port.Number) && (len(s.Gateways) == 0 || slices.Contains(s.Gateways, meshGateway))
 }
 
-// resolveVirtual resolves the backends and mirrors of a rule.
-func (m *Model) resolveVirtual(r *reader, v *object.VirtualService, rule *facts.HTTPRule, t *target) {
+// resolveVirtual resolves the backends and mirrors of a rule of v, which root may have delegated to.
+func (m *Model) resolveVirtual(r *reader, root, v *object.VirtualService, rule *facts.HTTPRule, t *target) {
 	for _, b := range rule.GetForward().GetBackends() {
 		r.resolveHost(v.Namespace, b, t.gw, t.port.Number)
+		r.keepIn(t.gw, root.Key(), t.host.Namespace, b)
 	}
 	rule.Mirrors = slices.DeleteFunc(rule.Mirrors, func(mirror *facts.Mirror) bool {
 		if mirror.To == nil {
 			return true
 		}
 		r.resolveHost(v.Namespace, mirror.To, t.gw, t.port.Number)
+		r.keepIn(t.gw, root.Key(), t.host.Namespace, mirror.To)
 		return mirror.To.Broken != ""
 	})
 }
@@ -133,6 +135,7 @@ func (m *Model) virtualStream(r *reader, v *object.VirtualService, s *object.Vir
 	rule.Origin = origin(v, rule.Origin, "")
 	for _, b := range rule.Backends {
 		r.resolveHost(v.Namespace, b, t.gw, t.port.Number)
+		r.keepIn(t.gw, v.Key(), t.host.Namespace, b)
 	}
 	return rule
 }
