@@ -349,7 +349,7 @@ type MetricOverride struct {
 	// Telemetry's names (REQUEST_COUNT ...); empty means all of them.
 	Metric   string                `protobuf:"bytes,1,opt,name=metric,proto3" json:"metric,omitempty"`
 	Disabled *wrapperspb.BoolValue `protobuf:"bytes,2,opt,name=disabled,proto3" json:"disabled,omitempty"`
-	// Tag to an expression of Envoy's access log format, or REMOVE.
+	// Tag to a CEL expression, as in the Telemetry API, or with a % to Envoy's access log format, or REMOVE.
 	Tags          map[string]string `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Remove        []string          `protobuf:"bytes,4,rep,name=remove,proto3" json:"remove,omitempty"`
 	unknownFields protoimpl.UnknownFields

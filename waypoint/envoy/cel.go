@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // A filter of access logs is an expression in CEL, which Envoy compiles when it takes in the configuration: what it
@@ -19,7 +20,8 @@ const (
 var celToken = regexp.MustCompile(`^\s*(?:([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?u?)|([rRbB]?"(?:[^"\\\n]|\\.)*"|[rRbB]?'(?:[^'\\\n]|\\.)*')|([A-Za-z_][A-Za-z0-9_]*)|(\|\||&&|[=!<>]=|[-+*/%!<>?:.,()\[\]]))`)
 
 var (
-	celFunctions = []string{"has", "size", "int", "uint", "double", "string", "duration", "timestamp", "bytes", "type"}
+	// Envoy leaves out string(), and refuses expressions with it.
+	celFunctions = []string{"has", "size", "int", "uint", "double", "duration", "timestamp", "bytes", "type"}
 	celMethods   = []string{"contains", "startsWith", "endsWith", "matches", "size"}
 	// celLevels are binary operators by precedence, the loosest first.
 	celLevels = [][]string{{"||"}, {"&&"}, {"==", "!=", "<", "<=", ">", ">=", "in"}, {"+", "-"}, {"*", "/", "%"}}
@@ -139,6 +141,9 @@ func (r *celReader) unary() {
 				if !slices.Contains(celMethods, name) {
 					r.fail("there is no method %s", name)
 				}
+				if name == "matches" {
+					r.pattern()
+				}
 				r.list(")")
 			}
 		case r.take("["):
@@ -183,6 +188,22 @@ func (r *celReader) primary() {
 			r.err = fmt.Errorf("no CEL expression: unexpected %q", r.text)
 		}
 		r.fail("")
+	}
+}
+
+// pattern looks at a regular expression written out, which Envoy compiles together with what is around it.
+func (r *celReader) pattern() {
+	if r.kind != celLiteral || r.text[0] < 'A' && r.text[0] != '"' && r.text[0] != '\'' {
+		return
+	}
+	text := strings.TrimLeft(r.text, "rRbB")
+	raw := text != r.text
+	text = text[1 : len(text)-1]
+	if !raw {
+		text = strings.ReplaceAll(text, `\\`, `\`)
+	}
+	if _, err := regexp.Compile(text); err != nil {
+		r.fail("%v", err)
 	}
 }
 

@@ -53,10 +53,16 @@ func TestMetrics(t *testing.T) {
 	w.Add("tcp.default.svc.cluster.local", "10.96.0.2", []envoytest.Port{{Number: 90, Target: port, Protocol: waypoint.Protocol_TCP}},
 		envoytest.Pod("tcp", "127.0.31.1", "echo"))
 	w.Services[0].Policies = &waypoint.Policies{Telemetry: &waypoint.Telemetry{Metrics: []*waypoint.MetricOverride{
-		{Metric: "REQUEST_COUNT", Tags: map[string]string{"method": "%REQ(:METHOD)%", "source_version": "REMOVE"}},
+		{Metric: "REQUEST_COUNT", Tags: map[string]string{
+			"method": "%REQ(:METHOD)%", "source_version": "REMOVE", "request_host": "request.host", "absent": "request.headers['absent']",
+			"destination_port": "string(destination.port)", "kind": "request.url_path.startsWith('/x') ? 'x' : 'other'", "stray": "request.host)",
+		}},
 		{Metric: "REQUEST_SIZE", Disabled: wrapperspb.Bool(true)},
 	}}}
-	p := envoytest.Start(t, w)
+	p := envoytest.Start(t, &envoytest.World{})
+	if problems := p.TryApply(w); len(problems) != 1 || !strings.Contains(problems[0].Text, "tag stray: ") {
+		t.Errorf("problems: %v", problems)
+	}
 	p.Node("127.0.31.1", idEcho)
 	peer := p.Peer(idClient)
 	peer.Header.Set("baggage", baggage)
@@ -79,6 +85,7 @@ func TestMetrics(t *testing.T) {
 		m := p.Metrics()
 		return errors.Join(
 			series(m, "envoy_istio_requests_total", append(common, `request_protocol="http"`, `response_code="418"`, `method="GET"`,
+				`request_host="echo"`, `destination_port="80"`, `kind="other"`,
 				`destination_service="echo.default.svc.cluster.local"`, `destination_workload="echo"`)...),
 			series(m, "envoy_istio_request_duration_milliseconds_bucket", append(common, `source_version="v7"`, `le="0.5"`)...),
 			series(m, "envoy_istio_response_bytes_sum", common...),

@@ -3,6 +3,7 @@ package envoy
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -168,11 +169,11 @@ func override(metric string, labels []label, overrides []*waypoint.MetricOverrid
 		}
 		gone := slices.Clone(o.GetRemove())
 		for _, name := range slices.Sorted(maps.Keys(o.GetTags())) {
-			format := o.GetTags()[name]
+			format, err := tagFormat(o.GetTags()[name])
 			switch i := slices.IndexFunc(labels, func(l label) bool { return l.name == name }); {
-			case format == "REMOVE":
+			case o.GetTags()[name] == "REMOVE":
 				gone = append(gone, name)
-			case checkFormat(format) != nil: // told as a problem once, see checkOverrides
+			case err != nil: // told as a problem once, see checkOverrides
 			case i >= 0:
 				labels[i].format = format
 			default:
@@ -184,11 +185,25 @@ func override(metric string, labels []label, overrides []*waypoint.MetricOverrid
 	return labels, enabled
 }
 
+// tagFormat makes a format of what the Telemetry API has for a tag, which is an expression in CEL. A percent sign, which
+// says nothing about text there, makes it a format of Envoy's own.
+func tagFormat(value string) (string, error) {
+	if strings.Contains(value, "%") {
+		return value, checkFormat(value)
+	}
+	value = strings.TrimSpace(value)
+	// Everything is written out as text, and Envoy has no string(): string(x) is x.
+	if inner, ok := strings.CutPrefix(value, "string("); ok && strings.HasSuffix(inner, ")") && checkCEL(inner[:len(inner)-1]) == nil {
+		value = inner[:len(inner)-1]
+	}
+	return "%CEL(" + value + ")%", checkCEL(value)
+}
+
 func checkOverrides(overrides []*waypoint.MetricOverride) []Problem {
 	var problems []Problem
 	for _, o := range overrides {
 		for _, name := range slices.Sorted(maps.Keys(o.GetTags())) {
-			if err := checkFormat(o.GetTags()[name]); err != nil {
+			if _, err := tagFormat(o.GetTags()[name]); err != nil {
 				problems = append(problems, Problem{Object: "Telemetry", Text: "tag " + name + ": " + err.Error() + "; the tag is left as it was"})
 			}
 		}

@@ -109,6 +109,10 @@ func checkFormat(format string) error {
 		}
 		permitted, known := operators[name]
 		switch {
+		case name == "CEL":
+			if err := checkCEL(argument); err != nil {
+				return fmt.Errorf("%%CEL(%s)%%: %w", argument, err)
+			}
 		case !known:
 			return fmt.Errorf("no operator %%%s%%: see Envoy's list of access log operators", name)
 		case permitted == nil && at[4] >= 0:
