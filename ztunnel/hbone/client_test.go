@@ -245,27 +245,35 @@ func TestResponseFaults(t *testing.T) {
 }
 
 // TestOrderlyResetKeepsWhatArrived covers servers that end the response and then refuse the rest of the request, as
-// x/net/http2 does when a handler returns.
+// x/net/http2 does when a handler returns and Envoy when the server of a tunnel is done first.
 func TestOrderlyResetKeepsWhatArrived(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, cc := toClient(t, Config{})
-		open := opening(cc, t.Context())
-		synctest.Wait()
-		s.headers(1, false, ":status", "200")
-		st, err := open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.WriteData(1, true, []byte("all there is"))
-		s.WriteRSTStream(1, http2.ErrCodeNo)
-		synctest.Wait()
-		if b, err := io.ReadAll(st); string(b) != "all there is" || err != nil {
-			t.Errorf("read %q, %v", b, err)
-		}
-		if _, err := st.Write([]byte("x")); err == nil {
-			t.Error("the peer reads no more, but Write succeeded")
-		}
-	})
+	for _, code := range []http2.ErrCode{http2.ErrCodeNo, http2.ErrCodeConnect} {
+		synctest.Test(t, func(t *testing.T) {
+			s, cc := toClient(t, Config{})
+			open := opening(cc, t.Context())
+			synctest.Wait()
+			s.headers(1, false, ":status", "200")
+			st, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.WriteData(1, true, []byte("all there is"))
+			s.WriteRSTStream(1, code)
+			synctest.Wait()
+			if b, err := io.ReadAll(st); string(b) != "all there is" || err != nil {
+				t.Errorf("%v: read %q, %v", code, b, err)
+			}
+			if err := st.Ready(); err != nil {
+				t.Errorf("%v: not ready for an end: %v", code, err)
+			}
+			if _, err := st.Write([]byte("x")); err == nil {
+				t.Errorf("%v: the peer reads no more, but Write succeeded", code)
+			}
+			if err := st.CloseWrite(); err != nil {
+				t.Errorf("%v: an end that nobody waits for: %v", code, err)
+			}
+		})
+	}
 }
 
 func TestLostConnectionFailsStreams(t *testing.T) {

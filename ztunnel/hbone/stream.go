@@ -92,7 +92,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 // readErrLocked returns why no more bytes will come, or nil.
 func (s *Stream) readErrLocked() error {
 	switch {
-	case s.err != nil && !(s.remoteEnd && orderly(s.err)):
+	case s.err != nil && !s.heardOutLocked():
 		return s.err
 	case s.remoteEnd:
 		return io.EOF
@@ -100,10 +100,12 @@ func (s *Stream) readErrLocked() error {
 	return nil
 }
 
-// orderly tells a reset that only says "I will not read more of yours" from one that aborts. RFC 9113 §8.1.
-func orderly(err error) bool {
+// heardOutLocked reports a reset by a peer that had ended its direction before: all it had to say is here, and it only
+// does not want to hear more, whatever the code. RFC 9113 §8.1; Envoy sends CONNECT_ERROR when the server of a tunnel is
+// done first. It is what a TCP connection is whose peer has closed: reads end, writes fail.
+func (s *Stream) heardOutLocked() bool {
 	var r *ResetError
-	return errors.As(err, &r) && r.Remote && r.Code == NoError
+	return s.remoteEnd && errors.As(s.err, &r) && r.Remote
 }
 
 // Write sends p, waiting for flow control as long as it takes.
@@ -155,10 +157,13 @@ func (s *Stream) WriteBuffer(b *buffer.Buffer) error {
 }
 
 // Ready waits until the peer's windows and our queue admit bytes. A caller that asks before it reads from its source need
-// not hold what it cannot send.
+// not hold what it cannot send. A peer that has ended and reset the stream only fails the writes after it.
 func (s *Stream) Ready() error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
+	if s.heardOutLocked() {
+		return nil // the source may end without having more to say
+	}
 	_, err := s.waitSendLocked()
 	s.c.unblockLocked() // the turn is not used yet
 	return err
@@ -232,7 +237,7 @@ func (s *Stream) CloseWrite() error {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.localEnd {
+	if s.localEnd || s.heardOutLocked() {
 		return nil
 	}
 	if s.err != nil {
