@@ -107,6 +107,10 @@ func (o Options) runtime() *bootstrapv3.LayeredRuntime {
 	// Without it, endpoints' identities are only checked by one of Envoy's two certificate validators.
 	static.Fields["envoy.reloadable_features.spiffe_validator_use_upstream_subject_alt_names"] = structpb.NewBoolValue(true)
 	static.Fields[formatsInDescriptors] = structpb.NewBoolValue(true)
+	// The end of a connection between two of Envoy's own listeners is an end. As a reset, which it is by default, it
+	// overtakes the last bytes: the answer to a request that asks for the connection to be closed, or a greeting. The
+	// price is that a reset of one side of a TCP service is an end to the other.
+	static.Fields["envoy.reloadable_features.enable_send_rst_on_user_space_socket"] = structpb.NewBoolValue(false)
 	for _, key := range slices.Sorted(maps.Keys(o.Runtime)) {
 		static.Fields[key] = structpb.NewStringValue(o.Runtime[key])
 	}
