@@ -224,7 +224,8 @@ type Authorization struct {
 	// For CUSTOM.
 	Authorizer *ExternalAuthorizer `protobuf:"bytes,5,opt,name=authorizer,proto3" json:"authorizer,omitempty"`
 	DryRun     bool                `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// Not empty: the policy is in force but cannot be evaluated; everything it could be about is denied with this reason.
+	// Not empty: the policy is in force but cannot be evaluated; everything it could be about is denied with this reason,
+	// and of a CUSTOM policy what its rules match.
 	Broken        string `protobuf:"bytes,7,opt,name=broken,proto3" json:"broken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -17,7 +17,7 @@ func (m *Model) reportAuthorization(r *reader, rep *model.Report, a *object.Auth
 		return
 	}
 	if f := m.authorization(r, gatewayName{ns: a.Namespace}, a); f.Broken != "" {
-		rep.Warn("spec.provider", f.Broken+": everything the policy is about is denied", "add the provider to the mesh configuration's extensionProviders, or correct its service")
+		rep.Warn("spec.provider", f.Broken+": what the policy's rules match is denied", "add the provider to the mesh configuration's extensionProviders, or correct its service")
 	}
 	r.forget()
 }

@@ -72,8 +72,8 @@ func aliased(in []*facts.StringMatch, domains []string) []*facts.StringMatch {
 	return out
 }
 
-// authorizer finds the provider of a CUSTOM policy. Without one nothing can be decided, so everything the policy is about
-// is denied.
+// authorizer finds the provider of a CUSTOM policy. Without one nothing can be decided, so what the policy's rules match is
+// denied.
 func (m *Model) authorizer(r *reader, gw gatewayName, a *object.AuthorizationPolicy) (*facts.ExternalAuthorizer, string) {
 	p, ok := r.mesh().Provider(a.Provider)
 	switch {

@@ -54,8 +54,11 @@ func (a *authorization) addCustom(authorizer *waypoint.ExternalAuthorizer, polic
 }
 
 // checkAuthorizer refuses what could not be asked.
-func checkAuthorizer(a *waypoint.ExternalAuthorizer, tcp bool) error {
+func checkAuthorizer(p *waypoint.Authorization, tcp bool) error {
+	a := p.GetAuthorizer()
 	switch {
+	case p.GetBroken() != "":
+		return errors.New(p.GetBroken())
 	case a == nil:
 		return errors.New("it names no provider: set provider.name to an extension provider of the mesh configuration")
 	case a.GetService().GetHostname() == "" || a.GetService().GetBroken() != "":

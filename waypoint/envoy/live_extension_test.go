@@ -128,6 +128,14 @@ func TestCustom(t *testing.T) {
 	}
 	wantStatus(t, client, 403, "GET", "/t")
 	wantStatus(t, client, 200, "GET", "/free")
+	broken := custom("h", byHTTP, "/t")
+	broken.Broken = "the mesh configuration has no such provider"
+	s.svc.Policies = authorization(broken)
+	if problems := s.TryApply(s.world); len(problems) != 1 || !strings.Contains(problems[0].Text, broken.Broken) {
+		t.Errorf("problems: %v", problems)
+	}
+	wantStatus(t, client, 403, "GET", "/t")
+	wantStatus(t, client, 200, "GET", "/free")
 }
 
 func lua(name, source string, phase waypoint.Extension_Phase, priority int32) *waypoint.Extension {

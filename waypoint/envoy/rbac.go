@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -118,8 +119,8 @@ func (a *authorization) add(base ruleMaker, p *waypoint.Authorization) {
 	maker.widen = p.GetAction() != waypoint.Authorization_ALLOW
 	maker.tokens = p.GetAction() != waypoint.Authorization_CUSTOM
 	policies, err := maker.all(p)
-	if p.GetBroken() != "" {
-		err = fmt.Errorf("%s", p.GetBroken())
+	if p.GetBroken() != "" && p.GetAction() != waypoint.Authorization_CUSTOM {
+		err = errors.New(p.GetBroken())
 	}
 	if err != nil {
 		a.refuse(p, err)
@@ -145,7 +146,7 @@ func (a *authorization) add(base ruleMaker, p *waypoint.Authorization) {
 			a.problems = append(a.problems, Problem{Object: object, Text: "a dry run of a CUSTOM policy asks nobody: it has no effect"})
 			return
 		}
-		if err := checkAuthorizer(p.GetAuthorizer(), base.tcp); err != nil {
+		if err := checkAuthorizer(p, base.tcp); err != nil {
 			// Nobody can be asked: what the authorizer was to decide is refused, and only that.
 			a.deny.add(rbacv3.RBAC_DENY, false, policies)
 			a.problems = append(a.problems, Problem{Object: object, Text: "what its rules match is refused: " + err.Error()})
