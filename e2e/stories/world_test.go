@@ -85,6 +85,22 @@ type options struct {
 
 func start(t *testing.T, o options) *world {
 	t.Helper()
+	w := up(t, o)
+	daemons, err := mesh.DaemonsWith(w.Lab, o.mesh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.change != nil {
+		daemons = o.change(daemons)
+	}
+	w.must(w.Lab.Run(w.ctx, daemons...))
+	w.must(w.DaemonsReady(w.soon(), nil))
+	return w
+}
+
+// up is a lab without a mesh.
+func up(t *testing.T, o options) *world {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs CAP_SYS_ADMIN and CAP_NET_ADMIN to make network namespaces")
 	}
@@ -110,15 +126,6 @@ func start(t *testing.T, o options) *world {
 			t.Error(err)
 		}
 	})
-	daemons, err := mesh.DaemonsWith(l, o.mesh)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if o.change != nil {
-		daemons = o.change(daemons)
-	}
-	w.must(l.Run(ctx, daemons...))
-	w.must(l.DaemonsReady(w.soon(), nil))
 	return w
 }
 
