@@ -45,7 +45,7 @@ func (e *Env) candidates(d *waypoint.Destination, l leg) []candidate {
 			continue
 		}
 		port := targetPort(w, d, l.port)
-		if port == 0 || !selected(l.subset, w) {
+		if port == 0 || !selected(l.subset, w) || e.borrowed(d, w, port) {
 			continue
 		}
 		if lb := e.endpoint(d, w, svc, port); lb != nil {
@@ -88,7 +88,7 @@ func (e *Env) endpoint(d *waypoint.Destination, w *workload.Workload, svc *workl
 		lb.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{metaPeer: peerMetadata(w)}}
 		return lb
 	}
-	return tunnelEndpoint(w, netip.AddrPortFrom(ip, uint16(port)), netip.AddrPort{}, svc.GetSubjectAltNames())
+	return tunnelEndpoint(w, netip.AddrPortFrom(ip, uint16(port)), netip.AddrPort{}, e.accepted(svc))
 }
 
 // addressOf is where a workload is reached in our network. One of a dual-stack pod's addresses is enough, and Istio
@@ -192,7 +192,7 @@ func (e *Env) throughWaypoint(d *waypoint.Destination, l leg, through *workload.
 			continue
 		}
 		at := netip.AddrPortFrom(ip, uint16(e.options().PeerHBONEPort))
-		lb := tunnelEndpoint(w, netip.AddrPortFrom(vip, uint16(l.port)), at, svc.GetSubjectAltNames())
+		lb := tunnelEndpoint(w, netip.AddrPortFrom(vip, uint16(l.port)), at, e.accepted(svc))
 		weigh(lb, w)
 		out = append(out, candidate{workload: w, endpoint: lb})
 	}
