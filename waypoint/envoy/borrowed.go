@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -44,4 +45,24 @@ func (e *Env) accepted(svc *workload.Service) []string {
 		}
 	}
 	return out
+}
+
+// ownRanges are addresses that mean this machine, or its link, to whoever dials them: the proxy's own admin port, or its
+// node's metadata service. RFC 6890 §2.2.
+var ownRanges = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("::/128"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("::ffff:0:0/96"), netip.MustParsePrefix("fe80::/10"),
+}
+
+// keepOut takes our own addresses out of ranges that a service claims, such as 0.0.0.0/0. With resolution NONE it would
+// lead wherever the peer says.
+func keepOut(ranges map[netip.Prefix]*onMatch, nowhere *onMatch) {
+	for _, own := range ownRanges {
+		for p := range ranges {
+			if p.Bits() < own.Bits() && p.Overlaps(own) {
+				claim(ranges, own, nowhere)
+				break
+			}
+		}
+	}
 }

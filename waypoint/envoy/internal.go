@@ -117,6 +117,7 @@ func (e *Env) findChain(services []*waypoint.Service, detected bool) *onMatch {
 			claim(ranges, netip.PrefixFrom(a, a.BitLen()), way)
 		}
 	}
+	keepOut(ranges, nowhere)
 	way := byDestination(ranges, byAuthority(names, nowhere))
 	if way.GetMatcher() == nil { // a listener needs a matcher, not an action
 		way = byAuthority(map[string]*onMatch{"nothing is served": nowhere}, nowhere)

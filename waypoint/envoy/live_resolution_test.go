@@ -52,6 +52,34 @@ func TestRange(t *testing.T) {
 	}
 }
 
+// TestEverything: a service for all addresses there are leads to none of the proxy's own.
+func TestEverything(t *testing.T) {
+	w := &envoytest.World{}
+	p := envoytest.Start(t, w)
+	all := []envoytest.Port{{Number: p.Options.AdminPort, Target: p.Options.AdminPort, Protocol: waypoint.Protocol_TCP}}
+	for i, any := range []string{"0.0.0.0", "::"} {
+		w.Add(fmt.Sprintf("all%d.example.com", i), any, all)
+		w.Addresses[i].Addresses[0].Length = new(uint32)
+		w.Destinations[i].Resolution = waypoint.Destination_ORIGINAL
+	}
+	p.Apply(w)
+	for _, own := range []string{"127.0.0.1", "127.1.2.3", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]", "169.254.169.254"} {
+		conn, err := dial(t, p.Peer(idClient), fmt.Sprintf("%s:%d", own, p.Options.AdminPort))
+		if err == nil {
+			fmt.Fprint(conn, "GET /server_info HTTP/1.0\r\n\r\n")
+			var n int
+			n, err = conn.Read(make([]byte, 100))
+			conn.Close()
+			if n > 0 {
+				t.Errorf("%s: the admin port answers", own)
+			}
+		}
+		if err == nil {
+			t.Errorf("%s: a connection", own)
+		}
+	}
+}
+
 // TestIPv6: a service and a pod with IPv6 addresses.
 func TestIPv6(t *testing.T) {
 	w, _, _ := echoWorld(t, "127.0.52.1", waypoint.Protocol_HTTP1)
