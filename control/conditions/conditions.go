@@ -56,6 +56,8 @@ type Config struct {
 	Store Store
 	// Reports returns all reports there are.
 	Reports func() []Report
+	// Changed returns a channel that is closed at the next change of a report; nil looks again and again.
+	Changed func() <-chan struct{}
 	Logger  *slog.Logger
 	// Now is the clock; nil means the real one.
 	Now func() time.Time
@@ -82,13 +84,33 @@ func New(cfg Config) *Writer {
 func (w *Writer) Run(ctx context.Context) error {
 	tick := time.NewTicker(period)
 	defer tick.Stop()
+	var changed <-chan struct{}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			w.round(ctx)
 		}
+		if !due(changed) {
+			continue
+		}
+		if w.cfg.Changed != nil {
+			changed = w.cfg.Changed() // first, or a change in between is missed
+		}
+		w.round(ctx)
+	}
+}
+
+// due says whether something changed; nil means that it may have.
+func due(changed <-chan struct{}) bool {
+	if changed == nil {
+		return true
+	}
+	select {
+	case <-changed:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/auth"
 	"github.com/ambit-mesh/ambit/ca/issuer"
 	"github.com/ambit-mesh/ambit/ca/server"
+	"github.com/ambit-mesh/ambit/control/conditions"
 	"github.com/ambit-mesh/ambit/control/kube"
 )
 
@@ -25,10 +27,12 @@ type clusterRunner struct {
 	source    *kube.Source
 	places    *kube.Places
 	tokens    *kube.Tokens
+	writer    *kube.Writer
 	authority *kube.Authority // nil with certificates from elsewhere
 	dir       string          // private, for the authority's key and the serving certificate
 	ca        atomic.Pointer[server.Server]
 	issuer    atomic.Pointer[issuer.Issuer]
+	opened    chan struct{} // closed when there is an issuer
 }
 
 // inCluster says whether the configuration comes from an API server.
@@ -40,7 +44,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	if !cfg.inCluster() {
 		return nil, nil
 	}
-	c := &clusterRunner{d: d, places: kube.NewPlaces()}
+	c := &clusterRunner{d: d, places: kube.NewPlaces(), opened: make(chan struct{})}
 	var err error
 	if c.cluster, err = kube.Connect(kube.Access{InCluster: cfg.InCluster, Kubeconfig: cfg.Kubeconfig, Context: cfg.KubeContext}, d.logger); err != nil {
 		return nil, err
@@ -48,6 +52,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	c.source = kube.NewSource(kube.SourceConfig{
 		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Logger: d.logger,
 	})
+	c.writer = kube.NewWriter(c.source)
 	c.tokens = kube.NewTokens(c.cluster, cfg.TrustDomain)
 	if cfg.TLSDir != "" {
 		return c, nil
@@ -107,6 +112,7 @@ func (c *clusterRunner) runAuthority(ctx context.Context) error {
 	}
 	c.issuer.Store(iss)
 	c.ca.Store(ca)
+	close(c.opened)
 	serving := &issuer.Renewal{Issuer: iss, Names: c.d.cfg.names(), Dir: c.tlsDir(), Logger: c.d.logger}
 	if err := serving.Renew(); err != nil {
 		return err
@@ -120,4 +126,43 @@ func (c *clusterRunner) runAuthority(ctx context.Context) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// runLeader writes, while this replica is the leader, until ctx ends: status, what runs for Gateways, the roots of every
+// namespace, and Events.
+func (c *clusterRunner) runLeader(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.d.pusher.Ready():
+	}
+	name := os.Getenv("POD_NAME")
+	if name == "" {
+		name, _ = os.Hostname() // the number tells replicas apart
+	}
+	leader := kube.NewLeader(kube.LeaderConfig{
+		Cluster: c.cluster, Namespace: c.d.cfg.RootNamespace, Identity: fmt.Sprintf("%s_%08x", name, rand.Uint32()), Logger: c.d.logger,
+	})
+	feed := kube.NewGatewayFeed(c.source, c.d.gateways.reconciler)
+	return leader.Run(ctx, func(ctx context.Context) {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { feed.Run(ctx) })
+		wg.Go(func() { _ = c.d.gateways.reconciler.Run(ctx) })                       // ends only with ctx
+		wg.Go(func() { _ = conditions.New(conditionsOver(c.d, c.writer)).Run(ctx) }) // so does this
+		wg.Go(func() { kube.NewEvents(c.source, c.d.status, c.d.cfg.RootNamespace, c.d.logger).Run(ctx) })
+		if c.authority == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.opened:
+		}
+		iss := c.issuer.Load()
+		wg.Go(func() { _ = c.authority.Rotate(ctx) }) // and this
+		kube.NewRoots(kube.RootsConfig{
+			Cluster: c.cluster, Bundle: func() []byte { return iss.Bundle().PEM() }, Changed: iss.Changed, Logger: c.d.logger,
+		}).Run(ctx)
+	})
 }

@@ -161,13 +161,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	start("admin", d.runAdmin)
 	if d.cluster != nil {
 		start("configuration", d.cluster.source.Run)
+		start("leader", d.cluster.runLeader)
 		if d.cluster.authority != nil {
 			start("authority", d.cluster.runAuthority)
 		}
 	} else {
 		start("configuration", d.source.Run)
 	}
-	if d.gateways != nil {
+	if d.gateways != nil && d.cluster == nil {
 		start("gateways", d.gateways.run)
 	}
 	start("push", d.pusher.Run)

@@ -14,27 +14,41 @@ import (
 // gatewayRunner keeps what runs for Gateways in step with them, over the folder of configuration, and writes into objects'
 // status what there is to say about them.
 type gatewayRunner struct {
-	folder     *gateways.Folder
+	folder     *gateways.Folder // nil in a cluster
 	reconciler *gateways.Reconciler
-	writer     *conditions.Writer
+	writer     *conditions.Writer // nil in a cluster, where every leader has one of its own
 }
 
 // newGateways is nil when nobody asked for Gateways to be run.
 func newGateways(d *Daemon) *gatewayRunner {
-	if d.cfg.GatewaysFolder == "" {
+	log := d.logger.With("part", "gateways")
+	g := &gatewayRunner{}
+	var applier gateways.Applier
+	switch {
+	case d.cluster != nil:
+		applier = d.cluster.writer
+	case d.cfg.GatewaysFolder != "":
+		g.folder = gateways.NewFolder(d.cfg.ConfigDir, d.cfg.GatewaysFolder, log)
+		applier = g.folder
+		g.writer = conditions.New(conditionsOver(d, store{g.folder}))
+	default:
 		return nil
 	}
-	log := d.logger.With("part", "gateways")
-	g := &gatewayRunner{folder: gateways.NewFolder(d.cfg.ConfigDir, d.cfg.GatewaysFolder, log)}
 	g.reconciler = gateways.New(gateways.Config{
-		Applier: g.folder, Status: d.status, Logger: log,
+		Applier: applier, Status: d.status, Logger: log,
 		Deploy: deploy.Config{
 			TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,
 			SystemNamespace: d.cfg.RootNamespace, Network: d.cfg.Network,
 		},
 	})
-	g.writer = conditions.New(conditions.Config{Store: store{g.folder}, Reports: func() []conditions.Report { return reportsOf(d.pusher.Reports()) }, Logger: log})
 	return g
+}
+
+func conditionsOver(d *Daemon, s conditions.Store) conditions.Config {
+	return conditions.Config{
+		Store: s, Reports: func() []conditions.Report { return reportsOf(d.pusher.Reports()) }, Changed: d.pusher.ReportsChanged,
+		Logger: d.logger.With("part", "conditions"),
+	}
 }
 
 // store is the folder as the writer of conditions sees it.

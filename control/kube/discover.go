@@ -56,7 +56,7 @@ func (s *Source) discover(ctx context.Context) {
 			s.attend(ctx, &wg, f, served)
 		}
 		s.mu.Lock()
-		s.served = true
+		s.served, s.resources = true, served
 		s.mu.Unlock()
 		s.poke()
 		pause.Reset(s.cfg.Discover)

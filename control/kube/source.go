@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"github.com/ambit-mesh/ambit/control/intake"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
@@ -44,6 +46,8 @@ type Source struct {
 	queue  map[object.Key]object.Event // what the sink is to hear; the latest of each object
 	order  []object.Key
 	served bool // the API server has said which kinds it serves
+	// resources is where kinds are that not every API server has.
+	resources map[object.Kind]schema.GroupVersionResource
 	// failing is how many kinds cannot be asked about.
 	failing int
 }

@@ -1,0 +1,135 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// Events makes a Kubernetes Event of each refusal, where `kubectl describe` shows it beside the object. It is the leader's
+// to do.
+type Events struct {
+	source *Source
+	status *status.Registry
+	log    *slog.Logger
+	// Home is the namespace for Events about objects that have none.
+	home string
+	said map[told]bool
+}
+
+// told is what an Event says, once.
+type told struct{ kind, namespace, name, problem string }
+
+const (
+	// eventsPause is how long refusals are collected before Events are made of them.
+	eventsPause = time.Second
+	// eventsMost bounds the Events of one pause: a thousand refusals at once have one cause, which the log names.
+	eventsMost = 20
+	// messageMost is what the API server takes.
+	messageMost = 1000
+)
+
+// NewEvents does nothing before Run.
+func NewEvents(s *Source, registry *status.Registry, home string, log *slog.Logger) *Events {
+	return &Events{source: s, status: registry, home: home, log: cmp.Or(log, slog.New(slog.DiscardHandler)), said: make(map[told]bool)}
+}
+
+// Run makes Events until ctx ends.
+func (e *Events) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		changed := e.status.Changed()
+		e.round(ctx)
+		sleep(ctx, eventsPause)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+}
+
+func (e *Events) round(ctx context.Context) {
+	now := make(map[told]bool)
+	made := 0
+	for _, entry := range e.status.List() {
+		if entry.Severity != status.Refused || entry.Name == "" {
+			continue
+		}
+		t := told{entry.Kind, entry.Namespace, entry.Name, entry.Problem}
+		if e.said[t] || made >= eventsMost {
+			now[t] = e.said[t]
+			continue
+		}
+		made++
+		if err := e.make(ctx, entry); err != nil {
+			e.log.Debug("an event was not made", "object", entry.ID(), "err", err)
+		}
+		now[t] = true
+	}
+	for t, said := range now {
+		if !said {
+			delete(now, t) // its turn comes with the next change
+		}
+	}
+	e.said = now
+}
+
+func (e *Events) make(ctx context.Context, entry status.Entry) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	about := map[string]any{"kind": entry.Kind, "namespace": entry.Namespace, "name": entry.Name}
+	if r, ok := e.source.place(entry.Kind); ok {
+		about["apiVersion"] = r.GroupVersion().String()
+		c := e.source.cfg.Cluster.dynamic.Resource(r)
+		var u *unstructured.Unstructured
+		var err error
+		if entry.Namespace != "" {
+			u, err = c.Namespace(entry.Namespace).Get(ctx, entry.Name, metav1.GetOptions{})
+		} else {
+			u, err = c.Get(ctx, entry.Name, metav1.GetOptions{})
+		}
+		if err != nil {
+			return err
+		}
+		about["uid"] = string(u.GetUID())
+	}
+	text := entry.Problem
+	if entry.Field != "" {
+		text = entry.Field + ": " + text
+	}
+	if entry.Fix != "" {
+		text += "; " + entry.Fix
+	}
+	if entry.Kept {
+		text += " (the earlier version stays in force)"
+	}
+	if len(text) > messageMost {
+		text = text[:messageMost]
+	}
+	now := time.Now().UTC().Format(time.RFC3339)
+	namespace := cmp.Or(entry.Namespace, e.home)
+	_, err := e.source.cfg.Cluster.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "events"}).Namespace(namespace).Create(ctx, &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "Refused", "message": text,
+		"metadata":       map[string]any{"name": fmt.Sprintf("%s.%x", entry.Name, time.Now().UnixNano()), "namespace": namespace},
+		"involvedObject": about, "source": map[string]any{"component": "ambitd"}, "reportingComponent": "ambitd",
+		"firstTimestamp": now, "lastTimestamp": now, "count": int64(1),
+	}}, metav1.CreateOptions{FieldManager: manager})
+	return err
+}
+
+// place is where any kind that is read is.
+func (s *Source) place(kind string) (schema.GroupVersionResource, bool) {
+	for k, b := range builtins() {
+		if k.String() == kind {
+			return b.version.WithResource(b.resource), true
+		}
+	}
+	return s.Resource(kind)
+}

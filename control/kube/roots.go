@@ -1,0 +1,221 @@
+package kube
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// RootsConfig of Roots. All but Logger are required.
+type RootsConfig struct {
+	Cluster *Cluster
+	// Bundle is what everybody is to trust, in PEM, and Changed is closed when it is different.
+	Bundle  func() []byte
+	Changed func() <-chan struct{}
+	Logger  *slog.Logger
+}
+
+// Roots keeps the ConfigMap istio-ca-root-cert with the mesh's roots in every namespace: pods mount it. It is the
+// leader's to do.
+type Roots struct {
+	cfg  RootsConfig
+	wake chan struct{}
+
+	mu         sync.Mutex
+	namespaces map[string]bool
+	have       map[string]string // what a namespace's ConfigMap says
+}
+
+const (
+	rootsName = "istio-ca-root-cert"
+	rootsKey  = "root-cert.pem"
+)
+
+// without are namespaces in which no workload of the mesh runs. Istio pkg/kube/inject IgnoredNamespaces
+func without(namespace string) bool {
+	switch namespace {
+	case "kube-system", "kube-public", "kube-node-lease", "local-path-storage":
+		return true
+	}
+	return false
+}
+
+// NewRoots does nothing before Run.
+func NewRoots(cfg RootsConfig) *Roots {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Roots{cfg: cfg, wake: make(chan struct{}, 1)}
+}
+
+// Run writes until ctx ends.
+func (r *Roots) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	r.mu.Lock()
+	r.namespaces, r.have = make(map[string]bool), make(map[string]string)
+	r.mu.Unlock()
+	listed := make(chan struct{}, 2)
+	feeds := []*names{
+		{changed: r.namespace, listed: listed, have: make(map[object.Key]bool)},
+		{changed: r.found, listed: listed, have: make(map[object.Key]bool)},
+	}
+	res := made()
+	wg.Go(func() {
+		follow(ctx, r.cfg.Cluster, "roots namespaces", r.cfg.Cluster.untyped(res["Namespace"], "", ""), feeds[0])
+	})
+	wg.Go(func() {
+		follow(ctx, r.cfg.Cluster, "roots configmaps", r.cfg.Cluster.untyped(res["ConfigMap"], "", "metadata.name="+rootsName), feeds[1])
+	})
+	for range feeds {
+		select {
+		case <-ctx.Done():
+			return
+		case <-listed:
+		}
+	}
+	for {
+		changed := r.cfg.Changed()
+		if failed := r.round(ctx); failed {
+			sleep(ctx, time.Second)
+			r.poke()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		case <-changed:
+		}
+	}
+}
+
+func (r *Roots) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *Roots) namespace(name object.Key, u *unstructured.Unstructured) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.poke()
+	if u == nil || u.GetDeletionTimestamp() != nil || without(name.Name) {
+		delete(r.namespaces, name.Name)
+		return
+	}
+	r.namespaces[name.Name] = true
+}
+
+func (r *Roots) found(name object.Key, u *unstructured.Unstructured) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.poke()
+	if u == nil {
+		delete(r.have, name.Namespace)
+		return
+	}
+	r.have[name.Namespace], _, _ = unstructured.NestedString(u.Object, "data", rootsKey)
+}
+
+// round writes what is missing or different, and reports whether something could not be written.
+func (r *Roots) round(ctx context.Context) (failed bool) {
+	want := string(r.cfg.Bundle())
+	var todo []string
+	r.mu.Lock()
+	for ns := range r.namespaces {
+		if r.have[ns] != want {
+			todo = append(todo, ns)
+		}
+	}
+	r.mu.Unlock()
+	for _, ns := range todo {
+		err := r.write(ctx, ns, want)
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case err == nil:
+			r.mu.Lock()
+			r.have[ns] = want
+			r.mu.Unlock()
+		case apierrors.IsNotFound(err), apierrors.HasStatusCause(err, "NamespaceTerminating"):
+			// The namespace is going.
+		default:
+			r.cfg.Logger.Warn("the mesh's roots cannot be written, trying again: pods of the namespace that mount them wait", "namespace", ns, "err", err)
+			failed = true
+		}
+	}
+	return failed
+}
+
+func (r *Roots) write(ctx context.Context, namespace, pem string) error {
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{"name": rootsName, "namespace": namespace, "labels": map[string]any{"istio.io/config": "true"}},
+		"data":     map[string]any{rootsKey: pem},
+	}}
+	_, err := r.cfg.Cluster.dynamic.Resource(made()["ConfigMap"]).Namespace(namespace).Apply(ctx, rootsName, u, metav1.ApplyOptions{FieldManager: managerRoots, Force: true})
+	return err
+}
+
+// names is a store that keeps the names of objects and tells of every change; nil means gone.
+type names struct {
+	changed func(object.Key, *unstructured.Unstructured)
+	listed  chan<- struct{}
+	have    map[object.Key]bool
+	once    sync.Once
+}
+
+func (n *names) put(in any) error {
+	if u, ok := in.(*unstructured.Unstructured); ok {
+		k := object.Key{Namespace: u.GetNamespace(), Name: u.GetName()}
+		n.have[k] = true
+		n.changed(k, u)
+	}
+	return nil
+}
+
+// Add implements cache.ReflectorStore.
+func (n *names) Add(in any) error { return n.put(in) }
+
+// Update implements cache.ReflectorStore.
+func (n *names) Update(in any) error { return n.put(in) }
+
+// Delete implements cache.ReflectorStore.
+func (n *names) Delete(in any) error {
+	k, _, err := nameOf(0, in)
+	if err != nil {
+		return nil
+	}
+	delete(n.have, k)
+	n.changed(k, nil)
+	return nil
+}
+
+// Replace implements cache.ReflectorStore.
+func (n *names) Replace(list []any, _ string) error {
+	before := n.have
+	n.have = make(map[object.Key]bool, len(list))
+	for _, in := range list {
+		if err := n.put(in); err != nil {
+			return err
+		}
+	}
+	for k := range before {
+		if !n.have[k] {
+			n.changed(k, nil)
+		}
+	}
+	n.once.Do(func() { n.listed <- struct{}{} })
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (n *names) Resync() error { return nil }
