@@ -136,6 +136,7 @@ func (r *reader) keySet(s string, path []any) {
 	if len(set.Keys) == 0 {
 		r.refuse(path, "the key set has no keys", `write it like {"keys":[...]}`)
 	}
+	verifies := false
 	for _, k := range set.Keys {
 		if k.Kty == "" {
 			r.refuse(path, "a key has no kty", "write keys as RFC 7517 has them")
@@ -145,5 +146,9 @@ func (r *reader) keySet(s string, path []any) {
 			r.warn(path, "a private key stands in the policy, where everybody can read it", "leave only the public part, and make a new key")
 			return
 		}
+		verifies = verifies || k.Kty == "RSA" || k.Kty == "EC" || k.Kty == "OKP"
+	}
+	if len(set.Keys) > 0 && !verifies {
+		r.warn(path, "no key of the set is of a kind that signatures are verified with: the issuer's tokens are refused", "write its public keys, of kty RSA, EC or OKP")
 	}
 }

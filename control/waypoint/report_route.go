@@ -190,8 +190,15 @@ func (m *Model) reportVirtualService(r *reader, rep *model.Report, v *object.Vir
 	m.eachBackend(v, func(b *facts.Backend) {
 		// A copy: the object is not ours.
 		c := &facts.Backend{Namespace: b.Namespace, Hostname: b.Hostname, Port: b.Port, Subset: b.Subset, Broken: b.Broken}
-		r.resolveHost(v.Namespace, c, gw, b.Port)
-		if c.Broken != "" && !(b.Port == 0 && c.Port == 0) {
+		// Without a port, the one that a request comes to is meant: any will do to find what else is wrong.
+		self := b.Port
+		if h, ok := r.find(v.Namespace, b.Hostname); ok && self == 0 {
+			if ports := r.ports(h.Object); len(ports) > 0 {
+				self = ports[0].Number
+			}
+		}
+		r.resolveHost(v.Namespace, c, gw, self)
+		if c.Broken != "" {
 			texts = appendOnce(texts, c.Broken)
 		}
 		if h, ok := r.host(c.Namespace, c.Hostname); ok && c.Broken == "" {
