@@ -132,18 +132,37 @@ func (a *app) instanceFor(ctx context.Context, s gatewaySource, args []string) (
 		}
 		return all[0], nil
 	}
-	want := args[0]
-	if _, name, ok := strings.Cut(want, "/"); ok {
-		want = name
+	found := matching(all, args[0])
+	if len(found) == 0 {
+		return instance{}, fmt.Errorf("no waypoint or gateway is called %q; there are %s", args[0], strings.Join(names, ", "))
 	}
-	for _, i := range all {
-		for _, n := range []string{i.pod, i.pod + "." + i.namespace, i.gateway, i.gateway + "." + i.namespace} {
-			if n == want {
-				return i, nil
-			}
+	for _, i := range found {
+		if i.namespace != found[0].namespace || i.gateway != found[0].gateway {
+			return instance{}, usagef("which %s? there are %s/%s and %s/%s: say NAME.NAMESPACE, or -n NAMESPACE", args[0], found[0].namespace, found[0].gateway, i.namespace, i.gateway)
 		}
 	}
-	return instance{}, fmt.Errorf("no waypoint or gateway is called %q; there are %s", args[0], strings.Join(names, ", "))
+	return found[0], nil
+}
+
+// matching finds the pods a name stands for: a Gateway or a pod, as NAME, NAME.NAMESPACE or NAMESPACE/NAME.
+func matching(all []instance, want string) []instance {
+	namespace, name, split := strings.Cut(want, "/")
+	var out []instance
+	for _, i := range all {
+		names := []string{i.pod, i.pod + "." + i.namespace, i.gateway, i.gateway + "." + i.namespace}
+		if split {
+			names = []string{i.pod, i.gateway}
+			if i.namespace != namespace {
+				continue
+			}
+		} else {
+			name = want
+		}
+		if slices.Contains(names, name) {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 // facts asks a proxy what it was told.

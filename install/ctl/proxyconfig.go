@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -23,14 +22,15 @@ func (a *app) proxyConfig() *cobra.Command {
 		Long: `Show what a waypoint or gateway was told, and what its Envoy made of it.
 
 route is the place to start: it reads as services, then routes, then backends, with the policies that are asked first and the
-object each rule comes from. The others show Envoy's own configuration. A proxy is named as the Gateway or one of its
+object each rule comes from. problems is what of it the proxy could not put into force. The others show Envoy's own
+configuration. A proxy is named as the Gateway or one of its
 pods, NAME or NAME.NAMESPACE; without a name there must be only one Gateway.`,
 		Example: `  ambitctl proxy-config route waypoint.bookinfo
   ambitctl proxy-config endpoint --port 9080
   ambitctl proxy-config log waypoint.bookinfo --level debug`,
 	})
 	cmd.AddCommand(a.pcRoute(), a.pcCluster(), a.pcListener(), a.pcEndpoint(), a.pcSecret(), a.pcECDS(),
-		a.pcPart("bootstrap", "b", "Show how Envoy was started", "BootstrapConfigDump"), a.pcPart("all", "a", "Show everything Envoy has", ""), a.pcLog())
+		a.pcPart("bootstrap", "b", "Show how Envoy was started", "BootstrapConfigDump"), a.pcAll(), a.pcProblems(), a.pcLog())
 	return cmd
 }
 
@@ -83,13 +83,7 @@ func (a *app) pcRoute() *cobra.Command {
 			if f.structured() {
 				return a.data(f, d.Part("RoutesConfigDump"))
 			}
-			t := &table.Table{Head: []string{"NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE"}}
-			for _, h := range d.VirtualHosts() {
-				if strings.Contains(h.Config, name) {
-					t.Add(h.Config, h.Name, h.Domains, h.Match, h.Route)
-				}
-			}
-			return a.table(t)
+			return a.table(routeTable(d, name))
 		}
 		i, err := a.instanceFor(ctx, s, args)
 		if err != nil {
@@ -115,7 +109,13 @@ func (a *app) pcRoute() *cobra.Command {
 			}
 			t.Add(service, port, r.Match, r.Action, r.From, policies)
 		}
-		return a.table(t)
+		if err := a.table(t); err != nil {
+			return err
+		}
+		if problems, err := i.problems(ctx); err == nil && len(problems) > 0 {
+			fmt.Fprintf(a.env.Err, "\nnot everything is in force as it was written: see \"ambitctl proxy-config problems %s\"\n", strings.Join(args, " "))
+		}
+		return nil
 	})
 	cmd.Flags().StringVar(&name, "name", "", "only services (with --envoy: route configurations) whose name contains this")
 	cmd.Flags().BoolVar(&envoy, "envoy", false, "as Envoy has them")
@@ -132,13 +132,9 @@ func (a *app) pcCluster() *cobra.Command {
 		if f.structured() {
 			return a.data(f, d.Part("ClustersConfigDump"))
 		}
-		t := &table.Table{Head: []string{"SERVICE FQDN", "PORT", "SUBSET", "DIRECTION", "TYPE", "DESTINATION RULE"}}
-		for _, c := range d.Clusters() {
-			if strings.Contains(c.FQDN, fqdn) && (subset == "" || c.Subset == subset) && (direction == "" || c.Direction == direction) && (port == "" || c.Port == port) {
-				t.Add(c.FQDN, c.Port, c.Subset, c.Direction, c.Type, c.Rule)
-			}
-		}
-		return a.table(t)
+		return a.table(clusterTable(d, func(c gateway.Cluster) bool {
+			return strings.Contains(c.FQDN, fqdn) && (subset == "" || c.Subset == subset) && (direction == "" || c.Direction == direction) && (port == "" || c.Port == port)
+		}))
 	})
 	cmd.Flags().StringVar(&fqdn, "fqdn", "", "only services whose name contains this")
 	cmd.Flags().StringVar(&port, "port", "", "only this port")
@@ -156,11 +152,7 @@ func (a *app) pcListener() *cobra.Command {
 		if f.structured() {
 			return a.data(f, d.Part("ListenersConfigDump"))
 		}
-		t := &table.Table{Head: []string{"LISTENER", "ADDRESS", "CHAINS"}}
-		for _, l := range d.Listeners() {
-			t.Add(l.Name, l.Address, strings.Join(l.Chains, ", "))
-		}
-		return a.table(t)
+		return a.table(listenerTable(d))
 	})
 }
 
@@ -205,15 +197,10 @@ func (a *app) pcSecret() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		all := d.Secrets(a.env.Now())
 		if f.structured() {
-			return a.data(f, all)
+			return a.data(f, d.Secrets(a.env.Now()))
 		}
-		t := &table.Table{Head: []string{"RESOURCE NAME", "TYPE", "STATUS", "VALID CERT", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE", "IDENTITY"}}
-		for _, c := range all {
-			t.Add(c.Name, c.Type, c.Status, fmt.Sprint(c.Valid), c.Serial, c.NotAfter.UTC().Format(time.RFC3339), c.NotBefore.UTC().Format(time.RFC3339), strings.Join(c.Identities, ","))
-		}
-		return a.table(t)
+		return a.table(secretTable(d, a.env.Now()))
 	})
 }
 
@@ -226,15 +213,11 @@ func (a *app) pcECDS() *cobra.Command {
 		if f.structured() {
 			return a.data(f, d.Part("EcdsConfigDump"))
 		}
-		t := &table.Table{Head: []string{"ECDS NAME", "TYPE"}}
-		for _, e := range d.Extensions() {
-			t.Add(e.Name, e.Type)
-		}
-		return a.table(t)
+		return a.table(extensionTable(d))
 	})
 }
 
-// pcPart prints a part of the dump as data; all of it if the part has no name.
+// pcPart prints a part of the dump as data.
 func (a *app) pcPart(use, alias, short, part string) *cobra.Command {
 	return a.pc(use, []string{alias}, short, true, func(ctx context.Context, s gatewaySource, args []string, f format) error {
 		d, err := a.dump(ctx, s, args)
@@ -243,9 +226,6 @@ func (a *app) pcPart(use, alias, short, part string) *cobra.Command {
 		}
 		if !f.structured() {
 			f = "json"
-		}
-		if part == "" {
-			return a.data(f, d.Raw)
 		}
 		return a.data(f, d.Part(part))
 	})

@@ -270,11 +270,14 @@ func ReadEndpoints(r io.Reader) ([]Endpoint, error) {
 
 // Secret is a certificate Envoy holds.
 type Secret struct {
-	Name, Type, Status  string
-	Valid               bool
-	Serial              string
-	NotAfter, NotBefore time.Time
-	Identities          []string
+	Name       string    `json:"name"`
+	Type       string    `json:"type"`
+	Status     string    `json:"status"`
+	Valid      bool      `json:"valid"`
+	Serial     string    `json:"serialNumber"`
+	NotAfter   time.Time `json:"notAfter"`
+	NotBefore  time.Time `json:"notBefore"`
+	Identities []string  `json:"identities,omitempty"`
 }
 
 // Secrets lists certificates and roots; keys are never shown.

@@ -5,6 +5,7 @@
 package gateway
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -148,8 +149,9 @@ func rules(base Route, p *waypoint.ServicePort, self string) []Route {
 			matches = append(matches, matchText(m))
 		}
 		if len(matches) == 0 {
-			matches, rest = []string{"*"}, false
+			matches = []string{"*"}
 		}
+		rest = rest && !slices.Contains(matches, "*")
 		add(strings.Join(matches, " | "), actionText(r), originText(r.GetOrigin()))
 	}
 	for _, r := range p.GetStream() {
@@ -167,6 +169,8 @@ func rules(base Route, p *waypoint.ServicePort, self string) []Route {
 	}
 	switch {
 	case !rest:
+	case p.GetRouted() && len(p.GetHttp()) == 0 && len(p.GetStream()) > 0:
+		add("(else)", "closed", "")
 	case p.GetRouted():
 		add("(else)", "404", "")
 	default:
@@ -187,7 +191,14 @@ func policies(all ...*waypoint.Policies) string {
 	var out []string
 	for _, p := range all {
 		for _, a := range p.GetAuthorization() {
-			out = append(out, fmt.Sprintf("%s %s/%s", a.GetAction(), a.GetNamespace(), a.GetName()))
+			text := fmt.Sprintf("%s %s/%s", a.GetAction(), a.GetNamespace(), a.GetName())
+			switch {
+			case a.GetBroken() != "":
+				text += " (refuses: " + a.GetBroken() + ")"
+			case a.GetDryRun():
+				text += " (dry run)"
+			}
+			out = append(out, text)
 		}
 		for _, a := range p.GetAuthentication() {
 			out = append(out, fmt.Sprintf("JWT %s/%s", a.GetNamespace(), a.GetName()))
@@ -266,12 +277,15 @@ func actionText(r *waypoint.HTTPRule) string {
 	case *waypoint.HTTPRule_Forward:
 		out = backendsText(a.Forward.GetBackends())
 	case *waypoint.HTTPRule_Redirect:
-		out = fmt.Sprintf("redirect %d", max(a.Redirect.GetStatus(), 301))
+		out = redirectText(a.Redirect)
 	case *waypoint.HTTPRule_Direct:
 		out = fmt.Sprintf("answer %d", a.Direct.GetStatus())
 	}
 	if r.GetBroken() != "" {
 		return "refused: " + r.GetBroken()
+	}
+	if w := r.GetRewrite(); w != nil {
+		out += rewriteText(w)
 	}
 	if f := r.GetFault(); f != nil {
 		if p := f.GetDelayPerMillion(); p > 0 {
@@ -286,6 +300,9 @@ func actionText(r *waypoint.HTTPRule) string {
 	}
 	if t := r.GetTimeout(); t != nil {
 		out += ", timeout " + t.AsDuration().String()
+	}
+	if t := r.GetRetry(); t != nil {
+		out += fmt.Sprintf(", retries %d", t.GetAttempts())
 	}
 	return out
 }
@@ -311,7 +328,10 @@ func backendsText(backends []*waypoint.Backend) string {
 }
 
 func backendText(b *waypoint.Backend) string {
-	text := fmt.Sprintf("%s:%d", b.GetHostname(), b.GetPort())
+	text := cmp.Or(b.GetHostname(), "nothing")
+	if b.GetPort() != 0 { // unknown when the backend was not found
+		text += fmt.Sprintf(":%d", b.GetPort())
+	}
 	if b.GetSubset() != "" {
 		text += "/" + b.GetSubset()
 	}
