@@ -42,8 +42,31 @@ func (a *agent) expand(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		a.awaitAnswers(ctx)
 	}
 }
+
+// awaitAnswers gives the control plane the time of a round trip to tell the addresses and endpoints of services it has just
+// named. Without them the services would be expanded to no use, and listeners, which know all services, twice.
+func (a *agent) awaitAnswers(ctx context.Context) {
+	if a.facts.Unanswered() == 0 {
+		return
+	}
+	late := time.NewTimer(answerTime)
+	defer late.Stop()
+	for a.facts.Unanswered() > 0 {
+		select {
+		case <-a.facts.Changed():
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// answerTime is many round trips to a control plane nearby.
+const answerTime = 50 * time.Millisecond
 
 // awaitFacts waits until the control plane has told everything there is to tell at first, as far as it ever will: an Envoy
 // that became ready with half of its endpoints would answer 503 for the other half.

@@ -3,6 +3,7 @@ package facts
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -83,6 +84,7 @@ func (b *batch) remove(typeURL, name string) {
 			b.count(key, -1)
 			p.Services.add(key)
 			p.Outlines.add(key)
+			p.Policies.add(key)
 		}
 	case mesh.TypeWaypointDestination:
 		if _, ok := b.destinations.get(key); ok {
@@ -132,16 +134,18 @@ func (b *batch) upsertService(key string, body []byte) error {
 	if !had || !sameOutline(old, m) {
 		b.store.pending.Outlines.add(key)
 	}
+	if !had || !samePolicies(old, m) {
+		b.store.pending.Policies.add(key)
+	}
 	b.services.set(key, m)
 	b.store.pending.Services.add(key)
 	return nil
 }
 
-// sameOutline reports whether two versions of a service differ at most in their HTTP rules, and there neither in whether
-// a port has any nor in whether they ask for claims of a token.
+// sameOutline reports whether two versions of a service differ at most in their policies and HTTP rules, and there neither in
+// whether a port has any nor in whether they ask for claims of a token.
 func sameOutline(a, b *waypoint.Service) bool {
-	if a.GetName() != b.GetName() || a.GetGuarded() != b.GetGuarded() || len(a.GetPorts()) != len(b.GetPorts()) ||
-		!proto.Equal(a.GetPolicies(), b.GetPolicies()) {
+	if a.GetName() != b.GetName() || a.GetGuarded() != b.GetGuarded() || len(a.GetPorts()) != len(b.GetPorts()) {
 		return false
 	}
 	for i, p := range a.GetPorts() {
@@ -155,6 +159,29 @@ func sameOutline(a, b *waypoint.Service) bool {
 			if !proto.Equal(rule, q.GetStream()[j]) {
 				return false
 			}
+		}
+	}
+	return true
+}
+
+// samePolicies reports whether two versions of a service have the same policies, as far as connections and what is shared by all
+// services feel them. What is asked of HTTP requests alone is not.
+func samePolicies(a, b *waypoint.Service) bool {
+	if !onlyHTTP(a) || !onlyHTTP(b) {
+		return proto.Equal(a.GetPolicies(), b.GetPolicies())
+	}
+	return slices.EqualFunc(a.GetPolicies().GetExtensions(), b.GetPolicies().GetExtensions(), func(x, y *waypoint.Extension) bool {
+		return proto.Equal(x, y)
+	})
+}
+
+// onlyHTTP reports whether it is known of all ports that they speak HTTP.
+func onlyHTTP(s *waypoint.Service) bool {
+	for _, p := range s.GetPorts() {
+		switch p.GetProtocol() {
+		case waypoint.Protocol_HTTP1, waypoint.Protocol_HTTP2, waypoint.Protocol_GRPC:
+		default:
+			return false
 		}
 	}
 	return true

@@ -200,13 +200,45 @@ func TestOutlines(t *testing.T) {
 		}, true},
 		"port":     {func(s *waypoint.Service) { s.Ports[0].Number = 81 }, true},
 		"stream":   {func(s *waypoint.Service) { s.Ports[0].Stream = []*waypoint.StreamRule{{}} }, true},
-		"policies": {func(s *waypoint.Service) { s.Policies = &waypoint.Policies{} }, true},
+		"policies": {func(s *waypoint.Service) { s.Policies = &waypoint.Policies{} }, false},
 		"guarded":  {func(s *waypoint.Service) { s.Guarded = true }, true},
 	} {
 		if got := put(c.change).Outlines.Has("a/x"); got != c.want {
 			t.Errorf("%s: outline changed %v", name, got)
 		}
 		put(nothing)
+	}
+}
+
+func TestPoliciesOfConnections(t *testing.T) {
+	deny := func(s *waypoint.Service) {
+		s.Policies = &waypoint.Policies{Authorization: []*waypoint.Authorization{{Name: "p", Action: waypoint.Authorization_DENY}}}
+	}
+	module := func(s *waypoint.Service) {
+		s.Policies = &waypoint.Policies{Extensions: []*waypoint.Extension{{Name: "x"}}}
+	}
+	for name, c := range map[string]struct {
+		protocol waypoint.Protocol
+		change   func(*waypoint.Service)
+		want     bool
+	}{
+		"authorization of HTTP":         {waypoint.Protocol_HTTP1, deny, false},
+		"authorization of gRPC":         {waypoint.Protocol_GRPC, deny, false},
+		"authorization of TCP":          {waypoint.Protocol_TCP, deny, true},
+		"authorization of who knows":    {waypoint.Protocol_AUTO, deny, true},
+		"an extension of HTTP requests": {waypoint.Protocol_HTTP2, module, true},
+		"a route":                       {waypoint.Protocol_TCP, func(s *waypoint.Service) { s.Guarded = true }, false},
+	} {
+		s := New(Config{Namespace: "ns", Name: "gw"})
+		svc := &waypoint.Service{Namespace: "a", Hostname: "x", Ports: []*waypoint.ServicePort{{Number: 80, Protocol: c.protocol}}}
+		for i, change := range []func(*waypoint.Service){func(*waypoint.Service) {}, c.change} {
+			change(svc)
+			s.Apply(mesh.TypeWaypointService, []xds.Raw{raw(t, "ns/gw/a/x", svc)}, nil)
+			_, changes := s.Take()
+			if want := i == 0 || c.want; changes.Policies.Has("a/x") != want {
+				t.Errorf("%s, step %d: policies changed %v", name, i, !want)
+			}
+		}
 	}
 }
 

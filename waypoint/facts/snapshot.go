@@ -101,9 +101,12 @@ type Changes struct {
 	Gateway bool
 	// Bound: the set of workloads bound to the Gateway, or one of them.
 	Bound bool
-	// By namespace/hostname. Endpoints names the services whose endpoints changed, Outlines those of Services of which more
-	// than what HTTP rules do changed: what concerns all services together need not look at every route again.
-	Services, Outlines, Destinations, Addresses, Endpoints Set
+	// By namespace/hostname. Endpoints names the services whose endpoints changed.
+	Services, Destinations, Addresses, Endpoints Set
+	// Outlines are those of Services of which more changed than what HTTP rules do and than policies, and Policies those whose
+	// policies changed for more than HTTP requests: what concerns all services together need not look at every route and every
+	// policy again.
+	Outlines, Policies Set
 	// By resource name.
 	VirtualHosts, Secrets Set
 }

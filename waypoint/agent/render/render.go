@@ -59,6 +59,7 @@ func New(opts envoy.Options, find Modules, log *slog.Logger) *Renderer {
 const (
 	depGateway      = "gateway"
 	depServices     = "services"
+	depPolicies     = "policies"
 	depDestinations = "destinations"
 	depHosts        = "hosts"
 	depBound        = "bound"
@@ -117,8 +118,8 @@ func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes, modules ...string)
 	return p.list()
 }
 
-// changed are the facts a unit may have looked at. What looks at all services together (the listeners, gateway-wide
-// extensions) sees only their outlines, unless chains are inlined into listeners; TestIncremental holds it to that.
+// changed are the facts a unit may have looked at. What looks at all services together sees only their outlines (the listeners,
+// unless chains are inlined into them) or these and policies (gateway-wide extensions); TestIncremental holds it to that.
 func changed(c facts.Changes, inline bool) map[string]struct{} {
 	out := map[string]struct{}{}
 	set := func(is bool, dep string) {
@@ -129,6 +130,7 @@ func changed(c facts.Changes, inline bool) map[string]struct{} {
 	set(c.Gateway, depGateway)
 	set(c.Bound, depBound)
 	set(len(c.Outlines) > 0 || inline && len(c.Services) > 0, depServices)
+	set(len(c.Policies) > 0, depPolicies)
 	set(len(c.Destinations) > 0, depDestinations)
 	set(len(c.VirtualHosts) > 0, depHosts)
 	for prefix, names := range map[string]facts.Set{

@@ -259,6 +259,22 @@ func BenchmarkOneRoute(b *testing.B) {
 	}
 }
 
+func BenchmarkOneService(b *testing.B) {
+	w := large(b)
+	w.render()
+	const h = "another.default.svc.cluster.local"
+	for i := 0; b.Loop(); i++ {
+		w.service(h)
+		w.destination(h)
+		w.address(h, vip(100000))
+		w.pod("another-5f7d8c9b6d-00000", vip(100001), h)
+		w.render()
+		w.drop(mesh.TypeWaypointService, prefix+"default/"+h)
+		w.drop(mesh.TypeWaypointDestination, prefix+"default/"+h)
+		w.render()
+	}
+}
+
 func BenchmarkOneEndpoint(b *testing.B) {
 	w := large(b)
 	w.render()

@@ -45,6 +45,7 @@ func expandDirect(p *pass) {
 }
 
 func expandExtensions(p *pass) {
+	p.deps[depPolicies] = struct{}{}
 	extensions, problems := envoy.Extensions(p.env())
 	p.note(problems)
 	for _, x := range extensions {
