@@ -99,7 +99,7 @@ func (a *app) configRefused() *cobra.Command {
 	cmd := &cobra.Command{Use: "refused", Short: "List what was refused of the configuration, and why", Args: none,
 		Long: `List what was refused of the configuration and what is in force but probably does not do what its author meant: file, line,
 object, field, what is wrong, and how to mend it. A refused document is left out alone; where an earlier good version of an
-object was seen, that one stays in force.`}
+object was seen, that one stays in force. What waypoints and gateways cannot carry out is listed, too.`}
 	a.controlFlags(cmd, &s)
 	a.outputFlag(cmd, &f)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of this namespace")
@@ -108,6 +108,9 @@ object was seen, that one stays in force.`}
 		var all refusals
 		if err := a.ask(cmd, s, "/debug/refusals", &all); err != nil {
 			return err
+		}
+		if s == (controlSource{}) {
+			all.Entries = append(all.Entries, a.proxyProblems(cmd.Context())...)
 		}
 		entries, refused := []refusal{}, 0
 		for _, e := range all.Entries {
