@@ -184,6 +184,7 @@ func (m *Model) reportVirtualService(r *reader, rep *model.Report, v *object.Vir
 		rep.Warn("spec.hosts", text, "give the service a waypoint: label "+mesh.LabelUseWaypoint+" on it or on its namespace")
 	default:
 		rep.Say(condAccepted, true, "Accepted", "Applied by "+strings.Join(waypoints, ", "))
+		m.reportRivals(r, rep, v)
 	}
 	var texts []string
 	gw := gatewayName{ns: v.Namespace}

@@ -148,3 +148,52 @@ spec: {clusterIP: 10.1.0.2, selector: {app: next}, ports: [{name: http, port: 80
 		t.Error("the destination is left")
 	}
 }
+
+// A VirtualService tells of every destination that does not exist, named with a port or without, and of an older one that
+// takes its requests away.
+func TestStoryOfMistakenRoutes(t *testing.T) {
+	w := newWorld(t)
+	w.yaml(shop)
+	w.yaml(`
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: old, namespace: shop, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec:
+  hosts: [web]
+  http:
+  - match: [{uri: {prefix: /typo}}]
+    route: [{destination: {host: wep}}]
+  - match: [{uri: {prefix: /subset}}]
+    route: [{destination: {host: web, subset: v9}}]
+  - match: [{uri: {prefix: /port}}]
+    route: [{destination: {host: web, port: {number: 81}}}]
+  - route: [{destination: {host: web}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: young, namespace: shop, creationTimestamp: "2026-02-01T00:00:00Z"}
+spec: {hosts: [web.shop.svc.cluster.local], http: [{route: [{destination: {host: web}}]}]}
+`)
+	warnings := func(name string) string {
+		var out []string
+		for _, x := range w.reports[object.Key{Kind: object.KindVirtualService, Namespace: "shop", Name: name}].Warnings {
+			out = append(out, x.Problem)
+		}
+		return strings.Join(out, "\n")
+	}
+	for _, want := range []string{"hostname wep.shop.svc.cluster.local", `subset "v9"`, "no port 81"} {
+		if !strings.Contains(warnings("old"), want) {
+			t.Errorf("nothing is said of %s:\n%s", want, warnings("old"))
+		}
+	}
+	if got := warnings("old"); strings.Contains(got, "older") {
+		t.Error(got)
+	}
+	if got := warnings("young"); !strings.Contains(got, "VirtualService shop/old is older") {
+		t.Errorf("nothing is said of the older one: %s", got)
+	}
+	w.apply(object.Delete(object.Key{Kind: object.KindVirtualService, Namespace: "shop", Name: "old"}))
+	if got := warnings("young"); got != "" {
+		t.Error(got)
+	}
+}
