@@ -125,6 +125,7 @@ func (q *question) authority() string {
 // way is ztunnel's answer about a connection out of a pod.
 type way struct {
 	Source, Identity, Node, Address, Dst, Kind, Service, Authority, Waypoint, Around, Reason, Error string
+	Captured                                                                                        bool
 	Hops                                                                                            []hop
 }
 
@@ -143,8 +144,7 @@ type walker struct {
 	*explanation
 	q       question
 	proxies []proxy
-	nodes   map[string]string          // of pods, by namespace/name
-	taken   map[string]map[string]bool // pods a node's proxy serves, by node
+	nodes   map[string]string // of pods, by namespace/name
 }
 
 // walk asks everybody on the way.
@@ -157,7 +157,7 @@ func (a *app) walk(ctx context.Context, q question, pod string) (*explanation, e
 	if err != nil {
 		return nil, err
 	}
-	w := &walker{app: a, explanation: &explanation{Allowed: true}, q: q, proxies: labProxies(lab), nodes: nodes, taken: map[string]map[string]bool{}}
+	w := &walker{app: a, explanation: &explanation{Allowed: true}, q: q, proxies: labProxies(lab), nodes: nodes}
 	source, node := src.Namespace()+"/"+src.Name(), src.Text("spec", "nodeName")
 	if _, ok := src.Label(mesh.LabelGatewayName); ok {
 		i, err := a.instanceFor(ctx, gatewaySource{namespace: src.Namespace()}, []string{src.Name()})
@@ -170,19 +170,12 @@ func (a *app) walk(ctx context.Context, q question, pod string) (*explanation, e
 		}
 	}
 	proxy := endpointOf(w.proxies, node)
-	captured, err := w.captured(ctx, node, source)
+	var out way
+	err = askJSON(ctx, proxy, "/explain/outbound", url.Values{"workload": {source}, "host": {q.host}, "port": {strconv.Itoa(int(q.port))}}, &out)
 	if err != nil {
 		return nil, err
 	}
-	ask := url.Values{"workload": {source}, "host": {q.host}, "port": {strconv.Itoa(int(q.port))}}
-	if !captured {
-		ask.Set("unredirected", "true")
-	}
-	var out way
-	if err := askJSON(ctx, proxy, "/explain/outbound", ask, &out); err != nil {
-		return nil, err
-	}
-	if !captured {
+	if !out.Captured {
 		w.add("pod "+source, pass, "", "is not in the mesh: nothing is redirected, its connections leave as plaintext, without an identity")
 		w.unredirected(ctx, out)
 	} else {

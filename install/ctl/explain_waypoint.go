@@ -221,23 +221,18 @@ func (w *walker) arrive(ctx context.Context, pods []hop, from arrival) (o outcom
 			continue
 		}
 		at := "ztunnel of " + node
-		taken, err := w.captured(ctx, node, p.String())
-		if err == nil && !taken {
-			w.add("pod "+p.String(), pass, "", "is not in the mesh: nobody asks policies")
-			o.taken++
-			continue
-		}
 		var v arrived
-		if err == nil {
-			err = askJSON(ctx, endpointOf(w.proxies, node), "/explain/inbound", url.Values{
-				"workload": {p.String()}, "port": {strconv.Itoa(int(p.Port))}, "service": {p.Service},
-				"peer": {from.peer}, "peer_ip": {from.peerIP}, "client": {from.client}, "client_ip": {from.clientIP},
-			}, &v)
-		}
+		err := askJSON(ctx, endpointOf(w.proxies, node), "/explain/inbound", url.Values{
+			"workload": {p.String()}, "port": {strconv.Itoa(int(p.Port))}, "service": {p.Service},
+			"peer": {from.peer}, "peer_ip": {from.peerIP}, "client": {from.client}, "client_ip": {from.clientIP},
+		}, &v)
 		switch {
 		case err != nil:
 			w.add(at, either, "", "%s: cannot be asked: %v", p, err)
 			o.unknown = err.Error()
+		case !v.Captured:
+			o.taken++
+			w.add("pod "+p.String(), pass, "", "is not in the mesh: nobody asks policies")
 		case !v.Allow:
 			o.also(outcome{refused: 1, reason: v.Reason, by: v.by()})
 			w.add(at, deny, v.by(), "%s: %s", p, v.Error)
@@ -251,7 +246,7 @@ func (w *walker) arrive(ctx context.Context, pods []hop, from arrival) (o outcom
 
 // arrived is what a node proxy says of a connection to a pod.
 type arrived struct {
-	Allow                         bool
+	Captured, Allow               bool
 	Policy, Reason, Error, Around string
 	DryRun, Asked                 []string
 }
@@ -303,26 +298,4 @@ func askJSON(ctx context.Context, e admin.Endpoint, path string, q url.Values, t
 		return fmt.Errorf("%w of %s: %w", errData, e.What, err)
 	}
 	return nil
-}
-
-// captured asks whether a node's proxy serves a pod; a node is asked once.
-func (w *walker) captured(ctx context.Context, node, pod string) (bool, error) {
-	if pods, ok := w.taken[node]; ok {
-		return pods[pod], nil
-	}
-	var dump struct {
-		Pods map[string]struct {
-			State string
-			Info  struct{ Name, Namespace string }
-		} `json:"workloadState"`
-	}
-	if err := askJSON(ctx, endpointOf(w.proxies, node), "/config_dump", nil, &dump); err != nil {
-		return false, err
-	}
-	pods := map[string]bool{}
-	for _, p := range dump.Pods {
-		pods[p.Info.Namespace+"/"+p.Info.Name] = p.State == "Up" || p.State == "Draining"
-	}
-	w.taken[node] = pods
-	return pods[pod], nil
 }

@@ -144,8 +144,8 @@ func (w *walk) sourceMatches(s *waypoint.Source) bool {
 		slices.Contains(s.GetNotServiceAccounts(), account),
 		len(s.GetIpBlocks()) > 0 && !within(s.GetIpBlocks(), w.req.Client),
 		within(s.GetNotIpBlocks(), w.req.Client),
-		len(s.GetRemoteIpBlocks()) > 0 && !within(s.GetRemoteIpBlocks(), w.req.Client),
-		within(s.GetNotRemoteIpBlocks(), w.req.Client),
+		len(s.GetRemoteIpBlocks()) > 0 && !within(s.GetRemoteIpBlocks(), w.remote()),
+		within(s.GetNotRemoteIpBlocks(), w.remote()),
 		!listAsked(s.GetRequestPrincipals(), s.GetNotRequestPrincipals(), principals):
 		return false
 	}
@@ -209,12 +209,35 @@ func (w *walk) conditionMatches(c *waypoint.Condition) bool {
 
 func (w *walk) addressOf(key string) (netip.Addr, bool) {
 	switch key {
-	case "source.ip", "remote.ip":
+	case "source.ip":
 		return w.req.Client, true
+	case "remote.ip":
+		return w.remote(), true
 	case "destination.ip":
 		return w.req.Destination, true
 	}
 	return netip.Addr{}, false
+}
+
+// remote is the client that X-Forwarded-For leads to. Behind a gateway its last entry is the gateway's; at the edge only
+// the entries of trusted proxies count. Envoy, use_remote_address and xff_num_trusted_hops.
+func (w *walk) remote() netip.Addr {
+	v, ok := w.req.header("x-forwarded-for")
+	if !ok || w.req.TCP {
+		return w.req.Client
+	}
+	entries := strings.Split(v, ",")
+	at := len(entries) - 1
+	if w.env.Gateway.GetKind() == waypoint.Gateway_EDGE {
+		trusted := int(w.env.Gateway.GetMesh().GetTrustedProxies())
+		if at = len(entries) - trusted; trusted == 0 || at < 0 {
+			return w.req.Client
+		}
+	}
+	if a, err := netip.ParseAddr(strings.TrimSpace(entries[at])); err == nil {
+		return a.Unmap()
+	}
+	return w.req.Client
 }
 
 // attribute is the values of a key of when. Istio Authorization Policy Conditions.

@@ -195,7 +195,7 @@ func TestTokens(t *testing.T) {
 		"missing":           {"", 403},
 		"expired":           {mint(expired, admin), 401},
 		"other issuer":      {mint(foreign, admin), 401},
-		"other audience":    {mint(elsewhere, admin), 401},
+		"other audience":    {mint(elsewhere, admin), 403},
 		"garbage":           {"x.y.z", 401},
 		"no signature":      {"eyJhbGciOiJub25lIn0.eyJpc3MiOiJtZSJ9.", 401},
 	} {

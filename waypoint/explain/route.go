@@ -34,7 +34,7 @@ func (w *walk) limit(all []*waypoint.Policies) bool {
 func (w *walk) route(rules []*waypoint.HTTPRule, self *waypoint.Backend, routed bool) {
 	if len(rules) == 0 && !routed {
 		w.step("route", Pass, "", "no route speaks of this port: to the service itself")
-		w.forward([]*waypoint.Backend{self})
+		w.forward("", []*waypoint.Backend{self})
 		return
 	}
 	for _, r := range rules {
@@ -82,7 +82,7 @@ func (w *walk) carryOut(r *waypoint.HTTPRule) {
 			backends = []*waypoint.Backend{proto.CloneOf(backends[0])}
 			backends[0].Weight = 1
 		}
-		w.forward(backends)
+		w.forward(object, backends)
 	default:
 		w.deny("route", object, "the rule names no backend", 500)
 	}
@@ -113,7 +113,7 @@ func (w *walk) stream(rules []*waypoint.StreamRule, self *waypoint.Backend, rout
 			return
 		}
 		w.step("route", Pass, originName(r.GetOrigin()), "matches")
-		w.forward(r.GetBackends())
+		w.forward(originName(r.GetOrigin()), r.GetBackends())
 		return
 	}
 	if routed {
@@ -121,7 +121,7 @@ func (w *walk) stream(rules []*waypoint.StreamRule, self *waypoint.Backend, rout
 		return
 	}
 	w.step("route", Pass, "", "no route speaks of this connection: to the service itself")
-	w.forward([]*waypoint.Backend{self})
+	w.forward("", []*waypoint.Backend{self})
 }
 
 func sniMatches(want []string, sni string) bool {
@@ -132,13 +132,13 @@ func sniMatches(want []string, sni string) bool {
 }
 
 // forward lists where shares of the traffic go, and whether anything can answer there.
-func (w *walk) forward(backends []*waypoint.Backend) {
+func (w *walk) forward(object string, backends []*waypoint.Backend) {
 	total := uint32(0)
 	for _, b := range backends {
 		total += b.GetWeight()
 	}
 	if total == 0 {
-		w.deny("backend", "", "no backend has any weight", 500)
+		w.deny("backend", object, "no backend has any weight", 500)
 		return
 	}
 	usable := false
@@ -160,13 +160,18 @@ func (w *walk) forward(backends []*waypoint.Backend) {
 		w.answer.Backends = append(w.answer.Backends, out)
 	}
 	if !usable {
-		first := w.answer.Backends[0]
-		status := 500
-		if len(backends) > 0 && backends[0].GetBroken() == "" {
-			status = 503
+		// A reference that leads nowhere is the route's fault; a service without endpoints is its own.
+		first, status, text := w.answer.Backends[0], 500, w.answer.Backends[0].Broken
+		if !unresolved(backends, first) {
+			status, text = 503, first.String()+": "+text
 		}
-		w.deny("backend", backendName(backends[0]), first.Broken, status)
+		w.deny("backend", object, text, status)
 	}
+}
+
+// unresolved reports whether a backend was broken from the start.
+func unresolved(all []*waypoint.Backend, b Backend) bool {
+	return slices.ContainsFunc(all, func(o *waypoint.Backend) bool { return o.GetBroken() != "" && o.GetBroken() == b.Broken })
 }
 
 // endpoints are the workloads behind a backend, or those of the waypoint it is behind; problem says why none of them can
@@ -250,9 +255,14 @@ func has(wl *workload.Workload, labels map[string]string) bool {
 }
 
 func backendName(b *waypoint.Backend) string {
-	name := fmt.Sprintf("%s/%s:%d", b.GetNamespace(), b.GetHostname(), b.GetPort())
-	if b.GetSubset() != "" {
-		name += " subset " + b.GetSubset()
+	return Backend{Namespace: b.GetNamespace(), Hostname: b.GetHostname(), Port: b.GetPort(), Subset: b.GetSubset()}.String()
+}
+
+// String is namespace/hostname:port, and the subset.
+func (b Backend) String() string {
+	name := fmt.Sprintf("%s/%s:%d", b.Namespace, b.Hostname, b.Port)
+	if b.Subset != "" {
+		name += " subset " + b.Subset
 	}
 	return name
 }

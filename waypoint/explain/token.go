@@ -2,6 +2,7 @@ package explain
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -51,7 +52,11 @@ func (w *walk) authenticate(all []*waypoint.Policies) bool {
 			}
 			t, err := w.verify(r, raw)
 			if err != nil {
-				return w.deny("token", object, err.Error(), 401)
+				status := 401
+				if errors.Is(err, errAudience) { // Envoy jwt_authn, JwtAudienceNotAllowed
+					status = 403
+				}
+				return w.deny("token", object, err.Error(), status)
 			}
 			w.tokens = append(w.tokens, t)
 			w.step("token", Pass, object, "the token of "+r.GetIssuer()+" is good, its subject is "+t.subject)
@@ -65,6 +70,8 @@ func (w *walk) authenticate(all []*waypoint.Policies) bool {
 	}
 	return true
 }
+
+var errAudience = errors.New("the token is for somebody else")
 
 // presented are the tokens in the places a rule looks at.
 func (w *walk) presented(r *waypoint.JWTRule) []string {
@@ -142,7 +149,7 @@ func (w *walk) verify(r *waypoint.JWTRule, raw string) (token, error) {
 		return token{}, fmt.Errorf("the token of %s: %w", r.GetIssuer(), err)
 	}
 	if len(r.GetAudiences()) > 0 && !slices.ContainsFunc(std.Audience, func(a string) bool { return slices.Contains(r.GetAudiences(), a) }) {
-		return token{}, fmt.Errorf("the token is for %q, not for %q", std.Audience, r.GetAudiences())
+		return token{}, fmt.Errorf("%w: it is for %q, not for %q", errAudience, []string(std.Audience), r.GetAudiences())
 	}
 	return token{issuer: std.Issuer, subject: std.Subject, claims: claims}, nil
 }

@@ -51,6 +51,8 @@ type Hop struct {
 
 // Way is what becomes of a connection a pod opens.
 type Way struct {
+	// Captured: the pod's connections enter the proxy.
+	Captured  bool   `json:"captured"`
 	Source    string `json:"source"`
 	Identity  string `json:"identity,omitempty"`
 	Node      string `json:"node,omitempty"`
@@ -78,7 +80,7 @@ func Outbound(s *state.Snapshot, m Mesh, q Question) (Way, error) {
 	if src == nil {
 		return Way{}, fmt.Errorf("this proxy knows no workload %q; write its uid, namespace/name or address", q.Workload)
 	}
-	way := Way{Source: src.Namespace + "/" + src.Name, Node: src.Node}
+	way := Way{Source: src.Namespace + "/" + src.Name, Captured: !q.Unredirected, Node: src.Node}
 	dst, err := resolve(s, m, src, q.Host)
 	if err != nil {
 		return Way{}, err
@@ -91,6 +93,7 @@ func Outbound(s *state.Snapshot, m Mesh, q Question) (Way, error) {
 	way.Dst = req.Dst.String()
 	if q.Unredirected {
 		way.unredirected(s, req)
+		way.sort()
 		return way, nil
 	}
 	if id := src.Identity(); !id.IsZero() {
@@ -109,7 +112,7 @@ func Outbound(s *state.Snapshot, m Mesh, q Question) (Way, error) {
 		}
 		req.Avoid = append(req.Avoid, d.Workload.UID)
 	}
-	slices.SortFunc(way.Hops, func(a, b Hop) int { return strings.Compare(a.Address, b.Address) })
+	way.sort()
 	return way, nil
 }
 
@@ -141,6 +144,10 @@ func (w *Way) unredirected(s *state.Snapshot, req route.Request) {
 	if len(w.Hops) == 0 {
 		w.Reason, w.Error = telemetry.NoHealthyUpstream.String(), "service "+svc.Hostname+" has no endpoint that is ready"
 	}
+}
+
+func (w *Way) sort() {
+	slices.SortFunc(w.Hops, func(a, b Hop) int { return strings.Compare(a.Address, b.Address) })
 }
 
 func hopTo(x *state.Workload, at netip.AddrPort) Hop {
@@ -240,12 +247,16 @@ type Arrival struct {
 	// Client and ClientIP are for whom a waypoint says it speaks.
 	Client   string
 	ClientIP netip.Addr
+	// Unredirected: connections to the pod do not enter a proxy.
+	Unredirected bool
 }
 
 // Verdict is what becomes of a connection at the pod's own proxy.
 type Verdict struct {
 	Workload string `json:"workload"`
-	Allow    bool   `json:"allow"`
+	// Captured: connections to the pod enter the proxy. Of others nobody asks policies.
+	Captured bool `json:"captured"`
+	Allow    bool `json:"allow"`
 	// Policy decided; empty when none did.
 	Policy string `json:"policy,omitempty"`
 	// Asked are the ALLOW policies none of which matched, when that is why.
@@ -263,6 +274,9 @@ func Inbound(s *state.Snapshot, m Mesh, a Arrival) (Verdict, error) {
 	w := find(s, m.Network, a.Workload)
 	if w == nil {
 		return Verdict{}, fmt.Errorf("this proxy knows no workload %q; write its uid, namespace/name or address", a.Workload)
+	}
+	if a.Unredirected {
+		return Verdict{Workload: w.Namespace + "/" + w.Name, Allow: true}, nil
 	}
 	port, err := targetPort(s, w, a)
 	if err != nil {
@@ -286,7 +300,7 @@ func Inbound(s *state.Snapshot, m Mesh, a Arrival) (Verdict, error) {
 		*id.to = parsed
 	}
 	v := authz.Check(s, w, c)
-	out := Verdict{Workload: w.Namespace + "/" + w.Name, Allow: v.Allow, Policy: v.Policy}
+	out := Verdict{Workload: w.Namespace + "/" + w.Name, Captured: true, Allow: v.Allow, Policy: v.Policy}
 	for _, d := range v.DryRun {
 		out.DryRun = append(out.DryRun, d.Policy)
 	}

@@ -79,7 +79,7 @@ func TestOutbound(t *testing.T) {
 			if diff := cmp.Diff(tc.to, to); diff != "" || way.Kind != tc.kind || way.Waypoint != tc.waypoint || way.Reason != tc.reason {
 				t.Errorf("%+v, hops (-want +got):\n%s", way, diff)
 			}
-			if (way.Identity == "") != tc.unredirected {
+			if (way.Identity == "") != tc.unredirected || way.Captured == tc.unredirected {
 				t.Errorf("identity %q", way.Identity)
 			}
 		})
@@ -120,15 +120,16 @@ func TestInbound(t *testing.T) {
 		want    Verdict
 		err     string
 	}{
-		"no policy":       {Arrival{Workload: "shop/open", Port: 80, PeerIP: ip("10.0.0.1")}, Verdict{Workload: "shop/open", Allow: true}, ""},
-		"allowed":         {Arrival{Workload: "shop/web", Port: 80, Service: webKey, Peer: clientID}, Verdict{Workload: "shop/web", Allow: true, Policy: "shop/only-client", DryRun: []string{"shop/try"}}, ""},
-		"denied":          {Arrival{Workload: "10.0.0.2", Port: 9000, Peer: clientID}, Verdict{Workload: "shop/web", Policy: "shop/no-9000", Reason: "policy-denied"}, ""},
-		"plaintext":       {Arrival{Workload: "shop/web", Port: 80, PeerIP: ip("10.0.0.1")}, Verdict{Workload: "shop/web", Reason: "policy-not-allowed", Asked: []string{"shop/only-client"}}, ""},
-		"around":          {Arrival{Workload: "shop/guarded", Port: 8080, Peer: clientID}, Verdict{Workload: "shop/guarded", Reason: "waypoint-required"}, ""},
-		"through":         {Arrival{Workload: "shop/guarded", Port: 8080, Peer: waypointID, Client: clientID}, Verdict{Workload: "shop/guarded", Allow: true}, ""},
-		"unguarded port":  {Arrival{Workload: "shop/guarded", Port: 9090, Peer: clientID}, Verdict{Workload: "shop/guarded", Allow: true}, ""},
-		"client behind":   {Arrival{Workload: "shop/trusting", Port: 80, Peer: waypointID, Client: clientID}, Verdict{Workload: "shop/trusting", Allow: true, Policy: "shop/only-client"}, ""},
-		"stranger behind": {Arrival{Workload: "shop/trusting", Port: 80, Peer: waypointID, Client: waypointID}, Verdict{Workload: "shop/trusting", Reason: "policy-not-allowed", Asked: []string{"shop/only-client"}}, ""},
+		"no policy":       {Arrival{Workload: "shop/open", Port: 80, PeerIP: ip("10.0.0.1")}, Verdict{Captured: true, Workload: "shop/open", Allow: true}, ""},
+		"allowed":         {Arrival{Workload: "shop/web", Port: 80, Service: webKey, Peer: clientID}, Verdict{Captured: true, Workload: "shop/web", Allow: true, Policy: "shop/only-client", DryRun: []string{"shop/try"}}, ""},
+		"denied":          {Arrival{Workload: "10.0.0.2", Port: 9000, Peer: clientID}, Verdict{Captured: true, Workload: "shop/web", Policy: "shop/no-9000", Reason: "policy-denied"}, ""},
+		"plaintext":       {Arrival{Workload: "shop/web", Port: 80, PeerIP: ip("10.0.0.1")}, Verdict{Captured: true, Workload: "shop/web", Reason: "policy-not-allowed", Asked: []string{"shop/only-client"}}, ""},
+		"around":          {Arrival{Workload: "shop/guarded", Port: 8080, Peer: clientID}, Verdict{Captured: true, Workload: "shop/guarded", Reason: "waypoint-required"}, ""},
+		"through":         {Arrival{Workload: "shop/guarded", Port: 8080, Peer: waypointID, Client: clientID}, Verdict{Captured: true, Workload: "shop/guarded", Allow: true}, ""},
+		"unguarded port":  {Arrival{Workload: "shop/guarded", Port: 9090, Peer: clientID}, Verdict{Captured: true, Workload: "shop/guarded", Allow: true}, ""},
+		"client behind":   {Arrival{Workload: "shop/trusting", Port: 80, Peer: waypointID, Client: clientID}, Verdict{Captured: true, Workload: "shop/trusting", Allow: true, Policy: "shop/only-client"}, ""},
+		"stranger behind": {Arrival{Workload: "shop/trusting", Port: 80, Peer: waypointID, Client: waypointID}, Verdict{Captured: true, Workload: "shop/trusting", Reason: "policy-not-allowed", Asked: []string{"shop/only-client"}}, ""},
+		"not captured":    {Arrival{Workload: "shop/guarded", Port: 8080, Unredirected: true}, Verdict{Workload: "shop/guarded", Allow: true}, ""},
 		"unknown pod":     {arrival: Arrival{Workload: "shop/nobody"}, err: "knows no workload"},
 		"unknown service": {arrival: Arrival{Workload: "shop/web", Service: "shop/x"}, err: "knows no service"},
 		"unknown port":    {arrival: Arrival{Workload: "shop/web", Service: webKey, Port: 81}, err: "leads nowhere"},
