@@ -43,22 +43,22 @@ type leg struct {
 
 // legs are all clusters of a destination, in a fixed order.
 func (e *Env) legs(d *waypoint.Destination) []leg {
-	served := e.Service(d.GetNamespace(), d.GetHostname())
+	served, label := e.Service(d.GetNamespace(), d.GetHostname()), e.label(d.GetNamespace(), d.GetHostname())
 	subsets := append([]*waypoint.Subset{nil}, d.GetSubsets()...)
 	var out []leg
 	for _, port := range e.ports(d, served) {
 		for _, subset := range subsets {
 			l := leg{port: port.GetNumber(), protocol: port.GetProtocol(), subset: subset, kind: kindOf(port.GetProtocol())}
 			if served == nil {
-				l.name = outboundName(l.port, subset.GetName(), d.GetHostname())
+				l.name = outboundName(l.port, subset.GetName(), label)
 				out = append(out, l)
 				continue
 			}
-			l.name = servedName(l.port, l.kind, subset.GetName(), d.GetHostname())
+			l.name = servedName(l.port, l.kind, subset.GetName(), label)
 			out = append(out, l)
 			if l.protocol == waypoint.Protocol_AUTO {
 				l.kind = kindTCP
-				l.name = servedName(l.port, l.kind, subset.GetName(), d.GetHostname())
+				l.name = servedName(l.port, l.kind, subset.GetName(), label)
 				out = append(out, l)
 			}
 		}
@@ -106,7 +106,7 @@ func (e *Env) cluster(d *waypoint.Destination, l leg) (*clusterv3.Cluster, []Pro
 		ConnectTimeout: seconds(2),
 		Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
 			metaService: stringStruct("host", d.GetHostname(), "namespace", d.GetNamespace(),
-				"name", e.shortName(d), "subset", l.subset.GetName()),
+				"name", e.shortName(d), "subset", l.subset.GetName(), "destination_rule", ruleOf(d)),
 		}},
 	}
 	if l.kind == kindHTTP {
@@ -117,6 +117,14 @@ func (e *Env) cluster(d *waypoint.Destination, l leg) (*clusterv3.Cluster, []Pro
 	problems = append(problems, p...)
 	e.discovery(c, d, l, inner)
 	return c, problems
+}
+
+// ruleOf is for people who look at a cluster and wonder where its settings come from.
+func ruleOf(d *waypoint.Destination) string {
+	if o := d.GetOrigin(); o.GetKind() != "" {
+		return o.GetNamespace() + "/" + o.GetName()
+	}
+	return ""
 }
 
 // discovery is how the endpoints become known, and what is spoken to them. Envoy agrees on HTTP versions by ALPN only when
