@@ -19,7 +19,7 @@ func ServiceChains(e *Env, svc *waypoint.Service) ([]*listenerv3.FilterChain, []
 	for _, port := range svc.GetPorts() {
 		t := e.serviceTarget(svc, port)
 		if kindOf(port.GetProtocol()) == kindHTTP {
-			name := servedName(port.GetNumber(), kindHTTP, "", svc.GetHostname())
+			name := servedName(port.GetNumber(), kindHTTP, "", e.label(svc.GetNamespace(), svc.GetHostname()))
 			c, p := e.httpChain(t, name, name, port.GetProtocol(), clientState())
 			chains, problems = append(chains, c), append(problems, p...)
 		}
@@ -27,7 +27,7 @@ func ServiceChains(e *Env, svc *waypoint.Service) ([]*listenerv3.FilterChain, []
 			streams, p := e.streams(svc, port)
 			problems = append(problems, p...)
 			for i, s := range streams {
-				c, p := e.tcpChain(t, streamName(svc, port, i), s.proxy, clientState())
+				c, p := e.tcpChain(t, e.streamName(svc, port, i), s.proxy, clientState())
 				chains, problems = append(chains, c), append(problems, p...)
 			}
 		}
@@ -69,8 +69,8 @@ func (e *Env) streams(svc *waypoint.Service, port *waypoint.ServicePort) ([]stre
 }
 
 // streamName is the chain of the i-th way through the TCP side of a port; the first has the name of the port's cluster.
-func streamName(svc *waypoint.Service, port *waypoint.ServicePort, i int) string {
-	name := servedName(port.GetNumber(), kindTCP, "", svc.GetHostname())
+func (e *Env) streamName(svc *waypoint.Service, port *waypoint.ServicePort, i int) string {
+	name := servedName(port.GetNumber(), kindTCP, "", e.label(svc.GetNamespace(), svc.GetHostname()))
 	if i > 0 {
 		name += "|" + strconv.Itoa(i)
 	}

@@ -38,7 +38,7 @@ func sampleEnv() *Env {
 	}
 	addresses := map[string]*workload.Service{}
 	for host, ip := range map[string]string{"web.shop": "10.96.0.1", "db.shop": "10.96.0.2", "any.shop": "fd00::3", "*.example.com": "240.0.0.1", "range.shop": "172.16.0.0"} {
-		addresses[host] = &workload.Service{Namespace: "shop", Hostname: host, Addresses: []*workload.NetworkAddress{{Address: netip.MustParseAddr(ip).AsSlice()}}}
+		addresses[host] = &workload.Service{Namespace: "shop", Hostname: host, Canonical: true, Addresses: []*workload.NetworkAddress{{Address: netip.MustParseAddr(ip).AsSlice()}}}
 	}
 	addresses["range.shop"].Addresses[0].Length = proto.Uint32(12)
 	// An address in another network is not one of ours.

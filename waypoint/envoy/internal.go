@@ -66,9 +66,20 @@ func (e *Env) inline(services []*waypoint.Service, into ...*listenerv3.Listener)
 	return problems
 }
 
-// services are those served here, in an order that does not depend on when they came.
+// services are those served here, in an order that does not depend on when they came. Where two claim one hostname or
+// address the first has it: the one that the name means everywhere.
 func (e *Env) services() []*waypoint.Service {
-	return slices.SortedFunc(slices.Values(e.Services()), func(a, b *waypoint.Service) int {
+	all := e.Services()
+	other := make(map[*waypoint.Service]int, len(all))
+	for _, svc := range all {
+		if e.Address != nil && !e.Address(svc.GetNamespace(), svc.GetHostname()).GetCanonical() {
+			other[svc] = 1
+		}
+	}
+	return slices.SortedFunc(slices.Values(all), func(a, b *waypoint.Service) int {
+		if c := other[a] - other[b]; c != 0 {
+			return c
+		}
 		if c := strings.Compare(a.GetNamespace(), b.GetNamespace()); c != 0 {
 			return c
 		}
@@ -134,12 +145,12 @@ func claim[K comparable](m map[K]*onMatch, key K, way *onMatch) {
 
 // portMatch picks among the chains of one port.
 func (e *Env) portMatch(svc *waypoint.Service, port *waypoint.ServicePort) *onMatch {
-	http := toChain(servedName(port.GetNumber(), kindHTTP, "", svc.GetHostname()))
+	http := toChain(servedName(port.GetNumber(), kindHTTP, "", e.label(svc.GetNamespace(), svc.GetHostname())))
 	if kindOf(port.GetProtocol()) == kindHTTP && port.GetProtocol() != waypoint.Protocol_AUTO {
 		return http
 	}
 	streams, _ := e.streams(svc, port)
-	tcp := firstOf(streams, func(i int) *onMatch { return toChain(streamName(svc, port, i)) }, toChain(chainBlackHole))
+	tcp := firstOf(streams, func(i int) *onMatch { return toChain(e.streamName(svc, port, i)) }, toChain(chainBlackHole))
 	if port.GetProtocol() == waypoint.Protocol_AUTO {
 		return byProtocol(http, tcp)
 	}

@@ -85,7 +85,7 @@ func ServiceRoutes(e *Env, svc *waypoint.Service) ([]*routev3.RouteConfiguration
 		}
 		host, p := e.host(h)
 		problems = append(problems, p...)
-		out = append(out, routeConfiguration(servedName(port.GetNumber(), kindHTTP, "", svc.GetHostname()), host))
+		out = append(out, routeConfiguration(servedName(port.GetNumber(), kindHTTP, "", e.label(svc.GetNamespace(), svc.GetHostname())), host))
 	}
 	return out, problems
 }

@@ -93,10 +93,25 @@ func outboundName(port uint32, subset, hostname string) string {
 
 // clusterName is the cluster that leads to a backend, for HTTP or TCP.
 func (e *Env) clusterName(b *waypoint.Backend, kind string) string {
+	label := e.label(b.GetNamespace(), b.GetHostname())
 	if e.Service(b.GetNamespace(), b.GetHostname()) != nil {
-		return servedName(b.GetPort(), kind, b.GetSubset(), b.GetHostname())
+		return servedName(b.GetPort(), kind, b.GetSubset(), label)
 	}
-	return outboundName(b.GetPort(), b.GetSubset(), b.GetHostname())
+	return outboundName(b.GetPort(), b.GetSubset(), label)
+}
+
+// label is the hostname in names of clusters, chains and routes. Namespaces that share a proxy may each have a
+// ServiceEntry for one hostname: what is theirs must not be mixed up, or one would have the other's traffic, or its
+// service without its policies. The service that the name means everywhere has the plain name.
+func (e *Env) label(namespace, hostname string) string {
+	_, after, _ := strings.Cut(hostname, ".")
+	if strings.HasPrefix(after, namespace+".svc.") || e.Address == nil {
+		return hostname
+	}
+	if svc := e.Address(namespace, hostname); svc == nil || svc.GetCanonical() {
+		return hostname
+	}
+	return namespace + "/" + hostname
 }
 
 // edgeName is the name of an edge listener's filter chain, routes or virtual host.

@@ -62,7 +62,7 @@ func (w *world) destination(host string) {
 
 func (w *world) address(host string, vip netip.Addr) {
 	w.put(mesh.TypeAddress, "default/"+host, &workload.Address{Type: &workload.Address_Service{Service: &workload.Service{
-		Namespace: "default", Hostname: host, Name: host, Addresses: []*workload.NetworkAddress{{Address: vip.AsSlice()}},
+		Namespace: "default", Hostname: host, Name: host, Canonical: true, Addresses: []*workload.NetworkAddress{{Address: vip.AsSlice()}},
 		Ports: []*workload.Port{{ServicePort: 80, TargetPort: 8080}},
 	}}})
 }

@@ -102,7 +102,7 @@ type Port struct {
 // known by hostname alone.
 func (w *World) Add(hostname, vip string, ports []Port, pods ...*workload.Workload) *waypoint.Service {
 	svc := &waypoint.Service{Namespace: "default", Hostname: hostname, Name: hostname}
-	address := &workload.Service{Namespace: "default", Hostname: hostname, Name: hostname}
+	address := &workload.Service{Namespace: "default", Hostname: hostname, Name: hostname, Canonical: true}
 	if vip != "" {
 		address.Addresses = []*workload.NetworkAddress{{Address: netip.MustParseAddr(vip).AsSlice()}}
 	}
