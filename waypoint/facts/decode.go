@@ -23,7 +23,7 @@ func (b *batch) upsert(typeURL, name string, body []byte) error {
 		}
 		switch t := a.GetType().(type) {
 		case *workload.Address_Workload:
-			return b.upsertWorkload(t.Workload)
+			return b.upsertWorkload(t.Workload, body)
 		case *workload.Address_Service:
 			return b.upsertAddress(t.Service)
 		}

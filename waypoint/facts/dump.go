@@ -16,7 +16,7 @@ func (s *Snapshot) WriteJSON(w io.Writer) error {
 		"destinations": messages(s.destinations.values()),
 		"virtualHosts": messages(s.hosts.values()),
 		"addresses":    messages(s.addresses.values()),
-		"workloads":    messages(s.workloads.values()),
+		"workloads":    messages(workloads(s.workloads.values())),
 	}
 	if s.gateway != nil {
 		out["gateway"] = message{s.gateway}

@@ -17,10 +17,10 @@ type Snapshot struct {
 	hosts        table[*waypoint.VirtualHost] // by resource name
 	secrets      table[*waypoint.Secret]      // by resource name
 	addresses    table[*workload.Service]     // by namespace/hostname
-	workloads    table[*workload.Workload]    // by uid
+	workloads    table[*held]                 // by uid
 	// endpoints are sorted by uid, so that the same facts always give the same answer.
-	endpoints table[[]*workload.Workload] // by namespace/hostname
-	bound     []*workload.Workload
+	endpoints table[[]*held] // by namespace/hostname
+	bound     []*held
 }
 
 // Generation counts the responses of the control plane that led to this snapshot.
@@ -72,14 +72,14 @@ func (s *Snapshot) Address(namespace, hostname string) *workload.Service {
 	return v
 }
 
-// Endpoints are the workloads behind a service, sorted by uid.
+// Endpoints are the workloads behind a service, sorted by uid. They are decoded anew for every caller.
 func (s *Snapshot) Endpoints(namespace, hostname string) []*workload.Workload {
 	v, _ := s.endpoints.get(mesh.ServiceName(namespace, hostname))
-	return v
+	return workloads(v)
 }
 
-// Bound are the workloads bound to the Gateway themselves, sorted by uid.
-func (s *Snapshot) Bound() []*workload.Workload { return s.bound }
+// Bound are the workloads bound to the Gateway themselves, sorted by uid. They are decoded anew for every caller.
+func (s *Snapshot) Bound() []*workload.Workload { return workloads(s.bound) }
 
 // Counts are the numbers of things known, for metrics and logs.
 type Counts struct{ Services, Destinations, VirtualHosts, Secrets, Addresses, Workloads int }

@@ -152,10 +152,10 @@ type batch struct {
 	hosts        *editor[*waypoint.VirtualHost]
 	secrets      *editor[*waypoint.Secret]
 	addresses    *editor[*workload.Service]
-	workloads    *editor[*workload.Workload]
+	workloads    *editor[*held]
 	// endpoints of the services this batch touches, by uid; sorted only once, at the end.
-	endpoints map[string]map[string]*workload.Workload
-	bound     map[string]*workload.Workload // nil unless touched
+	endpoints map[string]map[string]*held
+	bound     map[string]*held // nil unless touched
 
 	want, drop []string
 }
@@ -163,7 +163,7 @@ type batch struct {
 func (s *Store) begin() *batch {
 	old := s.current.Load()
 	return &batch{
-		store: s, next: *old, was: map[string]bool{}, endpoints: map[string]map[string]*workload.Workload{},
+		store: s, next: *old, was: map[string]bool{}, endpoints: map[string]map[string]*held{},
 		services: edit(old.services), destinations: edit(old.destinations), hosts: edit(old.hosts), secrets: edit(old.secrets),
 		addresses: edit(old.addresses), workloads: edit(old.workloads),
 	}
@@ -215,12 +215,12 @@ func (b *batch) count(name string, by int) {
 	}
 }
 
-func sorted(byUID map[string]*workload.Workload) []*workload.Workload {
-	out := make([]*workload.Workload, 0, len(byUID))
+func sorted(byUID map[string]*held) []*held {
+	out := make([]*held, 0, len(byUID))
 	for _, w := range byUID {
 		out = append(out, w)
 	}
-	slices.SortFunc(out, func(a, b *workload.Workload) int { return strings.Compare(a.Uid, b.Uid) })
+	slices.SortFunc(out, func(a, b *held) int { return strings.Compare(a.uid, b.uid) })
 	return out
 }
 

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unique"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/workload"
@@ -60,7 +63,42 @@ func (b *batch) followGateway(g *workload.GatewayAddress, by int) {
 	}
 }
 
-func (b *batch) upsertWorkload(m *workload.Workload) error {
+// held is a workload as it is kept: there are many, each is looked at when its services' endpoints change and hardly ever
+// else, and decoded it takes four times the space.
+type held struct {
+	uid      string
+	services []string // by namespace/hostname
+	body     []byte   // a workload.Address
+}
+
+// workload decodes. What was accepted once is decoded by the same program, so that it cannot fail.
+func (h *held) workload() *workload.Workload {
+	a := new(workload.Address)
+	if err := proto.Unmarshal(h.body, a); err != nil {
+		panic("facts: what was decoded once cannot be decoded: " + err.Error()) // memory is broken
+	}
+	share(a.GetWorkload())
+	return a.GetWorkload()
+}
+
+func workloads(list []*held) []*workload.Workload {
+	out := make([]*workload.Workload, len(list))
+	for i, h := range list {
+		out[i] = h.workload()
+	}
+	return out
+}
+
+// hold keeps a workload that was decoded from body, which belongs to somebody else.
+func hold(m *workload.Workload, body []byte) *held {
+	h := &held{uid: m.GetUid(), services: make([]string, 0, len(m.GetServices())), body: bytes.Clone(body)}
+	for service := range m.GetServices() {
+		h.services = append(h.services, unique.Make(service).Value())
+	}
+	return h
+}
+
+func (b *batch) upsertWorkload(m *workload.Workload, body []byte) error {
 	if m.GetUid() == "" {
 		return fmt.Errorf("workload %s/%s without a uid", m.GetNamespace(), m.GetName())
 	}
@@ -76,14 +114,14 @@ func (b *batch) upsertWorkload(m *workload.Workload) error {
 			}
 		}
 	}
-	share(m)
-	b.removeWorkload(m.Uid)
-	b.workloads.set(m.Uid, m)
-	for service := range m.Services {
-		b.endpointsOf(service)[m.Uid] = m
+	h := hold(m, body)
+	b.removeWorkload(h.uid)
+	b.workloads.set(h.uid, h)
+	for _, service := range h.services {
+		b.endpointsOf(service)[h.uid] = h
 	}
 	if b.isBound(m) {
-		b.bindings()[m.Uid] = m
+		b.bindings()[h.uid] = h
 	}
 	return nil
 }
@@ -94,17 +132,17 @@ func (b *batch) removeWorkload(uid string) bool {
 		return false
 	}
 	b.workloads.remove(uid)
-	for service := range old.GetServices() {
+	for _, service := range old.services {
 		delete(b.endpointsOf(service), uid)
 	}
-	if b.isBound(old) {
+	if b.knowsBound(uid) {
 		delete(b.bindings(), uid)
 	}
 	return true
 }
 
 // endpointsOf returns the endpoints of a service to change.
-func (b *batch) endpointsOf(service string) map[string]*workload.Workload {
+func (b *batch) endpointsOf(service string) map[string]*held {
 	byUID := b.endpoints[service]
 	if byUID == nil {
 		old, _ := b.next.endpoints.get(service)
@@ -116,7 +154,7 @@ func (b *batch) endpointsOf(service string) map[string]*workload.Workload {
 }
 
 // bindings returns the bound workloads to change.
-func (b *batch) bindings() map[string]*workload.Workload {
+func (b *batch) bindings() map[string]*held {
 	if b.bound == nil {
 		b.bound = byUIDs(b.next.bound)
 		b.store.pending.Bound = true
@@ -124,10 +162,19 @@ func (b *batch) bindings() map[string]*workload.Workload {
 	return b.bound
 }
 
-func byUIDs(list []*workload.Workload) map[string]*workload.Workload {
-	out := make(map[string]*workload.Workload, len(list)+1)
+// knowsBound reports whether a workload is bound to the Gateway, as far as this batch knows.
+func (b *batch) knowsBound(uid string) bool {
+	if b.bound != nil {
+		return b.bound[uid] != nil
+	}
+	_, is := slices.BinarySearchFunc(b.next.bound, uid, func(h *held, uid string) int { return strings.Compare(h.uid, uid) })
+	return is
+}
+
+func byUIDs(list []*held) map[string]*held {
+	out := make(map[string]*held, len(list)+1)
 	for _, w := range list {
-		out[w.Uid] = w
+		out[w.uid] = w
 	}
 	return out
 }
@@ -137,7 +184,7 @@ func (b *batch) rebind() {
 	bound := b.bindings()
 	clear(bound)
 	for uid, w := range b.workloads.all() {
-		if b.isBound(w) {
+		if b.isBound(w.workload()) {
 			bound[uid] = w
 		}
 	}

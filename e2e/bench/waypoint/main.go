@@ -41,6 +41,7 @@ type config struct {
 	pods     int // of each service
 	tries    int // of each kind of change
 	starts   int // cold starts
+	kinds    string
 	rounds   int // samples of each figure of the hop
 	sample   time.Duration
 	paths    string
@@ -70,6 +71,7 @@ func command(ctx context.Context, args []string) error {
 	f.IntVar(&cfg.pods, "pods", 10, "pods of each service")
 	f.IntVar(&cfg.tries, "tries", 40, "changes of each kind, one at a time")
 	f.IntVar(&cfg.starts, "starts", 5, "cold starts of the waypoint")
+	f.StringVar(&cfg.kinds, "kinds", "", "only changes whose name contains one of these, separated by |")
 	f.IntVar(&cfg.rounds, "rounds", 3, "samples of each figure of the hop")
 	f.DurationVar(&cfg.sample, "sample", 1500*time.Millisecond, "length of a sample")
 	f.StringVar(&cfg.paths, "paths", "", "only paths of the hop whose name contains one of these, separated by |")
@@ -183,6 +185,16 @@ func scale(ctx context.Context, args []string, res *results) error {
 		return err
 	}
 	return json.Unmarshal(data, &res.Scale)
+}
+
+// listed reports whether a name contains one of the words, or there are none.
+func listed(words, name string) bool {
+	for word := range strings.SplitSeq(words, "|") {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	return false
 }
 
 func step(format string, args ...any) { fmt.Fprintf(os.Stderr, "· "+format+"\n", args...) }

@@ -102,6 +102,9 @@ func (b *bench) measure(ctx context.Context) (*scaleFigures, error) {
 		return nil, errors.New("the control plane does not answer the watch")
 	}
 	for _, k := range kinds {
+		if !listed(b.cfg.kinds, k.name) {
+			continue
+		}
 		step("%d × %s", b.cfg.tries, k.name)
 		row, err := b.kind(ctx, k)
 		if err != nil {
