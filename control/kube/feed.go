@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
@@ -218,7 +219,7 @@ func retry() *wait.Backoff {
 func follow(ctx context.Context, c *Cluster, name string, lw *cache.ListWatch, store cache.ReflectorStore) {
 	log := c.klogger()
 	r := cache.NewReflectorWithOptions(lw, nil, store, cache.ReflectorOptions{Name: name, TypeDescription: name, Logger: &log, Backoff: retry()})
-	r.RunWithContext(ctx)
+	r.RunWithContext(klog.NewContext(ctx, log))
 }
 
 // String is for logs.

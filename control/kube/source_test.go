@@ -1,0 +1,403 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/api/folder"
+	"github.com/ambit-mesh/ambit/control/intake"
+	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// sink remembers what it heard.
+type sink struct {
+	mu      sync.Mutex
+	have    map[object.Key]object.Object
+	deleted []object.Key
+	puts    map[object.Key]int
+	synced  int
+	wrong   []string
+}
+
+func newSink() *sink {
+	return &sink{have: map[object.Key]object.Object{}, puts: map[object.Key]int{}}
+}
+
+func (s *sink) Apply(events []object.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := map[object.Key]bool{}
+	for _, e := range events {
+		if seen[e.Key] {
+			s.wrong = append(s.wrong, e.Key.String()+" twice in a batch")
+		}
+		seen[e.Key] = true
+		if e.Object == nil {
+			delete(s.have, e.Key)
+			s.deleted = append(s.deleted, e.Key)
+			continue
+		}
+		s.puts[e.Key]++
+		s.have[e.Key] = e.Object
+	}
+}
+
+func (s *sink) Synced() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced++
+}
+
+func (s *sink) names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for k := range s.have {
+		out = append(out, k.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s *sink) gone() []object.Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.deleted)
+}
+
+func (s *sink) get(k object.Key) object.Object {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.have[k]
+}
+
+func (s *sink) isSynced() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.synced == 1
+}
+
+// await polls, because what is waited for happens in goroutines of client-go's.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+type world struct {
+	*apiserver
+	sink   *sink
+	status *status.Registry
+	source *Source
+	places *Places
+}
+
+func start(t *testing.T, a *apiserver) *world {
+	t.Helper()
+	w := &world{apiserver: a, sink: newSink(), status: status.New(), places: NewPlaces()}
+	w.source = NewSource(SourceConfig{
+		Cluster: a.cluster(), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute,
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.source.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		for _, e := range w.sink.wrong {
+			t.Error(e)
+		}
+	})
+	return w
+}
+
+func (w *world) synced() {
+	w.t.Helper()
+	await(w.t, "the first complete picture", w.sink.isSynced)
+}
+
+const (
+	policies = "apis/security.istio.io/v1/authorizationpolicies"
+	shop     = `apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, uid: u1, labels: {app: web}}
+spec: {nodeName: n1, serviceAccountName: web, containers: [{name: c, image: x}]}
+status: {phase: Running, podIP: 10.1.0.5}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.9, ports: [{port: 80}], aFieldOfTheFuture: true}
+`
+	policy = `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: shop}
+spec: {action: DENY, rules: [{from: [{source: {namespaces: [%s]}}]}]}
+`
+)
+
+var policyKey = object.Key{Kind: object.KindAuthorizationPolicy, Namespace: "shop", Name: "web"}
+
+func denied(o object.Object) string { return fmt.Sprintf("%+v", o) }
+
+// What is there when the source starts comes before Synced, without the kinds that are not served; those that come later
+// are read when they come, and their end takes nothing back.
+func TestKindsComeAndGo(t *testing.T) {
+	a := newAPIServer(t)
+	a.put(shop)
+	w := start(t, a)
+	w.synced()
+	want := []string{"Namespace shop", "Pod shop/web-1", "Service shop/web"}
+	if got := w.sink.names(); !slices.Equal(got, want) {
+		t.Fatalf("got %v", got)
+	}
+	a.serve(policies, "AuthorizationPolicy", true)
+	a.put(fmt.Sprintf(policy, "bad"))
+	await(t, "a policy of a new kind", func() bool { return w.sink.get(policyKey) != nil })
+	a.unserve(policies)
+	await(t, "word of the kind's absence", func() bool {
+		return slices.ContainsFunc(w.status.List(), func(e status.Entry) bool {
+			return e.Kind == "AuthorizationPolicy" && strings.Contains(e.Problem, "1 objects it told of stay in force")
+		})
+	})
+	if w.sink.get(policyKey) == nil || len(w.sink.gone()) > 0 {
+		t.Error("the policy was taken back with its kind")
+	}
+	a.serve(policies, "AuthorizationPolicy", true)
+	await(t, "the end of a policy that did not come back", func() bool { return w.sink.get(policyKey) == nil })
+	if l := w.status.List(); len(l) > 0 {
+		t.Errorf("still said: %v", l)
+	}
+}
+
+// An API server that is away or starts again takes nothing back; what happened meanwhile is seen after.
+func TestServerRestarts(t *testing.T) {
+	a := newAPIServer(t)
+	a.serve(policies, "AuthorizationPolicy", true)
+	a.put(shop)
+	a.put(fmt.Sprintf(policy, "bad"))
+	w := start(t, a)
+	w.synced()
+	before := w.sink.names()
+	a.fail(func(*http.Request) int { return 503 })
+	await(t, "word of the trouble", func() bool { return len(w.status.List()) > 0 })
+	a.remove("api/v1/pods", "shop", "web-1")
+	a.put(fmt.Sprintf(policy, "worse"))
+	a.compact()
+	if got := w.sink.names(); !slices.Equal(got, before) {
+		t.Fatalf("got %v", got)
+	}
+	a.fail(nil)
+	await(t, "what happened meanwhile", func() bool {
+		return w.sink.get(object.Key{Kind: object.KindPod, Namespace: "shop", Name: "web-1"}) == nil && strings.Contains(denied(w.sink.get(policyKey)), "worse")
+	})
+	await(t, "the end of the trouble", func() bool { return len(w.status.List()) == 0 })
+	if gone := w.sink.gone(); len(gone) != 1 {
+		t.Errorf("deleted %v", gone)
+	}
+	if n := w.sink.puts[object.Key{Kind: object.KindService, Namespace: "shop", Name: "web"}]; n != 1 {
+		t.Errorf("a Service that did not change was told %d times", n)
+	}
+}
+
+// History that is forgotten (410 Gone) leads to a new list, which is compared with what was known.
+func TestHistoryIsForgotten(t *testing.T) {
+	a := newAPIServer(t)
+	a.put(shop)
+	w := start(t, a)
+	w.synced()
+	a.mu.Lock()
+	a.trouble = func(r *http.Request) int {
+		if r.URL.Query().Get("watch") != "" {
+			return 503
+		}
+		return 0
+	}
+	a.hangUp()
+	a.mu.Unlock()
+	a.remove("api/v1/services", "shop", "web")
+	a.put(strings.Replace(shop, "web-1", "web-2", 1))
+	a.remove("api/v1/services", "shop", "web")
+	a.compact()
+	a.fail(nil)
+	await(t, "the list after the gap", func() bool {
+		return slices.Equal(w.sink.names(), []string{"Namespace shop", "Pod shop/web-1", "Pod shop/web-2"})
+	})
+}
+
+// A kind that may not be read holds up the start, and says which and why: without its policies the mesh would be open.
+func TestForbiddenKind(t *testing.T) {
+	a := newAPIServer(t)
+	a.serve(policies, "AuthorizationPolicy", true)
+	a.put(shop)
+	a.trouble = func(r *http.Request) int {
+		if strings.Contains(r.URL.Path, "authorizationpolicies") {
+			return 403
+		}
+		return 0
+	}
+	w := start(t, a)
+	await(t, "the reason", func() bool {
+		l := w.source.Waiting()
+		return len(l) == 1 && strings.Contains(l[0], "AuthorizationPolicy cannot be read")
+	})
+	if w.sink.isSynced() {
+		t.Error("synced without the policies")
+	}
+	a.fail(nil)
+	w.synced()
+}
+
+// A bad object is refused alone, and the last good version stays in force.
+func TestBadObject(t *testing.T) {
+	a := newAPIServer(t)
+	a.serve(policies, "AuthorizationPolicy", true)
+	a.put(shop)
+	a.put(fmt.Sprintf(policy, "bad"))
+	w := start(t, a)
+	w.synced()
+	a.put(strings.Replace(fmt.Sprintf(policy, "worse"), "namespaces", "nmaespaces", 1))
+	await(t, "the refusal", func() bool { return len(w.status.List()) == 1 })
+	e := w.status.List()[0]
+	if e.Severity != status.Refused || !e.Kept || e.Namespace != "shop" || e.Name != "web" || !strings.Contains(e.Fix, "namespaces") || e.Line != 0 {
+		t.Errorf("%+v", e)
+	}
+	if !strings.Contains(denied(w.sink.get(policyKey)), "bad") {
+		t.Error("the good version is gone")
+	}
+	a.put(fmt.Sprintf(policy, "worst"))
+	await(t, "the mended version", func() bool { return strings.Contains(denied(w.sink.get(policyKey)), "worst") })
+	await(t, "the end of the refusal", func() bool { return len(w.status.List()) == 0 })
+	a.put(strings.Replace(fmt.Sprintf(policy, "x"), "DENY", "MAYBE", 1))
+	await(t, "the refusal", func() bool { return len(w.status.List()) > 0 })
+	a.remove(policies, "shop", "web")
+	await(t, "the policy's end", func() bool { return w.sink.get(policyKey) == nil && len(w.status.List()) == 0 })
+}
+
+// Secrets that nothing names are passed over; one that is named later is fetched, and let go when it no longer is.
+func TestOnlyNamedSecrets(t *testing.T) {
+	const gatewaysPath = "apis/gateway.networking.k8s.io/v1/gateways"
+	a := newAPIServer(t)
+	a.serve(gatewaysPath, "Gateway", true)
+	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: %s, namespace: shop}\ntype: kubernetes.io/tls\ndata: {tls.crt: '', tls.key: ''}\n"
+	gateway := "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: shop}\n" +
+		"spec: {gatewayClassName: istio, listeners: [{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: %s}]}}]}\n"
+	a.put(fmt.Sprintf(secret, "one"))
+	a.put(fmt.Sprintf(secret, "two"))
+	a.put(fmt.Sprintf(gateway, "one"))
+	w := start(t, a)
+	w.synced()
+	if got := w.sink.names(); !slices.Equal(got, []string{"Gateway shop/edge", "Secret shop/one"}) {
+		t.Fatalf("got %v", got)
+	}
+	a.put(fmt.Sprintf(gateway, "two"))
+	await(t, "the other Secret", func() bool { return slices.Equal(w.sink.names(), []string{"Gateway shop/edge", "Secret shop/two"}) })
+	a.remove("api/v1/secrets", "shop", "two")
+	await(t, "the Secret's end", func() bool { return slices.Equal(w.sink.names(), []string{"Gateway shop/edge"}) })
+	a.put(fmt.Sprintf(secret, "two"))
+	await(t, "its return", func() bool { return len(w.sink.names()) == 2 })
+	a.remove(gatewaysPath, "shop", "edge")
+	await(t, "the end of all", func() bool { return len(w.sink.names()) == 0 })
+}
+
+// What is read from a cluster is what is read from a folder with the same YAML.
+func TestFolderAndClusterAgree(t *testing.T) {
+	a := newAPIServer(t)
+	for _, r := range intake.Resources() {
+		if _, ok := builtins()[r.Kind]; !ok {
+			for _, v := range r.Versions {
+				a.serve("apis/"+r.Group+"/"+v+"/"+strings.ToLower(r.Kind.String())+"s", r.Kind.String(), !r.Kind.ClusterScoped())
+			}
+		}
+	}
+	want := map[object.Key]object.Object{}
+	for _, glob := range []string{"../intake/testdata/*.yaml", "../model/testdata/*/*.yaml", "../waypoint/testdata/*/*.yaml", "../model/testdata/*.yaml", "../waypoint/testdata/*.yaml"} {
+		files, err := filepath.Glob(glob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dec := intake.NewDecoder(intake.Limits{})
+			for part := range folder.Documents(data) {
+				docs := dec.File(name, part.Data, nil)
+				if len(docs) != 1 || len(docs[0].Items) != 1 || docs[0].Items[0].Object == nil {
+					continue
+				}
+				it := docs[0].Items[0]
+				var o doc
+				if err := yaml.Unmarshal(part.Data, &o); err != nil || strings.HasSuffix(text(o["kind"]), "List") || it.Key.Kind == object.KindSecret {
+					continue
+				}
+				if want[it.Key] != nil {
+					continue // another file's
+				}
+				meta := o["metadata"].(doc)
+				if it.Key.Kind.ClusterScoped() {
+					delete(meta, "namespace")
+				}
+				if meta["uid"] == nil {
+					meta["uid"] = "u"
+					it.Object.Metadata().UID = "u"
+				}
+				want[it.Key] = it.Object
+				// One version of a kind is asked for, as API servers convert between them.
+				for _, r := range intake.Resources() {
+					if r.Kind == it.Key.Kind {
+						o["apiVersion"] = strings.TrimPrefix(r.Group+"/"+r.Versions[0], "/")
+					}
+				}
+				a.putDoc(o)
+			}
+		}
+	}
+	if len(want) < 50 {
+		t.Fatalf("only %d objects to compare: where is the YAML?", len(want))
+	}
+	w := start(t, a)
+	w.synced()
+	for _, k := range slices.SortedFunc(maps.Keys(want), func(a, b object.Key) int { return strings.Compare(a.String(), b.String()) }) {
+		if d := cmp.Diff(want[k], w.sink.get(k), protocmp.Transform(), cmp.Exporter(func(reflect.Type) bool { return true }),
+			cmp.Comparer(func(a, b object.Labels) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+			if w.sink.get(k) == nil {
+				t.Errorf("%s is missing: %v", k, w.status.List())
+				continue
+			}
+			t.Errorf("%s differs (folder -, cluster +):\n%s", k, d)
+		}
+	}
+	t.Logf("%d objects agree", len(want))
+}
