@@ -45,13 +45,15 @@ func terminateManager() *hcmv3.HttpConnectionManager {
 		ConnectConfig: &routev3.RouteAction_UpgradeConfig_ConnectConfig{},
 	}
 	return &hcmv3.HttpConnectionManager{
-		StatPrefix:                 ListenerTerminate,
-		CodecType:                  hcmv3.HttpConnectionManager_HTTP2,
-		Http2ProtocolOptions:       hboneOptions(),
-		StreamIdleTimeout:          durationpb.New(0),
-		RequestTimeout:             durationpb.New(0),
-		GenerateRequestId:          wrapperspb.Bool(false),
-		ForwardClientCertDetails:   hcmv3.HttpConnectionManager_SANITIZE,
+		StatPrefix:               ListenerTerminate,
+		CodecType:                hcmv3.HttpConnectionManager_HTTP2,
+		Http2ProtocolOptions:     hboneOptions(),
+		StreamIdleTimeout:        durationpb.New(0),
+		RequestTimeout:           durationpb.New(0),
+		GenerateRequestId:        wrapperspb.Bool(false),
+		ForwardClientCertDetails: hcmv3.HttpConnectionManager_SANITIZE,
+		// The peer's address is the one its connection comes from, whatever X-Forwarded-For its CONNECT has.
+		UseRemoteAddress:           wrapperspb.Bool(true),
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		UpgradeConfigs:             []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "CONNECT"}},
 		RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
