@@ -62,7 +62,7 @@ spec:
 		c("route-missing", httpRoute("route-missing", "{backendRefs: [{name: absent, port: 80}]}"), answered(at("/"), 500, by+"route-missing rule 0")),
 		c("route-no-port", httpRoute("route-no-port", "{backendRefs: [{name: to-alt, port: 99}]}"), answered(at("/"), 500, by)),
 		c("route-forbidden", httpRoute("route-forbidden", "{backendRefs: [{name: plain, namespace: out, port: 80}]}"), found(at("/"), "plain", by)),
-		c("route-nobody", httpRoute("route-nobody", "{backendRefs: [{name: to-nobody, port: 80}]}"), answered(at("/"), 503, "to-nobody")),
+		c("route-nobody", httpRoute("route-nobody", "{backendRefs: [{name: to-nobody, port: 80}]}"), answered(at("/"), 503, by+"route-nobody")),
 		c("route-weightless", httpRoute("route-weightless", "{backendRefs: [{name: to-alt, port: 80, weight: 0}]}"), answered(at("/"), 500, "")),
 		c("route-no-backend", httpRoute("route-no-backend", "{matches: [{path: {value: /}}]}"), answered(at("/"), 500, "")),
 		c("route-redirect", httpRoute("route-redirect", "{filters: [{type: RequestRedirect, requestRedirect: {hostname: other.example, statusCode: 302}}]}"), answered(at("/"), 302, by)),
