@@ -35,6 +35,10 @@ func (m *Model) extensionFact(r *reader, gw gatewayName, e *object.Extension) (f
 	if e.Broken != "" || e.Spec == nil {
 		return nil, cmp.Or(e.Broken, "it says nothing")
 	}
+	if foreign := e.Namespace != gw.ns && e.Namespace != m.cfg.RootNamespace; foreign && (e.Spec.GetLua() != nil || e.Spec.GetWasm() != nil) {
+		// It could talk to everybody's services there in the proxy's name.
+		return nil, fmt.Sprintf("its code may not run in the proxies of Gateway %s, which is of another namespace: use a waypoint of namespace %s, or ext_proc", gw, e.Namespace)
+	}
 	f = proto.Clone(e.Spec).(*facts.Extension)
 	f.Namespace, f.Name = e.Namespace, e.Name
 	if p := f.GetProcessor(); p != nil {

@@ -80,6 +80,13 @@ func (m *Model) reportExtension(r *reader, rep *model.Report, e *object.Extensio
 		rep.Warn("spec.match", "it is for clients with a proxy of their own, and has no effect here", "remove mode, or write SERVER")
 	}
 	_, why := m.extensionFact(r, gatewayName{ns: e.Namespace}, e)
+	for _, t := range e.TargetRefs {
+		if bound, not := r.ancestor(e.Namespace, t); not == nil && why == "" {
+			if ns, name, ok := strings.Cut(bound, "/"); ok {
+				_, why = m.extensionFact(r, gatewayName{ns, name}, e)
+			}
+		}
+	}
 	r.forget()
 	if why == "" {
 		return
