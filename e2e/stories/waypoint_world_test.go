@@ -152,6 +152,7 @@ type answer struct {
 	Status int         `json:"-"`
 	Back   http.Header `json:"-"`
 	Body   string      `json:"-"`
+	Local  string      `json:"-"` // the address the request was sent from, where a story must know
 
 	Pod, From, Proto, Method, Host, Path, Sent string
 	Header                                     http.Header
