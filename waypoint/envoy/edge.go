@@ -110,9 +110,14 @@ func EdgeRoutes(e *Env) ([]*routev3.RouteConfiguration, []Problem) {
 				byName[name], claimed[name] = routeConfiguration(name), map[string]bool{}
 				byName[name].IgnorePortInHostMatching = true
 			}
+			apart := setApart(l, listeners)
+			for _, other := range apart {
+				claimed[name][other] = true
+				byName[name].VirtualHosts = append(byName[name].VirtualHosts, misdirected(l, other))
+			}
 			for _, h := range e.hostsOf(l) {
 				domain := hostDomain(h)
-				if claimed[name][domain] {
+				if claimed[name][domain] || slices.ContainsFunc(apart, func(other string) bool { return hostCovers(other, domain) }) {
 					continue
 				}
 				claimed[name][domain] = true
@@ -130,6 +135,46 @@ func EdgeRoutes(e *Env) ([]*routev3.RouteConfiguration, []Problem) {
 		out = append(out, byName[name])
 	}
 	return out, problems
+}
+
+// setApart are the hostnames that a TLS listener covers and that are other listeners' of its port. Which listener a client
+// comes to is told by its server name, and with it whether its certificate was asked for: a request on a connection to one
+// listener is not for a host of another, whether or not that one could be served.
+func setApart(l *waypoint.Listener, all []*waypoint.Listener) []string {
+	if !isTLS(l.GetProtocol()) {
+		return nil
+	}
+	own := strings.ToLower(l.GetHostname())
+	var out []string
+	for _, o := range all {
+		host := strings.ToLower(o.GetHostname())
+		if o != l && isTLS(o.GetProtocol()) && host != own && hostCovers(own, host) && !slices.Contains(out, host) {
+			out = append(out, host)
+		}
+	}
+	return out
+}
+
+// hostCovers reports whether every name that b stands for is one of a.
+func hostCovers(a, b string) bool {
+	if a == "" || a == "*" || a == b {
+		return true
+	}
+	suffix, wildcard := strings.CutPrefix(a, "*")
+	return wildcard && strings.HasSuffix(b, suffix)
+}
+
+// misdirected answers 421, after which a client comes again with another connection (RFC 9110 §15.5.20).
+func misdirected(l *waypoint.Listener, host string) *routev3.VirtualHost {
+	return &routev3.VirtualHost{
+		Name:    edgeName(l.GetName(), host, "misdirected"),
+		Domains: []string{host},
+		Routes: []*routev3.Route{{
+			Name:   "misdirected",
+			Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+			Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 421}},
+		}},
+	}
 }
 
 // hostsOf are a listener's virtual hosts in a fixed order.
