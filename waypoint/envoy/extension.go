@@ -26,8 +26,8 @@ var extensionSlots = map[waypoint.Extension_Phase]string{
 	waypoint.Extension_UNSPECIFIED: "ambit.extensions.last",
 }
 
-// extensionObject is the kind and name of what a user would mend.
-func extensionObject(x *waypoint.Extension) string {
+// ExtensionObject is the kind and name of what a user would mend.
+func ExtensionObject(x *waypoint.Extension) string {
 	kind := "ExtensionPolicy "
 	if x.GetWasm() != nil {
 		kind = "WasmPlugin "
@@ -40,11 +40,11 @@ func extensionObject(x *waypoint.Extension) string {
 func inPriority(all []*waypoint.Extension) []*waypoint.Extension {
 	sorted := slices.Clone(all)
 	slices.SortStableFunc(sorted, func(a, b *waypoint.Extension) int {
-		return cmp.Or(cmp.Compare(b.GetPriority(), a.GetPriority()), strings.Compare(extensionObject(a), extensionObject(b)))
+		return cmp.Or(cmp.Compare(b.GetPriority(), a.GetPriority()), strings.Compare(ExtensionObject(a), ExtensionObject(b)))
 	})
 	seen := map[string]bool{}
 	return slices.DeleteFunc(sorted, func(x *waypoint.Extension) bool {
-		object := extensionObject(x)
+		object := ExtensionObject(x)
 		twice := seen[object]
 		seen[object] = true
 		return twice
@@ -69,7 +69,7 @@ func (e *Env) extensionFilters(all []*waypoint.Extension) (map[string][]*corev3.
 		}
 		if err != nil {
 			if !x.GetFailOpen() {
-				out[slot] = append(out[slot], failing(extensionObject(x)))
+				out[slot] = append(out[slot], failing(ExtensionObject(x)))
 			}
 			problems = append(problems, missing(x, err))
 			continue
@@ -87,7 +87,7 @@ func (e *Env) extensionFilter(x *waypoint.Extension) (*corev3.TypedExtensionConf
 		if k.Lua.GetSource() == "" {
 			return nil, fmt.Errorf("the script is empty")
 		}
-		return luaFilter(extensionObject(x), guardedScript(k.Lua.GetSource(), x.GetFailOpen())), nil
+		return luaFilter(ExtensionObject(x), guardedScript(k.Lua.GetSource(), x.GetFailOpen())), nil
 	case *waypoint.Extension_Processor:
 		return e.processorFilter(x, k.Processor)
 	}
@@ -120,7 +120,7 @@ func (e *Env) processorFilter(x *waypoint.Extension, p *waypoint.ExternalProcess
 		MessageTimeout:   timeout,
 		FailureModeAllow: x.GetFailOpen(),
 		ProcessingMode:   mode,
-		StatPrefix:       oneWord(extensionObject(x)),
+		StatPrefix:       oneWord(ExtensionObject(x)),
 	}), nil
 }
 

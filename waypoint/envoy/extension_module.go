@@ -20,9 +20,11 @@ import (
 // answers 503 or does nothing. Modules are filters of their own in the list, behind the other extensions of their phase:
 // to add or remove one replaces the filter chain.
 
-// moduleName is a module's name as a filter and as a resource.
+// ModulePrefix is what names of Wasm modules start with, as filters and as resources; namespace/name of the extension follows.
+const ModulePrefix = "ambit.wasm|"
+
 func moduleName(x *waypoint.Extension) string {
-	return "ambit.wasm|" + x.GetNamespace() + "/" + x.GetName()
+	return ModulePrefix + x.GetNamespace() + "/" + x.GetName()
 }
 
 // modules are a target's Wasm extensions of one phase, in order.
@@ -58,9 +60,9 @@ func moduleFilters(t target, phase waypoint.Extension_Phase) []*hcmv3.HttpFilter
 // absent stands in for a module.
 func absent(x *waypoint.Extension) *corev3.TypedExtensionConfig {
 	if x.GetFailOpen() {
-		return luaFilter(extensionObject(x), "function envoy_on_request(handle) end\n")
+		return luaFilter(ExtensionObject(x), "function envoy_on_request(handle) end\n")
 	}
-	return failing(extensionObject(x))
+	return failing(ExtensionObject(x))
 }
 
 // moduleConfigs are the modules of all targets, each once.
@@ -95,7 +97,7 @@ func missing(x *waypoint.Extension, why error) Problem {
 	if x.GetFailOpen() {
 		text = "requests pass without it: "
 	}
-	return Problem{Object: extensionObject(x), Text: text + why.Error()}
+	return Problem{Object: ExtensionObject(x), Text: text + why.Error()}
 }
 
 // httpTargets are all targets, as far as extensions are concerned: ports do not matter.

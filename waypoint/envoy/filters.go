@@ -135,9 +135,9 @@ func (e *Env) ruleConfig(t target, rule *waypoint.HTTPRule) (map[string]*anypb.A
 	var problems []Problem
 	own := map[string]bool{}
 	for _, x := range rule.GetExtensions() {
-		own[extensionObject(x)] = true
+		own[ExtensionObject(x)] = true
 		if asksClaims([]*waypoint.HTTPRule{rule}) {
-			problems = append(problems, Problem{Object: extensionObject(x), Text: "it is not run for a rule that is chosen by " +
+			problems = append(problems, Problem{Object: ExtensionObject(x), Text: "it is not run for a rule that is chosen by " +
 				"claims of a token: extensions are chosen before tokens are verified; attach it to the service"})
 		}
 	}

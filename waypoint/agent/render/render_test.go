@@ -198,6 +198,15 @@ func TestObjects(t *testing.T) {
 	if unit != "service/default/a.svc" || !slices.Equal(objects, []string{"HTTPRoute default/r"}) {
 		t.Errorf("%q, %v", unit, objects)
 	}
+	// Whoever has nothing but a service is told that, and a module is named by its resource.
+	w.service("b.svc")
+	w.render()
+	if _, objects := w.r.Objects(w.store.Current(), ads.TypeRoute, "inbound-vip|80|http|b.svc"); !slices.Equal(objects, []string{"Service default/b.svc"}) {
+		t.Errorf("%v", objects)
+	}
+	if objects := objectsOf(w.store.Current(), "extensions", "ambit.wasm|default/m"); !slices.Equal(objects, []string{"WasmPlugin default/m"}) {
+		t.Errorf("%v", objects)
+	}
 }
 
 // large is 1,000 services of 10 pods each.

@@ -156,15 +156,27 @@ func (r *Renderer) Objects(s *facts.Snapshot, typeURL, name string) (unit string
 	if u == nil {
 		return "", nil
 	}
-	kind, key, _ := strings.Cut(u.key, "/")
+	return u.key, objectsOf(s, u.key, name)
+}
+
+func objectsOf(s *facts.Snapshot, unit, name string) []string {
+	kind, key, _ := strings.Cut(unit, "/")
 	ns, host := cut(key)
 	switch kind {
 	case "service":
-		objects = serviceObjects(s.Service(ns, host))
+		if objects := serviceObjects(s.Service(ns, host)); len(objects) > 0 {
+			return objects
+		}
+		// Telemetry, for one, is merged from several objects on its way here: at least say whose it is.
+		return []string{"Service " + key}
 	case "clusters", "endpoints":
-		objects = originObjects([]*waypoint.Origin{s.Destination(ns, host).GetOrigin()})
+		return originObjects([]*waypoint.Origin{s.Destination(ns, host).GetOrigin()})
+	case "extensions":
+		if module, ok := strings.CutPrefix(name, envoy.ModulePrefix); ok {
+			return []string{"WasmPlugin " + module}
+		}
 	}
-	return u.key, objects
+	return nil
 }
 
 func serviceObjects(svc *waypoint.Service) []string {
@@ -188,7 +200,7 @@ func serviceObjects(svc *waypoint.Service) []string {
 		out = append(out, "LocalRateLimitPolicy "+l.GetNamespace()+"/"+l.GetName())
 	}
 	for _, x := range svc.GetPolicies().GetExtensions() {
-		out = append(out, "extension "+x.GetNamespace()+"/"+x.GetName())
+		out = append(out, envoy.ExtensionObject(x))
 	}
 	return out
 }
