@@ -143,6 +143,8 @@ func (r *reader) metrics(in *telemetry.Metrics, path []any) object.TelemetryMetr
 		for _, name := range slices.Sorted(maps.Keys(o.TagOverrides)) {
 			t, tp := o.TagOverrides[name], sub(p, "tagOverrides", name)
 			switch {
+			case name == "":
+				r.refuse(tp, "the name of the tag is empty", "write a name before the colon")
 			case t.GetOperation() == telemetry.MetricsOverrides_TagOverride_REMOVE:
 				if t.Value != "" {
 					r.refuse(sub(tp, "value"), "a tag that is removed has no value", "remove the field, or write operation: UPSERT")
