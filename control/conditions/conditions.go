@@ -29,7 +29,12 @@ type Report struct {
 	Conditions []Condition
 	// Parents are those of a route, named as ParentName does.
 	Parents []Parent
+	// Addresses replace those in the status of a ServiceEntry; nil leaves them alone.
+	Addresses []Address
 }
+
+// Address is one that a host was given.
+type Address struct{ Host, Value string }
 
 // Parent is one parent of a route.
 type Parent struct {
@@ -128,8 +133,12 @@ func (w *Writer) round(ctx context.Context) {
 			}
 		}
 	}
-	for k := range w.written {
-		if !now[k] && w.write(ctx, Report{Key: k}) {
+	for k, old := range w.written {
+		last := Report{Key: k}
+		if old.Addresses != nil {
+			last.Addresses = []Address{}
+		}
+		if !now[k] && w.write(ctx, last) {
 			delete(w.written, k)
 		}
 	}
@@ -166,7 +175,14 @@ func (w *Writer) status(o Object, r Report) Object {
 	} else {
 		status["conditions"] = w.conditions(old["conditions"], r.Generation, r.Conditions)
 	}
-	for _, field := range []string{"conditions", "parents"} {
+	if r.Addresses != nil {
+		list := []any{}
+		for _, a := range r.Addresses {
+			list = append(list, Object{"host": a.Host, "value": a.Value})
+		}
+		status["addresses"] = list
+	}
+	for _, field := range []string{"conditions", "parents", "addresses"} {
 		if list, ok := status[field].([]any); ok && len(list) == 0 {
 			delete(status, field)
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/ambit-mesh/ambit/control/conditions"
 	"github.com/ambit-mesh/ambit/control/gateways"
 	"github.com/ambit-mesh/ambit/control/model"
+	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/waypoint/deploy"
 )
@@ -46,7 +47,7 @@ func newGateways(d *Daemon) *gatewayRunner {
 
 func conditionsOver(d *Daemon, s conditions.Store) conditions.Config {
 	return conditions.Config{
-		Store: s, Reports: func() []conditions.Report { return reportsOf(d.pusher.Reports()) }, Changed: d.pusher.ReportsChanged,
+		Store: s, Reports: func() []conditions.Report { return reportsOf(d.pusher.Reports(), d.cluster != nil) }, Changed: d.pusher.ReportsChanged,
 		Logger: d.logger.With("part", "conditions"),
 	}
 }
@@ -58,11 +59,19 @@ func (s store) Update(ctx context.Context, k conditions.Key, change func(conditi
 	return s.folder.Update(ctx, gateways.Key(k), change)
 }
 
-func reportsOf(list []push.ObjectReport) []conditions.Report {
+// reportsOf are reports as they are written. In a cluster the addresses that ServiceEntries were given are among them: every
+// replica and the next process must give the same.
+func reportsOf(list []push.ObjectReport, allocated bool) []conditions.Report {
 	out := make([]conditions.Report, 0, len(list))
 	for _, r := range list {
 		rep := conditions.Report{
 			Key: conditions.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Generation: r.Generation, Conditions: conditionsOf(r.Conditions),
+		}
+		if allocated && r.Kind == object.KindServiceEntry.String() {
+			rep.Addresses = []conditions.Address{}
+			for _, a := range r.Addresses {
+				rep.Addresses = append(rep.Addresses, conditions.Address{Host: a.Host, Value: a.Address.String()})
+			}
 		}
 		for _, p := range r.Parents {
 			rep.Parents = append(rep.Parents, conditions.Parent{Name: p.Name, Conditions: conditionsOf(p.Conditions)})

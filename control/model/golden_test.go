@@ -107,6 +107,9 @@ func (r *recorder) golden(t *testing.T) string {
 		for _, c := range v.Conditions {
 			s += fmt.Sprintf("%s=%t %s: %s\n", c.Type, c.Status, c.Reason, c.Message)
 		}
+		for _, a := range v.Addresses {
+			s += "address " + a.Host + " " + a.Address.String() + "\n"
+		}
 		for _, w := range v.Warnings {
 			s += fmt.Sprintf("warning %s: %s; %s\n", w.Field, w.Problem, w.Fix)
 		}

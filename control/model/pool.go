@@ -205,7 +205,7 @@ func (r *ring) release(a netip.Addr, moved func(tenant)) {
 
 // autoAllocates reports whether hosts of a ServiceEntry get addresses from the pool.
 func (m *Model) autoAllocates(e *object.ServiceEntry) bool {
-	return e != nil && !m.cfg.NoAutoAllocate && len(e.Addresses) == 0 && len(e.Assigned) == 0 &&
+	return e != nil && !m.cfg.NoAutoAllocate && len(e.Addresses) == 0 &&
 		e.Resolution != object.ResolutionNone && e.Labels.Get("networking.istio.io/enable-autoallocate-ip") != "false"
 }
 
@@ -219,7 +219,7 @@ func (m *Model) tenants(e *object.ServiceEntry) []tenant {
 	}
 	var ts []tenant
 	for _, h := range e.Hosts {
-		if t := (tenant{e.Namespace, e.Name, h}); !slices.Contains(ts, t) && (!isWildcard(h) || e.Resolution == object.ResolutionDynamicDNS) {
+		if t := (tenant{e.Namespace, e.Name, h}); len(given(e, h)) == 0 && !slices.Contains(ts, t) && (!isWildcard(h) || e.Resolution == object.ResolutionDynamicDNS) {
 			ts = append(ts, t)
 		}
 	}
@@ -298,15 +298,20 @@ func (p *pool) family(a netip.Addr) *ring {
 	return &p.v6
 }
 
+// given are the automatic addresses of one host that the object's status has from before.
+func given(e *object.ServiceEntry, host string) []netip.Addr {
+	var as []netip.Addr
+	for _, a := range e.Assigned {
+		if a.Host == host || a.Host == "" && len(e.Hosts) == 1 {
+			as = append(as, a.Address)
+		}
+	}
+	return as
+}
+
 // assigned are the automatic addresses of one host: what the object's status says, else what the pool gives.
 func (m *Model) assigned(e *object.ServiceEntry, host string) []netip.Addr {
-	if len(e.Assigned) > 0 {
-		var as []netip.Addr
-		for _, a := range e.Assigned {
-			if a.Host == host || a.Host == "" && len(e.Hosts) == 1 {
-				as = append(as, a.Address)
-			}
-		}
+	if as := given(e, host); len(as) > 0 {
 		return as
 	}
 	var as []netip.Addr

@@ -132,6 +132,9 @@ func (r *recorder) text() map[string]string {
 		for _, c := range v.Conditions {
 			s += c.Type + " " + c.Reason + ": " + c.Message + "\n"
 		}
+		for _, a := range v.Addresses {
+			s += "address " + a.Host + " " + a.Address.String() + "\n"
+		}
 		for _, w := range v.Warnings {
 			s += w.Field + ": " + w.Problem + "\n"
 		}

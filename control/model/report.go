@@ -35,6 +35,8 @@ type Report struct {
 	// Listeners are the conditions of each listener of a Gateway.
 	Listeners []Part    `json:"listeners,omitempty"`
 	Warnings  []Warning `json:"warnings,omitempty"`
+	// Addresses are those a ServiceEntry's hosts were given.
+	Addresses []object.HostAddress `json:"addresses,omitempty"`
 }
 
 // Part is what there is to say about one parent of a route or one listener of a Gateway.
@@ -57,7 +59,7 @@ func (p *Part) Say(typ string, status bool, reason, message string) {
 
 // Empty reports whether there is nothing to say.
 func (r Report) Empty() bool {
-	return len(r.Conditions)+len(r.Warnings)+len(r.Parents)+len(r.Listeners) == 0
+	return len(r.Conditions)+len(r.Warnings)+len(r.Parents)+len(r.Listeners)+len(r.Addresses) == 0
 }
 
 // Equal reports whether two reports say the same.
@@ -65,7 +67,7 @@ func (r Report) Equal(o Report) bool {
 	if r.Empty() && o.Empty() {
 		return true
 	}
-	return r.Generation == o.Generation && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings) &&
+	return r.Generation == o.Generation && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings) && slices.Equal(r.Addresses, o.Addresses) &&
 		slices.EqualFunc(r.Parents, o.Parents, Part.equal) && slices.EqualFunc(r.Listeners, o.Listeners, Part.equal)
 }
 
@@ -248,6 +250,16 @@ func (m *Model) reportEntry(r *Report, e *object.ServiceEntry, s *service, b bin
 			r.warn("spec.endpoints", "endpoint "+a+" is listed twice; the first one counts", "remove the second")
 		}
 		seen[a] = true
+	}
+	if m.autoAllocates(e) {
+		for i, h := range e.Hosts {
+			if slices.Contains(e.Hosts[:i], h) {
+				continue
+			}
+			for _, a := range m.assigned(e, h) {
+				r.Addresses = append(r.Addresses, object.HostAddress{Host: h, Address: a})
+			}
+		}
 	}
 	if m.exhausted(e) {
 		r.warn("spec.addresses", "the range for automatic IPv4 addresses is used up", "set spec.addresses")

@@ -76,6 +76,7 @@ func merged(all [reporters]model.Report) model.Report {
 		out.Parents = append(out.Parents, r.Parents...)
 		out.Listeners = append(out.Listeners, r.Listeners...)
 		out.Warnings = append(out.Warnings, r.Warnings...)
+		out.Addresses = append(out.Addresses, r.Addresses...)
 	}
 	return out
 }
