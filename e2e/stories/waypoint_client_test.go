@@ -1,0 +1,89 @@
+package stories
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// TestWaypointClients: behind a waypoint the node proxy and the application know whom it speaks for, and never take one
+// client for another.
+func TestWaypointClients(t *testing.T) {
+	w := startWaypoints(t, options{nodes: 2})
+	w.guardedShop()
+	w.pod("shop", "friend", "friend", "node1")
+	w.pod("shop", "foe", "foe", "node1")
+	w.serve("shop", "web", 7000)
+	w.now(`
+apiVersion: v1
+kind: Service
+metadata: {name: lines, namespace: shop}
+spec: {selector: {app: web}, ports: [{name: tcp, port: 7000}]}
+`)
+	service, lines := "http://"+w.vip("shop", "web")+"/", w.vip("shop", "lines")+":7000"
+	w.through("shop", "foe", service, "shop/wp")
+
+	// A policy of the destination's node proxy about the real client, however it comes.
+	w.now(onlyFriends)
+	w.through("shop", "friend", service, "shop/wp")
+	if _, err := w.call("shop", "friend", lines, "hi"); err != nil {
+		t.Errorf("friend by TCP: %v", err)
+	}
+	if a, err := w.fetch("shop", "foe", service); err == nil && a.Status < 400 {
+		t.Errorf("foe: %d by %q", a.Status, a.by())
+	}
+	w.refused("shop", "foe", lines)
+	w.logged("node2", "connection complete", `src.client.identity="spiffe://cluster.local/ns/shop/sa/foe"`, `src.identity="spiffe://cluster.local/ns/shop/sa/wp"`, "policy-not-allowed")
+	w.remove(onlyFriends)
+	w.now(strings.NewReplacer("only-friends", "not-foe", "ALLOW", "DENY", "sa/friend", "sa/foe").Replace(onlyFriends))
+	w.through("shop", "friend", service, "shop/wp")
+	if a, err := w.fetch("shop", "foe", service); err == nil && a.Status < 400 {
+		t.Errorf("foe slipped past a DENY: %d by %q", a.Status, a.by())
+	}
+	w.refused("shop", "foe", lines)
+	// By address, too.
+	w.remove(strings.NewReplacer("only-friends", "not-foe").Replace(onlyFriends))
+	w.now(fmt.Sprintf(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: not-there, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: DENY
+  rules: [{from: [{source: {ipBlocks: [%s]}}]}]
+`, w.podIP("shop", "foe")))
+	w.through("shop", "friend", service, "shop/wp")
+	if a, err := w.fetch("shop", "foe", service); err == nil && a.Status < 400 {
+		t.Errorf("foe slipped past a DENY by address: %d by %q", a.Status, a.by())
+	}
+	w.remove("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: not-there, namespace: shop}\n")
+	w.synced()
+
+	// Hundreds of requests of two clients, interleaved, over connections that stay and connections that do not.
+	var all sync.WaitGroup
+	for _, who := range []string{"friend", "foe"} {
+		ip := w.podIP("shop", who)
+		for i := range 8 {
+			c := w.client("shop", who, i%2 == 0)
+			if i%4 == 0 {
+				tr := c.Transport.(*http.Transport)
+				tr.Protocols = new(http.Protocols)
+				tr.Protocols.SetUnencryptedHTTP2(true)
+			}
+			all.Go(func() {
+				for n := range 50 {
+					say := fmt.Sprintf("%s-%d-%d", who, i, n)
+					a, err := send(c, service+say)
+					want := "By=spiffe://cluster.local/ns/shop/sa/wp;URI=spiffe://cluster.local/ns/shop/sa/" + who
+					if err != nil || a.Status != http.StatusOK || a.Path != "/"+say || a.Header.Get("X-Forwarded-Client-Cert") != want || a.Header.Get("X-Forwarded-For") != ip {
+						t.Errorf("%s: %d, %v: path %s, XFCC %s, XFF %s", say, a.Status, err, a.Path, a.Header.Get("X-Forwarded-Client-Cert"), a.Header.Get("X-Forwarded-For"))
+						return
+					}
+				}
+			})
+		}
+	}
+	all.Wait()
+}
