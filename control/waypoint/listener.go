@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"crypto/tls"
 	"fmt"
 	"slices"
 	"strconv"
@@ -178,6 +179,9 @@ func (r *reader) certificate(from object.Key, ref object.Ref) (*object.Secret, *
 		return nil, &trouble{"InvalidCertificateRef", fmt.Sprintf("there is no Secret %s/%s", ref.Namespace, ref.Name)}
 	case s.Certificate == "" || s.PrivateKey.Empty():
 		return nil, &trouble{"InvalidCertificateRef", fmt.Sprintf("Secret %s/%s has no tls.crt and tls.key", ref.Namespace, ref.Name)}
+	}
+	if _, err := tls.X509KeyPair([]byte(s.Certificate), s.PrivateKey.Reveal()); err != nil {
+		return nil, &trouble{"InvalidCertificateRef", fmt.Sprintf("Secret %s/%s has no usable certificate and key: %v", ref.Namespace, ref.Name, err)}
 	}
 	return s, nil
 }

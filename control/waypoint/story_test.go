@@ -1,8 +1,17 @@
 package waypoint
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"math/big"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -194,6 +203,58 @@ spec: {hosts: [web.shop.svc.cluster.local], http: [{route: [{destination: {host:
 	}
 	w.apply(object.Delete(object.Key{Kind: object.KindVirtualService, Namespace: "shop", Name: "old"}))
 	if got := warnings("young"); got != "" {
+		t.Error(got)
+	}
+}
+
+// A certificate and a key that do not belong together are no certificate, and the listener says so.
+func TestStoryOfMismatchedKey(t *testing.T) {
+	pair := func() (cert, key []byte) {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, &k.PublicKey, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		private, err := x509.MarshalPKCS8PrivateKey(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	}
+	cert, key := pair()
+	_, other := pair()
+	secret := func(key []byte) string {
+		return fmt.Sprintf(`
+apiVersion: v1
+kind: Secret
+metadata: {name: tls, namespace: shop}
+type: kubernetes.io/tls
+data: {tls.crt: %s, tls.key: %s}
+`, base64.StdEncoding.EncodeToString(cert), base64.StdEncoding.EncodeToString(key))
+	}
+	w := newWorld(t)
+	w.yaml(shop)
+	w.yaml(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: in, namespace: shop}
+spec:
+  gatewayClassName: istio
+  listeners: [{name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}]
+`)
+	said := func() string {
+		return reportText(w.reports[object.Key{Kind: object.KindGateway, Namespace: "shop", Name: "in"}])
+	}
+	w.yaml(secret(other))
+	if got := said(); !strings.Contains(got, "ResolvedRefs=false InvalidCertificateRef: Secret shop/tls has no usable certificate and key: tls: private key does not match public key") {
+		t.Error(got)
+	}
+	w.yaml(secret(key))
+	if got := said(); strings.Contains(got, "InvalidCertificateRef") {
 		t.Error(got)
 	}
 }

@@ -5,12 +5,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/xds"
 )
 
 // Problem is something that is not in force as it was written. /problems lists them.
 type Problem struct {
-	// Source is who found it: "facts" (a fact was refused), "expansion" (it has no meaning in Envoy's words) or "envoy".
+	// Source is who found it: "facts" (a fact was refused), "expansion" (it has no meaning in Envoy's words), "envoy"
+	// or "expiry".
 	Source string `json:"source"`
 	// Objects are what to mend, as "VirtualService namespace/name", as far as known.
 	Objects []string `json:"objects,omitempty"`
@@ -69,6 +71,11 @@ func (a *agent) problems() []Problem {
 	for _, p := range a.renderer.Problems() {
 		out = append(out, Problem{Source: "expansion", Objects: []string{p.Object}, Unit: p.Unit, Text: p.Text})
 	}
+	var secrets []*waypoint.Secret
+	for _, name := range snapshot.SecretNames() {
+		secrets = append(secrets, snapshot.Secret(name))
+	}
+	out = append(out, outOfDate(secrets, time.Now())...)
 	for _, r := range refusals {
 		unit, objects := a.renderer.Objects(snapshot, r.Type, r.Name)
 		out = append(out, Problem{
