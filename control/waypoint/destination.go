@@ -261,6 +261,13 @@ func (m *Model) credentials(r *reader, gw gatewayName, f *facts.Destination) {
 			continue
 		}
 		k := object.Key{Kind: object.KindSecret, Namespace: gw.ns, Name: tls.Secret}
+		// A rule of another namespace would have the proxy present a certificate that is not its author's to use.
+		rule := object.Key{Kind: object.KindDestinationRule, Namespace: f.Origin.GetNamespace(), Name: f.Origin.GetName()}
+		if rule.Namespace != gw.ns && rule.Namespace != r.m.cfg.RootNamespace && !r.permitted(rule, k) {
+			tls.Broken = fmt.Sprintf("Secret %s/%s is of the waypoint's namespace, and no ReferenceGrant there permits %s to name it", gw.ns, tls.Secret, rule)
+			tls.Secret = ""
+			continue
+		}
 		s := get[*object.Secret](r, k)
 		switch {
 		case s == nil:

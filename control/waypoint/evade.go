@@ -51,10 +51,10 @@ func (r *reader) evades(gw gatewayName, route object.Key, ns string, h model.Hos
 		h.Object, policy, route)}
 }
 
-// permitted reports whether a ReferenceGrant lets a route of any group name a Service or ServiceEntry.
+// permitted reports whether a ReferenceGrant lets a route or rule of any group name a Service, ServiceEntry or Secret.
 func (r *reader) permitted(route, to object.Key) bool {
 	from, group := groupGateway, ""
-	if route.Kind == object.KindVirtualService {
+	if route.Kind == object.KindVirtualService || route.Kind == object.KindDestinationRule {
 		from = groupIstio
 	}
 	if to.Kind == object.KindServiceEntry {

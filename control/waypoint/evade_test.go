@@ -208,3 +208,44 @@ spec:
 		}
 	}
 }
+
+// TestCredentialsOfOthers: a rule of a tenant makes a shared waypoint present no certificate of its own namespace.
+func TestCredentialsOfOthers(t *testing.T) {
+	const secret = `
+apiVersion: v1
+kind: Secret
+metadata: {name: partner, namespace: infra}
+type: kubernetes.io/tls
+data: {tls.crt: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJnekNDQVNtZ0F3SUJBZ0lVRkplVUhmeENMUjdqSnZ5T2ZHZWJTYlhPdHpNd0NnWUlLb1pJemowRUF3SXcKRmpFVU1CSUdBMVVFQXd3TFpYaGhiWEJzWlM1amIyMHdJQmNOTWpZeE1USXhNVFV3TURRNFdoZ1BNakV5TmpFdwpNamd4TlRBd05EaGFNQll4RkRBU0JnTlZCQU1NQzJWNFlXMXdiR1V1WTI5dE1Ga3dFd1lIS29aSXpqMENBUVlJCktvWkl6ajBEQVFjRFFnQUViTHR2Rzh0cWUrQTdNSFg4T2k1U3FBd2E5VFNhall2aTk1V1pwbXpEcVVlTVh0UngKb01PbFE5V0RJM0p0VEQrNDRVSWsrN3ZPcUtWYTl2N1BXdmRrQjZOVE1GRXdIUVlEVlIwT0JCWUVGTlJ1d2xYWApVdGFVMlZ2bmlMRkZGSEw3UWowdU1COEdBMVVkSXdRWU1CYUFGTlJ1d2xYWFV0YVUyVnZuaUxGRkZITDdRajB1Ck1BOEdBMVVkRXdFQi93UUZNQU1CQWY4d0NnWUlLb1pJemowRUF3SURTQUF3UlFJaEFQeTdkSHJHeStVR2dDUkYKS1NOaXJhK1E1Ym56YTFhK3NmdXVVM1JEZjdEQUFpQjVwMFE3UWZlRDQ3NkRHUTZuY1htcHVEWE5VQXlGUEJYQQovUHU2WFdCUVlRPT0KLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=, tls.key: LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tCk1JR0hBZ0VBTUJNR0J5cUdTTTQ5QWdFR0NDcUdTTTQ5QXdFSEJHMHdhd0lCQVFRZ3Q2ZERpUEloS0tzREZzVkkKWEpWSEtZMVlud0RwMThjUjd2ZXZtbUZueXAyaFJBTkNBQVJzdTI4YnkycDc0RHN3ZGZ3NkxsS29EQnIxTkpxTgppK0wzbFptbWJNT3BSNHhlMUhHZ3c2VkQxWU1qY20xTVA3amhRaVQ3dTg2b3BWcjIvczlhOTJRSAotLS0tLUVORCBQUklWQVRFIEtFWS0tLS0tCg==}
+`
+	const rule = `
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: door, namespace: tenant}
+spec: {host: door.tenant.svc.cluster.local, trafficPolicy: {tls: {mode: MUTUAL, credentialName: partner}}}
+`
+	const grant = `
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: partner, namespace: infra}
+spec: {from: [{group: networking.istio.io, kind: DestinationRule, namespace: tenant}], to: [{group: "", kind: Secret, name: partner}]}
+`
+	w := newWorld(t)
+	w.yaml(sharedWaypoint)
+	w.yaml(secret)
+	w.yaml(rule)
+	const name, key = "Destination infra/wp/tenant/door.tenant.svc.cluster.local", "Secret infra/wp/infra/partner"
+	text := func() string { return oneLine(w.text()["fact "+name]) }
+	if w.facts[key] != nil || !strings.Contains(text(), "no ReferenceGrant there permits DestinationRule tenant/door") {
+		t.Errorf("%v\n%s", w.facts[key], text())
+	}
+	w.yaml(grant)
+	if w.facts[key] == nil || strings.Contains(text(), "broken") {
+		t.Errorf("granted: %v\n%s", w.facts[key], text())
+	}
+	w.delete(grant)
+	w.yaml(strings.ReplaceAll(rule, "namespace: tenant", "namespace: infra"))
+	if w.facts[key] == nil || strings.Contains(text(), "broken") {
+		t.Errorf("the waypoint's own rule: %v\n%s", w.facts[key], text())
+	}
+}
