@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
@@ -63,16 +64,16 @@ func (r *Reconciler) programmed(old Object, out outcome) ([]any, Condition) {
 	}
 	svc := r.get(out.service)
 	addresses := r.addresses(svc, out)
-	ready, pods := r.ready(out)
+	ready, pods, why := r.ready(out)
 	switch {
 	case svc == nil:
 		return nil, no(reasonUnassigned, "there is no %s yet", out.service)
 	case addresses == nil:
 		return nil, no(reasonUnassigned, "%s has no address yet", out.service)
 	case ready == 0 && (len(before) == 0 || !sameAddresses(before, addresses)):
-		return nil, no(reasonUnusable, "none of its pods is ready (%d of %d)", ready, pods)
+		return nil, no(reasonUnusable, "none of its pods is ready (%d of %d)%s", ready, pods, why)
 	case ready == 0:
-		return addresses, no(reasonUnusable, "none of its pods is ready (%d of %d)", ready, pods)
+		return addresses, no(reasonUnusable, "none of its pods is ready (%d of %d)%s", ready, pods, why)
 	}
 	return addresses, Condition{Type: "Programmed", True: true, Reason: reasonProgrammed, Message: fmt.Sprintf("Resource programmed, %d of %d pods are ready", ready, pods)}
 }
@@ -124,8 +125,8 @@ func (r *Reconciler) addresses(svc Object, out outcome) []any {
 	return list
 }
 
-// ready counts the pods of a Gateway.
-func (r *Reconciler) ready(out outcome) (ready, all int) {
+// ready counts the pods of a Gateway, and says what keeps one of them from being ready.
+func (r *Reconciler) ready(out outcome) (ready, all int, why string) {
 	for _, p := range r.where(func(k Key, o Object) bool {
 		return k.Kind == "Pod" && k.Namespace == out.g.Namespace && texts(o, "metadata", "labels")[mesh.LabelGatewayName] == out.g.Name
 	}) {
@@ -133,13 +134,54 @@ func (r *Reconciler) ready(out outcome) (ready, all int) {
 			continue
 		}
 		all++
-		for _, c := range items(p, "status", "conditions") {
-			if text(c, "type") == "Ready" && text(c, "status") == "True" {
-				ready++
-			}
+		if isReady(p) {
+			ready++
+		} else if w := unready(p); why == "" {
+			why = ": " + text(p, "metadata", "name") + " " + w
 		}
 	}
-	return ready, all
+	if all == 0 {
+		why = ": there is none yet"
+	}
+	return ready, all, why
+}
+
+func isReady(pod Object) bool {
+	for _, c := range items(pod, "status", "conditions") {
+		if text(c, "type") == "Ready" {
+			return text(c, "status") == "True"
+		}
+	}
+	return false
+}
+
+// maxWords bounds what is passed on of a pod's last words.
+const maxWords = 400
+
+// unready is why a pod is not ready, as far as its status tells: what its container said last, what it waits for, or that
+// it runs, so that only its log can tell.
+func unready(pod Object) string {
+	for _, c := range items(pod, "status", "containerStatuses") {
+		if said := strings.TrimSpace(text(c, "lastState", "terminated", "message")); said != "" {
+			if i := strings.LastIndexByte(said, '\n'); i >= 0 {
+				said = said[i+1:]
+			}
+			return "ended: " + strings.ToValidUTF8(said[:min(len(said), maxWords)], "")
+		}
+		if reason := text(c, "state", "waiting", "reason"); reason != "" {
+			message := text(c, "state", "waiting", "message")
+			return strings.TrimSuffix(reason+": "+strings.ToValidUTF8(message[:min(len(message), maxWords)], ""), ": ")
+		}
+		if at(c, "state", "running") != nil {
+			return "runs but is not ready; its log says what it waits for"
+		}
+	}
+	for _, c := range items(pod, "status", "conditions") {
+		if text(c, "type") == "PodScheduled" && text(c, "status") == "False" {
+			return "has no node: " + text(c, "message")
+		}
+	}
+	return "has not started yet"
 }
 
 // conditions replaces those named in want among those of old. A time changes with the status it belongs to only.

@@ -70,6 +70,8 @@ func (r renderer) podSpec() Object {
 func (r renderer) container() Object {
 	c := Object{
 		"name": Container, "image": r.c.Image, "command": []any{"ambit-waypoint"},
+		// What it said last before it gave up is in the pod's status then, and from there in the Gateway's.
+		"terminationMessagePolicy": "FallbackToLogsOnError",
 		"ports": []any{
 			Object{"name": "metrics", "containerPort": int64(mesh.PortMetrics), "protocol": "TCP"},
 			Object{"name": "status-port", "containerPort": int64(mesh.PortReadiness), "protocol": "TCP"},

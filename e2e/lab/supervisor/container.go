@@ -3,6 +3,9 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/ambit-mesh/ambit/e2e/lab/resource"
@@ -84,8 +87,12 @@ func (c *container) run(ctx context.Context) {
 			continue
 		}
 		code, ended := c.supervise(ctx, proc, restarts)
+		said := ""
+		if code != 0 {
+			said = lastWords(c.k.logFile(c.spec.Name))
+		}
 		c.set(func(st *containerStatus) {
-			st.running, st.ready, st.exited, st.exitCode, st.reason = false, false, true, code, ""
+			st.running, st.ready, st.exited, st.exitCode, st.reason, st.last, st.said = false, false, true, code, "", true, said
 		})
 		if ended || c.k.spec.RestartPolicy == "Never" || c.k.spec.RestartPolicy == "OnFailure" && code == 0 {
 			return
@@ -160,7 +167,7 @@ func (c *container) supervise(ctx context.Context, proc *sandbox.Proc, restarts 
 		c.k.mu.Unlock()
 	}()
 	c.set(func(st *containerStatus) {
-		*st = containerStatus{name: st.name, running: true, restarts: restarts, started: now()}
+		*st = containerStatus{name: st.name, running: true, restarts: restarts, started: now(), last: st.last, exitCode: st.exitCode, said: st.said}
 		st.ready = c.spec.ReadinessProbe == nil && c.spec.StartupProbe == nil
 	})
 	probing, stop := context.WithCancel(ctx)
@@ -173,6 +180,22 @@ func (c *container) supervise(ctx context.Context, proc *sandbox.Proc, restarts 
 	stop()
 	<-probed
 	return code, ended
+}
+
+// lastWords is the end of a log: what a cluster keeps of a container that failed where it is asked to fall back to that.
+func lastWords(file string) string {
+	f, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	const most = 2 << 10
+	if end, err := f.Seek(0, io.SeekEnd); err == nil {
+		_, _ = f.Seek(max(0, end-most), io.SeekStart)
+	}
+	data, _ := io.ReadAll(io.LimitReader(f, most))
+	lines := strings.Split(strings.ToValidUTF8(strings.TrimSpace(string(data)), ""), "\n")
+	return lines[len(lines)-1]
 }
 
 // await returns the exit status of proc, which it ends when the pod is to end or the node fails.

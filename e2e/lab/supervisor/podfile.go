@@ -25,6 +25,9 @@ type containerStatus struct {
 	exited          bool
 	reason, message string
 	started         string
+	// last says that there was a run before this, which ended with exitCode and said.
+	last bool
+	said string
 }
 
 // writePod stores the pod in the folder. Others write there too (the CNI agent its annotation), so only what is the
@@ -120,8 +123,12 @@ func (c containerStatus) doc() map[string]any {
 		}
 		state["waiting"] = map[string]any{"reason": reason, "message": c.message}
 	}
-	return map[string]any{
+	doc := map[string]any{
 		"name": c.name, "ready": c.ready, "started": c.running, "restartCount": float64(c.restarts),
 		"image": "", "imageID": "", "state": state,
 	}
+	if c.last {
+		doc["lastState"] = map[string]any{"terminated": map[string]any{"exitCode": float64(c.exitCode), "message": c.said}}
+	}
+	return doc
 }
