@@ -48,45 +48,66 @@ func (b *blockers) list() []string {
 	return slices.Clone(b.open)
 }
 
-// runAdmin serves operators on the local socket and address until ctx ends.
+// runAdmin serves operators on the local socket and address, and monitors on theirs, until ctx ends.
 func (d *Daemon) runAdmin(ctx context.Context) error {
-	var listeners []net.Listener
+	type open struct {
+		net.Listener
+		*http.Server
+	}
+	var all []open
 	defer func() {
-		for _, l := range listeners {
-			l.Close()
+		for _, o := range all {
+			o.Server.Close()
+			o.Listener.Close()
 		}
 	}()
-	if d.cfg.AdminSocket != "" {
-		l, err := serve.ListenUnix(d.cfg.AdminSocket)
-		if err != nil {
-			return fmt.Errorf("listen on --admin-socket: %w", err)
+	add := func(flag, addr string, h http.Handler, listen func(string) (net.Listener, error)) error {
+		if addr == "" {
+			return nil
 		}
-		listeners = append(listeners, l)
-	}
-	if d.cfg.AdminAddress != "" {
-		l, err := net.Listen("tcp", d.cfg.AdminAddress)
+		l, err := listen(addr)
 		if err != nil {
-			return fmt.Errorf("listen on --admin-address: %w", err)
+			return fmt.Errorf("listen on %s: %w", flag, err)
 		}
-		listeners = append(listeners, l)
+		all = append(all, open{l, &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}})
+		return nil
 	}
-	s := &http.Server{Handler: d.admin(), ReadHeaderTimeout: 5 * time.Second}
+	tcp := func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+	operators := d.admin()
+	if err := errors.Join(
+		add("--admin-socket", d.cfg.AdminSocket, operators, serve.ListenUnix),
+		add("--admin-address", d.cfg.AdminAddress, operators, tcp),
+		add("--monitoring-address", d.cfg.MonitoringAddress, d.monitoring(), tcp),
+	); err != nil {
+		return err
+	}
 	var wg sync.WaitGroup
-	errs := make(chan error, len(listeners))
-	for _, l := range listeners {
-		wg.Go(func() { errs <- s.Serve(l) })
+	errs := make(chan error, len(all))
+	for _, o := range all {
+		wg.Go(func() { errs <- o.Server.Serve(o.Listener) })
 	}
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-errs:
 	}
-	s.Close()
+	for _, o := range all {
+		o.Server.Close()
+	}
 	wg.Wait()
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return err
+}
+
+// monitoring is what anybody who reaches the pod may ask.
+func (d *Daemon) monitoring() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /readyz", d.readyz)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("GET /metrics", promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}))
+	return mux
 }
 
 // admin is what operators can ask.

@@ -46,6 +46,8 @@ type Config struct {
 	// AdminSocket and AdminAddress are where operators look in. The address must be a loopback one.
 	AdminSocket  string
 	AdminAddress string
+	// MonitoringAddress serves only what anybody may see: /metrics, /readyz and /healthz.
+	MonitoringAddress string
 
 	TrustDomain   string
 	ClusterID     string
@@ -101,6 +103,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"AMBIT_TOKEN_KEYS":    &c.TokenKeys,
 		"AMBIT_ADMIN_SOCKET":  &c.AdminSocket,
 		"AMBIT_ADMIN_ADDRESS": &c.AdminAddress,
+		"AMBIT_MONITORING":    &c.MonitoringAddress,
 		"TRUST_DOMAIN":        &c.TrustDomain,
 		"CLUSTER_ID":          &c.ClusterID,
 		"NETWORK":             &c.Network,

@@ -29,21 +29,29 @@ func main() {
 func command() *cobra.Command {
 	cfg, envErr := daemon.Default().FromEnv(os.Getenv)
 	cmd := &cobra.Command{
-		Use:   "ambitd --config-dir DIR --tls-dir DIR --token-keys FILE",
+		Use:   "ambitd (--config-dir DIR --tls-dir DIR --token-keys FILE | --in-cluster | --kubeconfig FILE)",
 		Short: "the mesh's control plane",
 		Long: `ambitd reads a folder of ordinary Kubernetes YAML (pods, services, policies, gateways …), works out what every
 node proxy has to know, and serves it over delta xDS. The folder is watched; a change reaches the proxies at once.
 A document with a mistake is refused alone, and what was good before stays in force: see /debug/refusals.
+
+Or it reads a cluster's API server, with --in-cluster or --kubeconfig. Then tokens are the cluster's own, and without
+--tls-dir ambitd is the certificate authority, too, on the same port: with the key in Secret cacerts of the root
+namespace, else in istio-ca-secret, which it makes. One of several replicas writes: status, what runs for Gateways,
+ConfigMap istio-ca-root-cert in every namespace, and Events.
 
 Clients prove who they are with a bearer token (a service account's JWT for audience istio-ca) or a client certificate.
 Certificate and key files are read again when they change.
 
 What most flags say can also stand in the environment: AMBIT_CONFIG_DIR, AMBIT_LISTEN, AMBIT_TLS_DIR, AMBIT_PLAINTEXT,
 AMBIT_TOKEN_KEYS, AMBIT_ADMIN_SOCKET, AMBIT_ADMIN_ADDRESS, TRUST_DOMAIN, CLUSTER_ID, NETWORK, ROOT_NAMESPACE,
-CLUSTER_DOMAIN, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY, PILOT_AUTO_ALLOW_WAYPOINT_POLICY,
+CLUSTER_DOMAIN, AMBIT_IN_CLUSTER, AMBIT_KUBECONFIG, AMBIT_MONITORING, CA_TRUSTED_NODE_ACCOUNTS, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY, PILOT_AUTO_ALLOW_WAYPOINT_POLICY,
 PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE. Flags win.`,
 		Example: `  # as a lab runs it
   ambitd --config-dir mesh/ --tls-dir tls/ --token-keys keys.jwks --admin-socket /run/ambit/control.sock
+
+  # as a cluster runs it
+  ambitd --in-cluster --monitoring-address :15014
 
   # on one machine, for a look
   ambitd --config-dir mesh/ --listen= --plaintext 127.0.0.1:15010
@@ -90,6 +98,7 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.BoolVar(&cfg.PlaintextAnywhere, "plaintext-anywhere", cfg.PlaintextAnywhere, "let --plaintext be reached from other machines")
 	f.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "unix socket for operators, readable by its owner only; keep it in a private folder")
 	f.StringVar(&cfg.AdminAddress, "admin-address", cfg.AdminAddress, "loopback address for operators; empty for none")
+	f.StringVar(&cfg.MonitoringAddress, "monitoring-address", cfg.MonitoringAddress, "address for probes and Prometheus, which serves nothing else; empty for none")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", cfg.TrustDomain, "trust domain of the mesh's identities")
 	f.StringVar(&cfg.ClusterID, "cluster-id", cfg.ClusterID, "name of this cluster")
 	f.StringVar(&cfg.Network, "network", cfg.Network, "network of everything that does not say otherwise")
