@@ -17,6 +17,7 @@ func (m *Model) reportAuthorization(r *reader, rep *model.Report, a *object.Auth
 		return
 	}
 	if f := m.authorization(r, gatewayName{ns: a.Namespace}, a); f.Broken != "" {
+		rep.Say(condResolvedRefs, false, "ProviderNotFound", f.Broken+": what the policy's rules match is denied")
 		rep.Warn("spec.provider", f.Broken+": what the policy's rules match is denied", "add the provider to the mesh configuration's extensionProviders, or correct its service")
 	}
 	r.forget()
@@ -27,6 +28,7 @@ func (m *Model) reportAuthentication(r *reader, rep *model.Report, a *object.Req
 		rep.Warn("spec", "without targetRefs only gateways at the edge carry it out, no waypoint does", "name the Service or Gateway whose waypoint is to do it")
 		return
 	}
+	var problems []string
 	for i := range a.Rules {
 		rule := &a.Rules[i]
 		if rule.Rule.GetJwks() != "" {
@@ -41,7 +43,11 @@ func (m *Model) reportAuthentication(r *reader, rep *model.Report, a *object.Req
 		if set.Keys != "" {
 			text = set.Problem + ": the keys before stay in use"
 		}
+		problems = append(problems, text)
 		rep.Warn(fmt.Sprintf("spec.jwtRules[%d].jwksUri", i), text, "see that the address can be reached from the control plane and answers with a key set")
+	}
+	if len(problems) > 0 {
+		rep.Say(condResolvedRefs, false, "KeysNotFetched", strings.Join(problems, "; "))
 	}
 }
 
@@ -95,6 +101,7 @@ func (m *Model) reportExtension(r *reader, rep *model.Report, e *object.Extensio
 	if e.Spec.GetFailOpen() {
 		text = why + ": requests pass without it"
 	}
+	rep.Say(condResolvedRefs, false, "Invalid", text)
 	rep.Warn("spec", text, "correct it, or remove the policy")
 }
 
