@@ -15,12 +15,15 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -63,9 +66,30 @@ var errPending = errors.New("the module is being fetched")
 // New returns a Store that keeps modules in a folder, which must exist and be private.
 func New(dir string, log *slog.Logger) *Store {
 	return &Store{
-		dir: dir, log: log, client: &http.Client{Timeout: timeout}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		dir: dir, log: log, client: &http.Client{Timeout: timeout, Transport: transport(notOurs)}, wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		modules: map[Key]*module{},
 	}
+}
+
+// transport judges every address before it is dialed, whatever name or redirect led there.
+func transport(judge func(netip.Addr) error) *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext = (&net.Dialer{Timeout: 10 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
+		at, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		return judge(at.Addr().Unmap())
+	}}).DialContext
+	return t
+}
+
+// notOurs refuses what a URL could only be meant to find out about: this pod's own ports, and services of its node.
+func notOurs(a netip.Addr) error {
+	if a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a.IsMulticast() || a.IsUnspecified() {
+		return fmt.Errorf("%s is no address to fetch from: it means something else on each machine", a)
+	}
+	return nil
 }
 
 // File is where a module lies. If it is not there it is fetched from now on, and the error says how that stands.
@@ -168,14 +192,14 @@ func (s *Store) fetch(ctx context.Context, key Key) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// "\0asm", WebAssembly core specification §5.5.16. Before the hash: of other files nothing is said.
+	if !bytes.HasPrefix(body, []byte("\x00asm")) {
+		return "", errors.New("it is no Wasm module: it does not start with \\0asm")
+	}
 	sum := sha256.Sum256(body)
 	got := hex.EncodeToString(sum[:])
 	if want := strings.ToLower(strings.TrimPrefix(key.SHA256, "sha256:")); want != "" && got != want {
 		return "", fmt.Errorf("it has the hash %s, not %s as the policy says", got, want)
-	}
-	// "\0asm", WebAssembly core specification §5.5.16.
-	if !bytes.HasPrefix(body, []byte("\x00asm")) {
-		return "", errors.New("it is no Wasm module: it does not start with \\0asm")
 	}
 	path := filepath.Join(s.dir, got+".wasm")
 	tmp := path + ".tmp"
@@ -196,6 +220,13 @@ func (s *Store) read(ctx context.Context, rawURL string) ([]byte, error) {
 	var in io.ReadCloser
 	switch u.Scheme {
 	case "file":
+		info, err := os.Stat(u.Path)
+		if err == nil && !info.Mode().IsRegular() { // reading a pipe may never end
+			err = fmt.Errorf("%s is no file", u.Path)
+		}
+		if err != nil {
+			return nil, err
+		}
 		if in, err = os.Open(u.Path); err != nil {
 			return nil, err
 		}

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -25,6 +27,11 @@ func sum(b []byte) string {
 func start(t *testing.T) *Store {
 	t.Helper()
 	s := New(t.TempDir(), slog.New(slog.DiscardHandler))
+	s.client.Transport = transport(func(netip.Addr) error { return nil }) // test servers are on loopback
+	return run(t, s)
+}
+
+func run(t *testing.T, s *Store) *Store {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
@@ -111,5 +118,39 @@ func TestModules(t *testing.T) {
 	}
 	if _, err := s.File(key.URL, key.SHA256); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestNotOurs: a module's URL finds out nothing about the pod it is fetched in: neither by an address, nor a name, nor a
+// redirect, nor a file that is no module.
+func TestNotOurs(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(code) }))
+	defer srv.Close()
+	dir := t.TempDir()
+	secret, pipe := filepath.Join(dir, "secret"), filepath.Join(dir, "pipe")
+	if err := os.WriteFile(secret, []byte("password"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := srv.URL[strings.LastIndexByte(srv.URL, ':')+1:]
+	for _, url := range []string{
+		srv.URL, "http://localhost:" + port, "http://[::ffff:127.0.0.1]:" + port, "http://0.0.0.0:" + port, "http://169.254.169.254/latest",
+		"file://" + pipe, "file:///dev/zero", "file://" + dir,
+	} {
+		s := run(t, New(t.TempDir(), slog.New(slog.DiscardHandler)))
+		if path, err := await(t, s, Key{url, ""}); err == nil {
+			t.Errorf("%s: %s", url, path)
+		}
+	}
+	s := run(t, New(t.TempDir(), slog.New(slog.DiscardHandler)))
+	if _, err := await(t, s, Key{"file://" + secret, strings.Repeat("0", 64)}); err == nil || strings.Contains(err.Error(), sum([]byte("password"))) {
+		t.Errorf("a file that is no module: %v", err)
+	}
+	for _, a := range []string{"203.0.113.7", "10.0.0.1", "2001:db8::1"} {
+		if err := notOurs(netip.MustParseAddr(a)); err != nil {
+			t.Errorf("%s: %v", a, err)
+		}
 	}
 }
