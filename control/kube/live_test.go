@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/ambit-mesh/ambit/ca/issuer"
+	"github.com/ambit-mesh/ambit/control/kube/kubetest"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
 )
@@ -38,7 +39,7 @@ func scratch(t *testing.T, c *Cluster) string {
 	t.Helper()
 	name := fmt.Sprintf("ambit-test-%x", time.Now().UnixNano())
 	ns := c.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})
-	if _, err := ns.Create(t.Context(), &unstructured.Unstructured{Object: doc{"apiVersion": "v1", "kind": "Namespace", "metadata": doc{"name": name}}}, metav1.CreateOptions{}); err != nil {
+	if _, err := ns.Create(t.Context(), &unstructured.Unstructured{Object: kubetest.Doc{"apiVersion": "v1", "kind": "Namespace", "metadata": kubetest.Doc{"name": name}}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -62,7 +63,7 @@ func TestLive(t *testing.T) {
 	core := func(resource string) schema.GroupVersionResource {
 		return schema.GroupVersionResource{Version: "v1", Resource: resource}
 	}
-	create := func(resource string, o doc) *unstructured.Unstructured {
+	create := func(resource string, o kubetest.Doc) *unstructured.Unstructured {
 		t.Helper()
 		u, err := c.dynamic.Resource(core(resource)).Namespace(ns).Create(ctx, &unstructured.Unstructured{Object: clean64(t, o)}, metav1.CreateOptions{})
 		if err != nil {
@@ -70,14 +71,14 @@ func TestLive(t *testing.T) {
 		}
 		return u
 	}
-	create("serviceaccounts", doc{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": doc{"name": "ztunnel"}})
-	pod := create("pods", doc{"apiVersion": "v1", "kind": "Pod", "metadata": doc{"name": "zt"}, "spec": doc{
-		"serviceAccountName": "ztunnel", "nodeName": "n1", "containers": []any{doc{"name": "c", "image": "x"}},
+	create("serviceaccounts", kubetest.Doc{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": kubetest.Doc{"name": "ztunnel"}})
+	pod := create("pods", kubetest.Doc{"apiVersion": "v1", "kind": "Pod", "metadata": kubetest.Doc{"name": "zt"}, "spec": kubetest.Doc{
+		"serviceAccountName": "ztunnel", "nodeName": "n1", "containers": []any{kubetest.Doc{"name": "c", "image": "x"}},
 	}})
 	token := func(audience string) string {
 		t.Helper()
-		request, err := json.Marshal(doc{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": doc{
-			"audiences": []any{audience}, "boundObjectRef": doc{"kind": "Pod", "apiVersion": "v1", "name": "zt", "uid": string(pod.GetUID())},
+		request, err := json.Marshal(kubetest.Doc{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": kubetest.Doc{
+			"audiences": []any{audience}, "boundObjectRef": kubetest.Doc{"kind": "Pod", "apiVersion": "v1", "name": "zt", "uid": string(pod.GetUID())},
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -128,7 +129,7 @@ func TestLive(t *testing.T) {
 }
 
 // clean64 makes a document of values that client-go copies.
-func clean64(t *testing.T, o doc) doc {
+func clean64(t *testing.T, o kubetest.Doc) kubetest.Doc {
 	t.Helper()
 	u, err := plain(o)
 	if err != nil {

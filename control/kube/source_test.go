@@ -18,10 +18,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/control/intake"
+	"github.com/ambit-mesh/ambit/control/kube/kubetest"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
 )
@@ -107,19 +109,29 @@ func await(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// clusterOf connects to a server.
+func clusterOf(t *testing.T, a *kubetest.Server) *Cluster {
+	t.Helper()
+	c, err := NewCluster(&rest.Config{Host: a.URL()}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 type world struct {
-	*apiserver
+	*kubetest.Server
 	sink   *sink
 	status *status.Registry
 	source *Source
 	places *Places
 }
 
-func start(t *testing.T, a *apiserver) *world {
+func start(t *testing.T, a *kubetest.Server) *world {
 	t.Helper()
-	w := &world{apiserver: a, sink: newSink(), status: status.New(), places: NewPlaces()}
+	w := &world{Server: a, sink: newSink(), status: status.New(), places: NewPlaces()}
 	w.source = NewSource(SourceConfig{
-		Cluster: a.cluster(), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute,
+		Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -137,9 +149,10 @@ func start(t *testing.T, a *apiserver) *world {
 	return w
 }
 
-func (w *world) synced() {
-	w.t.Helper()
-	await(w.t, "the first complete picture", w.sink.isSynced)
+func (w *world) synced(t *testing.T) {
+	t.Helper()
+
+	await(t, "the first complete picture", w.sink.isSynced)
 }
 
 const (
@@ -173,18 +186,18 @@ func denied(o object.Object) string { return fmt.Sprintf("%+v", o) }
 // What is there when the source starts comes before Synced, without the kinds that are not served; those that come later
 // are read when they come, and their end takes nothing back.
 func TestKindsComeAndGo(t *testing.T) {
-	a := newAPIServer(t)
-	a.put(shop)
+	a := kubetest.New(t)
+	a.Put(shop)
 	w := start(t, a)
-	w.synced()
+	w.synced(t)
 	want := []string{"Namespace shop", "Pod shop/web-1", "Service shop/web"}
 	if got := w.sink.names(); !slices.Equal(got, want) {
 		t.Fatalf("got %v", got)
 	}
-	a.serve(policies, "AuthorizationPolicy", true)
-	a.put(fmt.Sprintf(policy, "bad"))
+	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(fmt.Sprintf(policy, "bad"))
 	await(t, "a policy of a new kind", func() bool { return w.sink.get(policyKey) != nil })
-	a.unserve(policies)
+	a.Unserve(policies)
 	await(t, "word of the kind's absence", func() bool {
 		return slices.ContainsFunc(w.status.List(), func(e status.Entry) bool {
 			return e.Kind == "AuthorizationPolicy" && strings.Contains(e.Problem, "1 objects it told of stay in force")
@@ -193,7 +206,7 @@ func TestKindsComeAndGo(t *testing.T) {
 	if w.sink.get(policyKey) == nil || len(w.sink.gone()) > 0 {
 		t.Error("the policy was taken back with its kind")
 	}
-	a.serve(policies, "AuthorizationPolicy", true)
+	a.Serve(policies, "AuthorizationPolicy", true)
 	await(t, "the end of a policy that did not come back", func() bool { return w.sink.get(policyKey) == nil })
 	if l := w.status.List(); len(l) > 0 {
 		t.Errorf("still said: %v", l)
@@ -202,22 +215,22 @@ func TestKindsComeAndGo(t *testing.T) {
 
 // An API server that is away or starts again takes nothing back; what happened meanwhile is seen after.
 func TestServerRestarts(t *testing.T) {
-	a := newAPIServer(t)
-	a.serve(policies, "AuthorizationPolicy", true)
-	a.put(shop)
-	a.put(fmt.Sprintf(policy, "bad"))
+	a := kubetest.New(t)
+	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(shop)
+	a.Put(fmt.Sprintf(policy, "bad"))
 	w := start(t, a)
-	w.synced()
+	w.synced(t)
 	before := w.sink.names()
-	a.fail(func(*http.Request) int { return 503 })
+	a.Fail(func(*http.Request) int { return 503 })
 	await(t, "word of the trouble", func() bool { return len(w.status.List()) > 0 })
-	a.remove("api/v1/pods", "shop", "web-1")
-	a.put(fmt.Sprintf(policy, "worse"))
-	a.compact()
+	a.Remove("api/v1/pods", "shop", "web-1")
+	a.Put(fmt.Sprintf(policy, "worse"))
+	a.Compact()
 	if got := w.sink.names(); !slices.Equal(got, before) {
 		t.Fatalf("got %v", got)
 	}
-	a.fail(nil)
+	a.Fail(nil)
 	await(t, "what happened meanwhile", func() bool {
 		return w.sink.get(object.Key{Kind: object.KindPod, Namespace: "shop", Name: "web-1"}) == nil && strings.Contains(denied(w.sink.get(policyKey)), "worse")
 	})
@@ -232,24 +245,21 @@ func TestServerRestarts(t *testing.T) {
 
 // History that is forgotten (410 Gone) leads to a new list, which is compared with what was known.
 func TestHistoryIsForgotten(t *testing.T) {
-	a := newAPIServer(t)
-	a.put(shop)
+	a := kubetest.New(t)
+	a.Put(shop)
 	w := start(t, a)
-	w.synced()
-	a.mu.Lock()
-	a.trouble = func(r *http.Request) int {
+	w.synced(t)
+	a.Fail(func(r *http.Request) int {
 		if r.URL.Query().Get("watch") != "" {
 			return 503
 		}
 		return 0
-	}
-	a.hangUp()
-	a.mu.Unlock()
-	a.remove("api/v1/services", "shop", "web")
-	a.put(strings.Replace(shop, "web-1", "web-2", 1))
-	a.remove("api/v1/services", "shop", "web")
-	a.compact()
-	a.fail(nil)
+	})
+	a.Remove("api/v1/services", "shop", "web")
+	a.Put(strings.Replace(shop, "web-1", "web-2", 1))
+	a.Remove("api/v1/services", "shop", "web")
+	a.Compact()
+	a.Fail(nil)
 	await(t, "the list after the gap", func() bool {
 		return slices.Equal(w.sink.names(), []string{"Namespace shop", "Pod shop/web-1", "Pod shop/web-2"})
 	})
@@ -257,15 +267,15 @@ func TestHistoryIsForgotten(t *testing.T) {
 
 // A kind that may not be read holds up the start, and says which and why: without its policies the mesh would be open.
 func TestForbiddenKind(t *testing.T) {
-	a := newAPIServer(t)
-	a.serve(policies, "AuthorizationPolicy", true)
-	a.put(shop)
-	a.trouble = func(r *http.Request) int {
+	a := kubetest.New(t)
+	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(shop)
+	a.Fail(func(r *http.Request) int {
 		if strings.Contains(r.URL.Path, "authorizationpolicies") {
 			return 403
 		}
 		return 0
-	}
+	})
 	w := start(t, a)
 	await(t, "the reason", func() bool {
 		l := w.source.Waiting()
@@ -274,19 +284,19 @@ func TestForbiddenKind(t *testing.T) {
 	if w.sink.isSynced() {
 		t.Error("synced without the policies")
 	}
-	a.fail(nil)
-	w.synced()
+	a.Fail(nil)
+	w.synced(t)
 }
 
 // A bad object is refused alone, and the last good version stays in force.
 func TestBadObject(t *testing.T) {
-	a := newAPIServer(t)
-	a.serve(policies, "AuthorizationPolicy", true)
-	a.put(shop)
-	a.put(fmt.Sprintf(policy, "bad"))
+	a := kubetest.New(t)
+	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(shop)
+	a.Put(fmt.Sprintf(policy, "bad"))
 	w := start(t, a)
-	w.synced()
-	a.put(strings.Replace(fmt.Sprintf(policy, "worse"), "namespaces", "nmaespaces", 1))
+	w.synced(t)
+	a.Put(strings.Replace(fmt.Sprintf(policy, "worse"), "namespaces", "nmaespaces", 1))
 	await(t, "the refusal", func() bool { return len(w.status.List()) == 1 })
 	e := w.status.List()[0]
 	if e.Severity != status.Refused || !e.Kept || e.Namespace != "shop" || e.Name != "web" || !strings.Contains(e.Fix, "namespaces") || e.Line != 0 {
@@ -295,48 +305,48 @@ func TestBadObject(t *testing.T) {
 	if !strings.Contains(denied(w.sink.get(policyKey)), "bad") {
 		t.Error("the good version is gone")
 	}
-	a.put(fmt.Sprintf(policy, "worst"))
+	a.Put(fmt.Sprintf(policy, "worst"))
 	await(t, "the mended version", func() bool { return strings.Contains(denied(w.sink.get(policyKey)), "worst") })
 	await(t, "the end of the refusal", func() bool { return len(w.status.List()) == 0 })
-	a.put(strings.Replace(fmt.Sprintf(policy, "x"), "DENY", "MAYBE", 1))
+	a.Put(strings.Replace(fmt.Sprintf(policy, "x"), "DENY", "MAYBE", 1))
 	await(t, "the refusal", func() bool { return len(w.status.List()) > 0 })
-	a.remove(policies, "shop", "web")
+	a.Remove(policies, "shop", "web")
 	await(t, "the policy's end", func() bool { return w.sink.get(policyKey) == nil && len(w.status.List()) == 0 })
 }
 
 // Secrets that nothing names are passed over; one that is named later is fetched, and let go when it no longer is.
 func TestOnlyNamedSecrets(t *testing.T) {
 	const gatewaysPath = "apis/gateway.networking.k8s.io/v1/gateways"
-	a := newAPIServer(t)
-	a.serve(gatewaysPath, "Gateway", true)
+	a := kubetest.New(t)
+	a.Serve(gatewaysPath, "Gateway", true)
 	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: %s, namespace: shop}\ntype: kubernetes.io/tls\ndata: {tls.crt: '', tls.key: ''}\n"
 	gateway := "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: shop}\n" +
 		"spec: {gatewayClassName: istio, listeners: [{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: %s}]}}]}\n"
-	a.put(fmt.Sprintf(secret, "one"))
-	a.put(fmt.Sprintf(secret, "two"))
-	a.put(fmt.Sprintf(gateway, "one"))
+	a.Put(fmt.Sprintf(secret, "one"))
+	a.Put(fmt.Sprintf(secret, "two"))
+	a.Put(fmt.Sprintf(gateway, "one"))
 	w := start(t, a)
-	w.synced()
+	w.synced(t)
 	if got := w.sink.names(); !slices.Equal(got, []string{"Gateway shop/edge", "Secret shop/one"}) {
 		t.Fatalf("got %v", got)
 	}
-	a.put(fmt.Sprintf(gateway, "two"))
+	a.Put(fmt.Sprintf(gateway, "two"))
 	await(t, "the other Secret", func() bool { return slices.Equal(w.sink.names(), []string{"Gateway shop/edge", "Secret shop/two"}) })
-	a.remove("api/v1/secrets", "shop", "two")
+	a.Remove("api/v1/secrets", "shop", "two")
 	await(t, "the Secret's end", func() bool { return slices.Equal(w.sink.names(), []string{"Gateway shop/edge"}) })
-	a.put(fmt.Sprintf(secret, "two"))
+	a.Put(fmt.Sprintf(secret, "two"))
 	await(t, "its return", func() bool { return len(w.sink.names()) == 2 })
-	a.remove(gatewaysPath, "shop", "edge")
+	a.Remove(gatewaysPath, "shop", "edge")
 	await(t, "the end of all", func() bool { return len(w.sink.names()) == 0 })
 }
 
 // What is read from a cluster is what is read from a folder with the same YAML.
 func TestFolderAndClusterAgree(t *testing.T) {
-	a := newAPIServer(t)
+	a := kubetest.New(t)
 	for _, r := range intake.Resources() {
 		if _, ok := builtins()[r.Kind]; !ok {
 			for _, v := range r.Versions {
-				a.serve("apis/"+r.Group+"/"+v+"/"+strings.ToLower(r.Kind.String())+"s", r.Kind.String(), !r.Kind.ClusterScoped())
+				a.Serve("apis/"+r.Group+"/"+v+"/"+strings.ToLower(r.Kind.String())+"s", r.Kind.String(), !r.Kind.ClusterScoped())
 			}
 		}
 	}
@@ -358,14 +368,14 @@ func TestFolderAndClusterAgree(t *testing.T) {
 					continue
 				}
 				it := docs[0].Items[0]
-				var o doc
-				if err := yaml.Unmarshal(part.Data, &o); err != nil || strings.HasSuffix(text(o["kind"]), "List") || it.Key.Kind == object.KindSecret {
+				var o kubetest.Doc
+				if err := yaml.Unmarshal(part.Data, &o); err != nil || strings.HasSuffix(fmt.Sprint(o["kind"]), "List") || it.Key.Kind == object.KindSecret {
 					continue
 				}
 				if want[it.Key] != nil {
 					continue // another file's
 				}
-				meta := o["metadata"].(doc)
+				meta := o["metadata"].(kubetest.Doc)
 				if it.Key.Kind.ClusterScoped() {
 					delete(meta, "namespace")
 				}
@@ -380,7 +390,7 @@ func TestFolderAndClusterAgree(t *testing.T) {
 						o["apiVersion"] = strings.TrimPrefix(r.Group+"/"+r.Versions[0], "/")
 					}
 				}
-				a.putDoc(o)
+				a.PutDoc(o)
 			}
 		}
 	}
@@ -388,7 +398,7 @@ func TestFolderAndClusterAgree(t *testing.T) {
 		t.Fatalf("only %d objects to compare: where is the YAML?", len(want))
 	}
 	w := start(t, a)
-	w.synced()
+	w.synced(t)
 	for _, k := range slices.SortedFunc(maps.Keys(want), func(a, b object.Key) int { return strings.Compare(a.String(), b.String()) }) {
 		if d := cmp.Diff(want[k], w.sink.get(k), protocmp.Transform(), cmp.Exporter(func(reflect.Type) bool { return true }),
 			cmp.Comparer(func(a, b object.Labels) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {

@@ -15,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/ca/identity"
 	"github.com/ambit-mesh/ambit/ca/server"
 	"github.com/ambit-mesh/ambit/ca/token"
+	"github.com/ambit-mesh/ambit/control/kube/kubetest"
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
@@ -23,29 +24,29 @@ func jwtUntil(name string, end time.Time) string {
 	return name + "." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp": %d}`, end.Unix())) + ".s"
 }
 
-const reviews = "POST /apis/authentication.k8s.io/v1/tokenreviews"
+const reviews = "/apis/authentication.k8s.io/v1/tokenreviews"
 
-func reviewer(raw string) doc {
-	good := doc{"authenticated": true, "audiences": []any{"istio-ca"}, "user": doc{
+func reviewer(raw string) kubetest.Doc {
+	good := kubetest.Doc{"authenticated": true, "audiences": []any{"istio-ca"}, "user": kubetest.Doc{
 		"username": "system:serviceaccount:ambit-system:ztunnel", "uid": "su",
-		"extra": doc{extraPod: []any{"zt-1"}, extraPodUID: []any{"pu"}, extraNode: []any{"n1"}},
+		"extra": kubetest.Doc{extraPod: []any{"zt-1"}, extraPodUID: []any{"pu"}, extraNode: []any{"n1"}},
 	}}
 	switch {
 	case strings.HasPrefix(raw, "good"):
 	case strings.HasPrefix(raw, "elsewhere"):
 		delete(good, "audiences") // as an API server answers that does not know audiences
 	case strings.HasPrefix(raw, "person"):
-		good["user"] = doc{"username": "alice"}
+		good["user"] = kubetest.Doc{"username": "alice"}
 	default:
-		return doc{"authenticated": false, "error": "expired"}
+		return kubetest.Doc{"authenticated": false, "error": "expired"}
 	}
 	return good
 }
 
 func TestTokens(t *testing.T) {
-	a := newAPIServer(t)
-	a.review = reviewer
-	k := NewTokens(a.cluster(), "cluster.local")
+	a := kubetest.New(t)
+	a.Review(reviewer)
+	k := NewTokens(clusterOf(t, a), "cluster.local")
 	now := time.Now()
 	k.now = func() time.Time { return now }
 	as := func(raw string) (server.Caller, error) {
@@ -66,18 +67,18 @@ func TestTokens(t *testing.T) {
 		t.Error(err)
 	}
 	// An answer counts for a while, and then is asked for again.
-	asked := a.asked[reviews]
+	asked := a.Asked("POST", reviews)
 	_, _ = as(good)
-	if a.asked[reviews] != asked {
+	if a.Asked("POST", reviews) != asked {
 		t.Error("asked twice within a moment")
 	}
 	now = now.Add(time.Minute)
 	_, _ = as(good)
-	if a.asked[reviews] != asked+1 {
+	if a.Asked("POST", reviews) != asked+1 {
 		t.Error("not asked again after a minute")
 	}
 	// While the API server is away what it said lately counts, up to the token's end; strangers are told to come again.
-	a.fail(func(*http.Request) int { return 503 })
+	a.Fail(func(*http.Request) int { return 503 })
 	now = now.Add(time.Minute)
 	if c, err := as(good); err != nil || c != want {
 		t.Errorf("%+v %v", c, err)
@@ -89,7 +90,7 @@ func TestTokens(t *testing.T) {
 	if _, err := as(good); status.Code(err) != codes.Unavailable {
 		t.Error(err)
 	}
-	a.fail(nil)
+	a.Fail(nil)
 	if _, err := as("good2"); err != nil {
 		t.Error(err)
 	}

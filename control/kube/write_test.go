@@ -15,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/ca/issuer"
 	"github.com/ambit-mesh/ambit/control/conditions"
 	"github.com/ambit-mesh/ambit/control/gateways"
+	"github.com/ambit-mesh/ambit/control/kube/kubetest"
 	"github.com/ambit-mesh/ambit/control/status"
 )
 
@@ -25,9 +26,9 @@ const (
 
 // Status goes to the object with what others wrote left alone, and is not written when it says nothing new.
 func TestConditions(t *testing.T) {
-	a := newAPIServer(t)
-	a.serve(routes, "HTTPRoute", true)
-	a.put(`apiVersion: gateway.networking.k8s.io/v1
+	a := kubetest.New(t)
+	a.Serve(routes, "HTTPRoute", true)
+	a.Put(`apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: r, namespace: shop}
 spec: {}
@@ -40,20 +41,19 @@ spec: {ports: [{port: 80}]}
 status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}, conditions: [{type: Theirs, status: "True"}]}
 `)
 	w := start(t, a)
-	w.synced()
+	w.synced(t)
 	writer := NewWriter(w.source)
 	ctx := t.Context()
 	add := func(o conditions.Object) conditions.Object {
-		o = clean(o)
-		status := o["status"].(doc)
+		status := o["status"].(kubetest.Doc)
 		parents, _ := status["parents"].([]any)
-		status["parents"] = append(parents, doc{"controllerName": "istio.io/gateway-controller"})
+		status["parents"] = append(parents, kubetest.Doc{"controllerName": "istio.io/gateway-controller"})
 		return o
 	}
 	key := conditions.Key{Kind: "HTTPRoute", Namespace: "shop", Name: "r"}
 	// Somebody else writes between our read and our write: the first try is a conflict.
 	raced := false
-	a.fail(func(r *http.Request) int {
+	a.Fail(func(r *http.Request) int {
 		if r.Method == "PATCH" && !raced {
 			raced = true
 			return 409
@@ -63,24 +63,24 @@ status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}, conditions: [{type: Theirs, s
 	if err := writer.Update(ctx, key, add); err != nil {
 		t.Fatal(err)
 	}
-	if list := a.object(routes, "shop", "r")["status"].(doc)["parents"].([]any); len(list) != 2 {
+	if list := a.Object(routes, "shop", "r")["status"].(kubetest.Doc)["parents"].([]any); len(list) != 2 {
 		t.Error(list)
 	}
-	version := a.version
-	if err := writer.Update(ctx, key, func(o conditions.Object) conditions.Object { return o }); err != nil || a.version != version {
+	version := a.Version()
+	if err := writer.Update(ctx, key, func(o conditions.Object) conditions.Object { return o }); err != nil || a.Version() != version {
 		t.Error("the same was written again", err)
 	}
 	svc := conditions.Key{Kind: "Service", Namespace: "shop", Name: "web"}
 	if err := writer.Update(ctx, svc, func(o conditions.Object) conditions.Object {
-		s := o["status"].(doc)
-		s["conditions"] = append(s["conditions"].([]any), doc{"type": "istio.io/WaypointBound", "status": "True"})
+		s := o["status"].(kubetest.Doc)
+		s["conditions"] = append(s["conditions"].([]any), kubetest.Doc{"type": "istio.io/WaypointBound", "status": "True"})
 		return o
 	}); err != nil {
 		t.Fatal(err)
 	}
 	// The fake merges mappings only, so what was sent is what stands there: ours alone, which a real one merges by type.
-	o := a.object("api/v1/services", "shop", "web")["status"].(doc)
-	if c := o["conditions"].([]any); len(c) != 1 || c[0].(doc)["type"] != "istio.io/WaypointBound" || o["loadBalancer"] == nil {
+	o := a.Object("api/v1/services", "shop", "web")["status"].(kubetest.Doc)
+	if c := o["conditions"].([]any); len(c) != 1 || c[0].(kubetest.Doc)["type"] != "istio.io/WaypointBound" || o["loadBalancer"] == nil {
 		t.Error(o)
 	}
 	for _, k := range []conditions.Key{{Kind: "HTTPRoute", Namespace: "shop", Name: "none"}, {Kind: "TCPRoute", Namespace: "shop", Name: "r"}} {
@@ -92,33 +92,33 @@ status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}, conditions: [{type: Theirs, s
 
 // What was not made for a Gateway is neither overwritten nor deleted.
 func TestApplierLeavesStrangersAlone(t *testing.T) {
-	a := newAPIServer(t)
-	a.put("apiVersion: v1\nkind: Service\nmetadata: {name: wp, namespace: shop}\nspec: {ports: [{port: 80}]}\n")
+	a := kubetest.New(t)
+	a.Put("apiVersion: v1\nkind: Service\nmetadata: {name: wp, namespace: shop}\nspec: {ports: [{port: 80}]}\n")
 	w := start(t, a)
-	w.synced()
+	w.synced(t)
 	writer := NewWriter(w.source)
-	ours := gateways.Object{"apiVersion": "v1", "kind": "Service", "metadata": doc{"name": "wp", "namespace": "shop", "labels": doc{
+	ours := gateways.Object{"apiVersion": "v1", "kind": "Service", "metadata": kubetest.Doc{"name": "wp", "namespace": "shop", "labels": kubetest.Doc{
 		"gateway.istio.io/managed": "istio.io-mesh-controller", "gateway.networking.k8s.io/gateway-name": "wp",
-	}}, "spec": doc{"ports": []any{doc{"port": 15008}}}}
+	}}, "spec": kubetest.Doc{"ports": []any{kubetest.Doc{"port": 15008}}}}
 	if err := writer.Apply(t.Context(), ours); err == nil || !strings.Contains(err.Error(), "was not made for this Gateway") {
 		t.Error(err)
 	}
 	k := gateways.Key{Kind: "Service", Namespace: "shop", Name: "wp"}
-	if err := writer.Delete(t.Context(), k); err != nil || a.object("api/v1/services", "shop", "wp") == nil {
+	if err := writer.Delete(t.Context(), k); err != nil || a.Object("api/v1/services", "shop", "wp") == nil {
 		t.Error("deleted somebody's Service", err)
 	}
-	a.remove("api/v1/services", "shop", "wp")
+	a.Remove("api/v1/services", "shop", "wp")
 	if err := writer.Apply(t.Context(), ours); err != nil {
 		t.Fatal(err)
 	}
-	if err := writer.Delete(t.Context(), k); err != nil || a.object("api/v1/services", "shop", "wp") != nil {
+	if err := writer.Delete(t.Context(), k); err != nil || a.Object("api/v1/services", "shop", "wp") != nil {
 		t.Error("not deleted", err)
 	}
 }
 
 // One replica leads; when it stops the other does at once, when it is cut off after a while.
 func TestLeader(t *testing.T) {
-	a := newAPIServer(t)
+	a := kubetest.New(t)
 	lead := make(chan string, 8)
 	run := func(name string, c *Cluster) (stop func()) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -134,21 +134,21 @@ func TestLeader(t *testing.T) {
 		}()
 		return func() { cancel(); <-done }
 	}
-	one := run("one", a.cluster())
+	one := run("one", clusterOf(t, a))
 	if got := <-lead; got != "+one" {
 		t.Fatal(got)
 	}
-	two := run("two", a.cluster())
+	two := run("two", clusterOf(t, a))
 	defer two()
 	time.AfterFunc(100*time.Millisecond, one)
 	if a, b := <-lead, <-lead; a != "-one" || b != "+two" {
 		t.Fatal(a, b)
 	}
-	a.fail(func(*http.Request) int { return 503 })
+	a.Fail(func(*http.Request) int { return 503 })
 	if got := <-lead; got != "-two" {
 		t.Fatal(got)
 	}
-	a.fail(nil)
+	a.Fail(nil)
 	if got := <-lead; got != "+two" {
 		t.Fatal(got)
 	}
@@ -156,9 +156,9 @@ func TestLeader(t *testing.T) {
 
 // Replicas that start at once have one root, which survives the loss of its Secret; an operator's own comes first.
 func TestAuthority(t *testing.T) {
-	a := newAPIServer(t)
+	a := kubetest.New(t)
 	open := func() (*Authority, *issuer.Issuer) {
-		au := NewAuthority(AuthorityConfig{Cluster: a.cluster(), Namespace: "ambit-system", Dir: t.TempDir(), Issuer: issuer.Config{Poll: 20 * time.Millisecond}})
+		au := NewAuthority(AuthorityConfig{Cluster: clusterOf(t, a), Namespace: "ambit-system", Dir: t.TempDir(), Issuer: issuer.Config{Poll: 20 * time.Millisecond}})
 		iss, err := au.Open(t.Context())
 		if err != nil {
 			t.Error(err)
@@ -185,15 +185,13 @@ func TestAuthority(t *testing.T) {
 	defer wg.Wait()
 	defer cancel()
 	secrets := "api/v1/secrets"
-	before := a.object(secrets, "ambit-system", madeSecret)["data"].(doc)["ca-cert.pem"]
+	before := a.Object(secrets, "ambit-system", madeSecret)["data"].(kubetest.Doc)["ca-cert.pem"]
 	await(t, "the watch", func() bool {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return len(a.watches) == 2
+		return a.Watches() == 2
 	})
-	a.remove(secrets, "ambit-system", madeSecret)
-	await(t, "the Secret's return", func() bool { return a.object(secrets, "ambit-system", madeSecret) != nil })
-	if a.object(secrets, "ambit-system", madeSecret)["data"].(doc)["ca-cert.pem"] != before {
+	a.Remove(secrets, "ambit-system", madeSecret)
+	await(t, "the Secret's return", func() bool { return a.Object(secrets, "ambit-system", madeSecret) != nil })
+	if a.Object(secrets, "ambit-system", madeSecret)["data"].(kubetest.Doc)["ca-cert.pem"] != before {
 		t.Error("the Secret came back with another key")
 	}
 	if err := authorities[0].rotate(ctx); err != nil {
@@ -203,11 +201,11 @@ func TestAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data := doc{}
+	data := kubetest.Doc{}
 	for name, b := range own {
 		data[name] = base64.StdEncoding.EncodeToString(b)
 	}
-	a.putDoc(doc{"apiVersion": "v1", "kind": "Secret", "metadata": doc{"name": pluggedSecret, "namespace": "ambit-system"}, "data": data})
+	a.PutDoc(kubetest.Doc{"apiVersion": "v1", "kind": "Secret", "metadata": kubetest.Doc{"name": pluggedSecret, "namespace": "ambit-system"}, "data": data})
 	await(t, "the operator's root", func() bool {
 		return bytes.Equal(bytes.TrimSpace(issuers[0].Bundle().PEM()), bytes.TrimSpace(own["root-cert.pem"]))
 	})
@@ -218,12 +216,12 @@ func TestAuthority(t *testing.T) {
 
 // The roots are in every namespace, also in new ones and where somebody removed or changed them.
 func TestRoots(t *testing.T) {
-	a := newAPIServer(t)
-	a.put(shop)
-	a.put("apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system}\n")
+	a := kubetest.New(t)
+	a.Put(shop)
+	a.Put("apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system}\n")
 	var mu sync.Mutex
 	bundle, changed := "one", make(chan struct{})
-	r := NewRoots(RootsConfig{Cluster: a.cluster(), Bundle: func() []byte { mu.Lock(); defer mu.Unlock(); return []byte(bundle) },
+	r := NewRoots(RootsConfig{Cluster: clusterOf(t, a), Bundle: func() []byte { mu.Lock(); defer mu.Unlock(); return []byte(bundle) },
 		Changed: func() <-chan struct{} { mu.Lock(); defer mu.Unlock(); return changed }})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -231,14 +229,17 @@ func TestRoots(t *testing.T) {
 	defer wg.Wait()
 	defer cancel()
 	says := func(ns, want string) func() bool {
-		return func() bool { return asDoc(a.object("api/v1/configmaps", ns, rootsName)["data"])[rootsKey] == want }
+		return func() bool {
+			data, _ := a.Object("api/v1/configmaps", ns, rootsName)["data"].(kubetest.Doc)
+			return data[rootsKey] == want
+		}
 	}
 	await(t, "the roots", says("shop", "one"))
-	a.put("apiVersion: v1\nkind: Namespace\nmetadata: {name: later}\n")
+	a.Put("apiVersion: v1\nkind: Namespace\nmetadata: {name: later}\n")
 	await(t, "those of a new namespace", says("later", "one"))
-	a.remove("api/v1/configmaps", "shop", rootsName)
+	a.Remove("api/v1/configmaps", "shop", rootsName)
 	await(t, "their return", says("shop", "one"))
-	a.put("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio-ca-root-cert, namespace: shop}\ndata: {root-cert.pem: forged}\n")
+	a.Put("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio-ca-root-cert, namespace: shop}\ndata: {root-cert.pem: forged}\n")
 	await(t, "their mending", says("shop", "one"))
 	mu.Lock()
 	bundle = "two"
@@ -246,31 +247,29 @@ func TestRoots(t *testing.T) {
 	changed = make(chan struct{})
 	mu.Unlock()
 	await(t, "the new roots", func() bool { return says("shop", "two")() && says("later", "two")() })
-	if a.object("api/v1/configmaps", "kube-system", rootsName) != nil {
+	if a.Object("api/v1/configmaps", "kube-system", rootsName) != nil {
 		t.Error("kube-system has no use for them")
 	}
 }
 
 // A refusal becomes one Event, at the object.
 func TestEvents(t *testing.T) {
-	a := newAPIServer(t)
-	a.put(shop)
+	a := kubetest.New(t)
+	a.Put(shop)
 	w := start(t, a)
-	w.synced()
+	w.synced(t)
 	w.status.Set("x", status.Entry{Severity: status.Refused, Kind: "Service", Namespace: "shop", Name: "web", Field: "spec", Problem: "it is odd", Fix: "make it even"},
 		status.Entry{Severity: status.Warning, Kind: "Service", Namespace: "shop", Name: "web", Problem: "no event"})
 	e := NewEvents(w.source, w.status, "ambit-system", nil)
 	e.round(t.Context())
 	e.round(t.Context())
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	all := a.kinds["api/v1/events"].objects
+	all := a.Objects("api/v1/events")
 	if len(all) != 1 {
 		t.Fatalf("%d events", len(all))
 	}
 	for _, o := range all {
-		about := o["involvedObject"].(doc)
-		if o["message"] != "spec: it is odd; make it even" || about["uid"] == "" || about["apiVersion"] != "v1" || o["metadata"].(doc)["namespace"] != "shop" {
+		about := o["involvedObject"].(kubetest.Doc)
+		if o["message"] != "spec: it is odd; make it even" || about["uid"] == "" || about["apiVersion"] != "v1" || o["metadata"].(kubetest.Doc)["namespace"] != "shop" {
 			t.Error(o)
 		}
 	}

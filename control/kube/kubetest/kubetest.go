@@ -1,10 +1,15 @@
-package kube
+// Package kubetest is enough of a Kubernetes API server to test clients against, over real HTTP and in memory: lists,
+// watches with versions that grow old, discovery, server-side apply that merges mappings, token reviews, and everything
+// that goes wrong with one.
+//
+// It knows no schema, defaults nothing and authorizes everybody. Requests are served by the goroutines of net/http, which
+// end with the test. Start reading at Server.
+package kubetest
 
 import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -14,17 +19,16 @@ import (
 	"sync"
 	"testing"
 
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 )
 
-type doc = map[string]any
+// Doc is an object as decoded from JSON.
+type Doc = map[string]any
 
-// apiserver is enough of a Kubernetes API server, over real HTTP: lists, watches with versions that grow old, discovery,
-// server-side apply that merges, and everything that goes wrong with one.
-type apiserver struct {
-	*httptest.Server
-	t *testing.T
+// Server is described at the package. Kinds go by path, like "apis/networking.istio.io/v1/virtualservices".
+type Server struct {
+	url string
+	t   *testing.T
 
 	mu      sync.Mutex
 	version int
@@ -34,26 +38,26 @@ type apiserver struct {
 	grown   chan struct{}          // closed at the next event
 	// trouble answers instead; 0 lets the request pass.
 	trouble func(r *http.Request) int
-	review  func(token string) doc
+	review  func(token string) Doc
 	asked   map[string]int // requests by method and path
 }
 
-// kind is a resource by path, like "apis/networking.istio.io/v1/virtualservices".
 type kind struct {
 	group, version, resource, name string
 	namespaced                     bool
-	objects                        map[string]doc
+	objects                        map[string]Doc
 	log                            []event
 }
 
 type event struct {
 	version int
 	typ     string
-	object  doc
+	object  Doc
 }
 
-func newAPIServer(t *testing.T) *apiserver {
-	a := &apiserver{t: t, kinds: map[string]*kind{}, watches: map[chan struct{}]bool{}, grown: make(chan struct{}), asked: map[string]int{}}
+// New starts an API server with the kinds that all of them have; it ends with the test.
+func New(t *testing.T) *Server {
+	a := &Server{t: t, kinds: map[string]*kind{}, watches: map[chan struct{}]bool{}, grown: make(chan struct{}), asked: map[string]int{}}
 	for _, k := range []struct {
 		path, name string
 		namespaced bool
@@ -64,28 +68,62 @@ func newAPIServer(t *testing.T) *apiserver {
 		{"apis/autoscaling/v2/horizontalpodautoscalers", "HorizontalPodAutoscaler", true}, {"apis/policy/v1/poddisruptionbudgets", "PodDisruptionBudget", true},
 		{"apis/coordination.k8s.io/v1/leases", "Lease", true}, {"apis/apiextensions.k8s.io/v1/customresourcedefinitions", "CustomResourceDefinition", false},
 	} {
-		a.serve(k.path, k.name, k.namespaced)
+		a.Serve(k.path, k.name, k.namespaced)
 	}
-	a.Server = httptest.NewServer(a)
-	t.Cleanup(func() { a.disconnect(); a.Server.CloseClientConnections(); a.Server.Close() })
+	http := httptest.NewServer(a)
+	a.url = http.URL
+	t.Cleanup(func() { a.Disconnect(); http.CloseClientConnections(); http.Close() })
 	return a
 }
 
-func (a *apiserver) cluster() *Cluster {
-	a.t.Helper()
-	c, err := NewCluster(&rest.Config{Host: a.URL}, slog.New(slog.NewTextHandler(a.t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return c
+// URL is where it listens, without TLS.
+func (a *Server) URL() string { return a.url }
+
+// Watches counts those that are open.
+func (a *Server) Watches() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.watches)
 }
 
-// serve makes the API server serve a kind, and tells who watches definitions.
-func (a *apiserver) serve(path, name string, namespaced bool) {
+// Asked counts the requests of a method and path.
+func (a *Server) Asked(method, path string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked[method+" "+path]
+}
+
+// Version is the version of the latest change.
+func (a *Server) Version() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.version
+}
+
+// Review sets what token reviews are answered with.
+func (a *Server) Review(status func(token string) Doc) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.review = status
+}
+
+// Objects lists the objects of a kind.
+func (a *Server) Objects(path string) []Doc {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []Doc
+	for _, id := range slices.Sorted(maps.Keys(a.kinds[path].objects)) {
+		out = append(out, clean(a.kinds[path].objects[id]))
+	}
+	return out
+}
+
+// Serve makes the API server serve a kind, and tells who watches definitions.
+func (a *Server) Serve(path, name string, namespaced bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := strings.Split(path, "/")
-	k := &kind{version: p[1], resource: p[len(p)-1], name: name, namespaced: namespaced, objects: map[string]doc{}}
+	k := &kind{version: p[1], resource: p[len(p)-1], name: name, namespaced: namespaced, objects: map[string]Doc{}}
 	if p[0] == "apis" {
 		k.group, k.version = p[1], p[2]
 	}
@@ -93,14 +131,14 @@ func (a *apiserver) serve(path, name string, namespaced bool) {
 	a.definition(k, "ADDED")
 }
 
-func (a *apiserver) definition(k *kind, typ string) {
+func (a *Server) definition(k *kind, typ string) {
 	if crds := a.kinds["apis/apiextensions.k8s.io/v1/customresourcedefinitions"]; crds != nil && strings.Contains(k.group, ".io") {
-		a.note(crds, typ, doc{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": doc{"name": k.resource + "." + k.group}})
+		a.note(crds, typ, Doc{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": Doc{"name": k.resource + "." + k.group}})
 	}
 }
 
-// unserve removes a kind with its objects, without a word about these.
-func (a *apiserver) unserve(path string) {
+// Unserve removes a kind with its objects, without a word about these.
+func (a *Server) Unserve(path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	k := a.kinds[path]
@@ -110,10 +148,10 @@ func (a *apiserver) unserve(path string) {
 }
 
 // note makes an object's event. The mutex is held.
-func (a *apiserver) note(k *kind, typ string, o doc) doc {
+func (a *Server) note(k *kind, typ string, o Doc) Doc {
 	a.version++
 	o = clean(o)
-	meta := o["metadata"].(doc)
+	meta := o["metadata"].(Doc)
 	meta["resourceVersion"] = strconv.Itoa(a.version)
 	if meta["uid"] == nil {
 		meta["uid"] = "uid-" + strconv.Itoa(a.version)
@@ -132,14 +170,14 @@ func (a *apiserver) note(k *kind, typ string, o doc) doc {
 
 func text(v any) string { s, _ := v.(string); return s }
 
-func clean(o doc) doc {
+func clean(o Doc) Doc {
 	data, _ := json.Marshal(o)
-	var out doc
+	var out Doc
 	_ = json.Unmarshal(data, &out)
 	return out
 }
 
-func (a *apiserver) find(apiVersion, name string) *kind {
+func (a *Server) find(apiVersion, name string) *kind {
 	for _, k := range a.kinds {
 		if k.name == name && strings.TrimPrefix(k.group+"/"+k.version, "/") == apiVersion {
 			return k
@@ -149,21 +187,22 @@ func (a *apiserver) find(apiVersion, name string) *kind {
 	return nil
 }
 
-// put applies documents as they stand in YAML.
-func (a *apiserver) put(text string) {
+// Put applies documents as they stand in YAML.
+func (a *Server) Put(text string) {
 	a.t.Helper()
 	for _, part := range strings.Split(text, "\n---\n") {
-		var o doc
+		var o Doc
 		if err := yaml.Unmarshal([]byte(part), &o); err != nil {
 			a.t.Fatal(err)
 		}
 		if len(o) > 0 {
-			a.putDoc(o)
+			a.PutDoc(o)
 		}
 	}
 }
 
-func (a *apiserver) putDoc(o doc) {
+// PutDoc applies one.
+func (a *Server) PutDoc(o Doc) {
 	a.t.Helper()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -171,19 +210,20 @@ func (a *apiserver) putDoc(o doc) {
 	if k == nil {
 		return
 	}
-	meta := o["metadata"].(doc)
+	meta := o["metadata"].(Doc)
 	if k.namespaced && meta["namespace"] == nil {
 		meta["namespace"] = "default"
 	}
 	typ := "ADDED"
 	if was := k.objects[text(meta["namespace"])+"/"+text(meta["name"])]; was != nil {
 		typ = "MODIFIED"
-		meta["uid"] = was["metadata"].(doc)["uid"]
+		meta["uid"] = was["metadata"].(Doc)["uid"]
 	}
 	a.note(k, typ, o)
 }
 
-func (a *apiserver) object(path, namespace, name string) doc {
+// Object is a copy of one, nil if it is not there.
+func (a *Server) Object(path, namespace, name string) Doc {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if o := a.kinds[path].objects[namespace+"/"+name]; o != nil {
@@ -192,37 +232,38 @@ func (a *apiserver) object(path, namespace, name string) doc {
 	return nil
 }
 
-func (a *apiserver) remove(path, namespace, name string) {
+// Remove deletes an object.
+func (a *Server) Remove(path, namespace, name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	k := a.kinds[path]
 	a.note(k, "DELETED", k.objects[namespace+"/"+name])
 }
 
-// disconnect ends all watches.
-func (a *apiserver) disconnect() {
+// Disconnect ends all watches.
+func (a *Server) Disconnect() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.hangUp()
 }
 
-func (a *apiserver) hangUp() {
+func (a *Server) hangUp() {
 	for w := range a.watches {
 		close(w)
 		delete(a.watches, w)
 	}
 }
 
-// compact forgets history, as etcd does: watches from before now are answered with 410.
-func (a *apiserver) compact() {
+// Compact forgets history, as etcd does: watches from before now are answered with 410.
+func (a *Server) Compact() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.old = a.version
 	a.version++
 }
 
-// fail makes requests fail; nil mends.
-func (a *apiserver) fail(trouble func(*http.Request) int) {
+// Fail makes requests fail with the status that trouble answers, 0 for none; nil mends. Open watches end.
+func (a *Server) Fail(trouble func(*http.Request) int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.trouble = trouble
@@ -231,18 +272,19 @@ func (a *apiserver) fail(trouble func(*http.Request) int) {
 	}
 }
 
-func (a *apiserver) answer(w http.ResponseWriter, code int, v any) {
+func (a *Server) answer(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-func (a *apiserver) refuse(w http.ResponseWriter, code int) {
+func (a *Server) refuse(w http.ResponseWriter, code int) {
 	reason := map[int]string{404: "NotFound", 409: "Conflict", 410: "Expired", 403: "Forbidden", 422: "Invalid", 503: "ServiceUnavailable"}[code]
-	a.answer(w, code, doc{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": "the fake says " + reason})
+	a.answer(w, code, Doc{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": "the fake says " + reason})
 }
 
-func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements http.Handler.
+func (a *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	a.asked[r.Method+" "+r.URL.Path]++
 	trouble := a.trouble
@@ -286,7 +328,7 @@ func (a *apiserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (a *apiserver) discovery(w http.ResponseWriter, p []string) {
+func (a *Server) discovery(w http.ResponseWriter, p []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	versions, resources := map[string]bool{}, []any{}
@@ -294,7 +336,7 @@ func (a *apiserver) discovery(w http.ResponseWriter, p []string) {
 		if len(p) > 1 && k.group == p[1] {
 			versions[k.version] = true
 			if len(p) > 2 && k.version == p[2] {
-				resources = append(resources, doc{"name": k.resource, "kind": k.name, "namespaced": k.namespaced}, doc{"name": k.resource + "/status", "kind": k.name})
+				resources = append(resources, Doc{"name": k.resource, "kind": k.name, "namespaced": k.namespaced}, Doc{"name": k.resource + "/status", "kind": k.name})
 			}
 		}
 	}
@@ -304,28 +346,31 @@ func (a *apiserver) discovery(w http.ResponseWriter, p []string) {
 	case len(p) == 2:
 		var list []any
 		for _, v := range slices.Sorted(maps.Keys(versions)) {
-			list = append(list, doc{"groupVersion": p[1] + "/" + v, "version": v})
+			list = append(list, Doc{"groupVersion": p[1] + "/" + v, "version": v})
 		}
-		a.answer(w, 200, doc{"kind": "APIGroup", "name": p[1], "versions": list})
+		a.answer(w, 200, Doc{"kind": "APIGroup", "name": p[1], "versions": list})
 	default:
-		a.answer(w, 200, doc{"kind": "APIResourceList", "resources": resources})
+		a.answer(w, 200, Doc{"kind": "APIResourceList", "resources": resources})
 	}
 }
 
-func (a *apiserver) tokenReview(w http.ResponseWriter, r *http.Request) {
-	var o doc
+func (a *Server) tokenReview(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	review := a.review
+	a.mu.Unlock()
+	var o Doc
 	_ = json.NewDecoder(r.Body).Decode(&o)
-	o["status"] = a.review(text(o["spec"].(doc)["token"]))
+	o["status"] = review(text(o["spec"].(Doc)["token"]))
 	a.answer(w, 201, o)
 }
 
 // selected applies the selectors the product uses.
-func selects(r *http.Request, namespace string, o doc) bool {
-	meta := o["metadata"].(doc)
+func selects(r *http.Request, namespace string, o Doc) bool {
+	meta := o["metadata"].(Doc)
 	if namespace != "" && text(meta["namespace"]) != namespace {
 		return false
 	}
-	labels, _ := meta["labels"].(doc)
+	labels, _ := meta["labels"].(Doc)
 	if l := r.URL.Query().Get("labelSelector"); l != "" && labels[l] == nil {
 		return false
 	}
@@ -340,14 +385,14 @@ func selects(r *http.Request, namespace string, o doc) bool {
 	return true
 }
 
-func partial(r *http.Request, o doc) doc {
+func partial(r *http.Request, o Doc) Doc {
 	if !strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {
 		return o
 	}
-	return doc{"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": o["metadata"]}
+	return Doc{"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": o["metadata"]}
 }
 
-func (a *apiserver) list(w http.ResponseWriter, r *http.Request, k *kind, namespace string) {
+func (a *Server) list(w http.ResponseWriter, r *http.Request, k *kind, namespace string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	items := []any{}
@@ -356,14 +401,14 @@ func (a *apiserver) list(w http.ResponseWriter, r *http.Request, k *kind, namesp
 			items = append(items, partial(r, o))
 		}
 	}
-	out := doc{"kind": k.name + "List", "apiVersion": strings.TrimPrefix(k.group+"/"+k.version, "/"), "metadata": doc{"resourceVersion": strconv.Itoa(a.version)}, "items": items}
+	out := Doc{"kind": k.name + "List", "apiVersion": strings.TrimPrefix(k.group+"/"+k.version, "/"), "metadata": Doc{"resourceVersion": strconv.Itoa(a.version)}, "items": items}
 	if strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {
 		out["kind"], out["apiVersion"] = "PartialObjectMetadataList", "meta.k8s.io/v1"
 	}
 	a.answer(w, 200, out)
 }
 
-func (a *apiserver) watch(w http.ResponseWriter, r *http.Request, k *kind, namespace string) {
+func (a *Server) watch(w http.ResponseWriter, r *http.Request, k *kind, namespace string) {
 	if r.URL.Query().Get("sendInitialEvents") != "" {
 		a.refuse(w, 422) // as API servers without the feature do
 		return
@@ -384,7 +429,7 @@ func (a *apiserver) watch(w http.ResponseWriter, r *http.Request, k *kind, names
 		a.mu.Lock()
 		for _, e := range k.log {
 			if e.version > at && selects(r, namespace, e.object) {
-				_ = json.NewEncoder(w).Encode(doc{"type": e.typ, "object": partial(r, e.object)})
+				_ = json.NewEncoder(w).Encode(Doc{"type": e.typ, "object": partial(r, e.object)})
 			}
 		}
 		at = a.version
@@ -402,24 +447,24 @@ func (a *apiserver) watch(w http.ResponseWriter, r *http.Request, k *kind, names
 }
 
 // change is everything about one object.
-func (a *apiserver) change(w http.ResponseWriter, r *http.Request, k *kind, namespace string, rest []string) {
+func (a *Server) change(w http.ResponseWriter, r *http.Request, k *kind, namespace string, rest []string) {
 	body, _ := io.ReadAll(r.Body)
-	var in doc
+	var in Doc
 	_ = yaml.Unmarshal(body, &in)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	name := text(doc(asDoc(in["metadata"]))["name"])
+	name := text(asDoc(in["metadata"])["name"])
 	if len(rest) > 0 {
 		name = rest[0]
 	}
 	there := k.objects[namespace+"/"+name]
-	if v := text(asDoc(in["metadata"])["resourceVersion"]); v != "" && there != nil && v != text(there["metadata"].(doc)["resourceVersion"]) {
+	if v := text(asDoc(in["metadata"])["resourceVersion"]); v != "" && there != nil && v != text(there["metadata"].(Doc)["resourceVersion"]) {
 		a.refuse(w, 409)
 		return
 	}
 	switch {
 	case r.Method == "POST" && there != nil:
-		a.answer(w, 409, doc{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "AlreadyExists", "code": 409})
+		a.answer(w, 409, Doc{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "AlreadyExists", "code": 409})
 	case r.Method == "POST":
 		a.answer(w, 201, a.note(k, "ADDED", in))
 	case there == nil && (r.Method != "PATCH" || len(rest) > 1):
@@ -428,7 +473,7 @@ func (a *apiserver) change(w http.ResponseWriter, r *http.Request, k *kind, name
 		a.answer(w, 200, there)
 	case r.Method == "DELETE":
 		a.note(k, "DELETED", there)
-		a.answer(w, 200, doc{"kind": "Status", "apiVersion": "v1", "status": "Success"})
+		a.answer(w, 200, Doc{"kind": "Status", "apiVersion": "v1", "status": "Success"})
 	case r.Method == "PUT":
 		a.answer(w, 200, a.note(k, "MODIFIED", in))
 	case there == nil:
@@ -443,13 +488,13 @@ func (a *apiserver) change(w http.ResponseWriter, r *http.Request, k *kind, name
 	}
 }
 
-func asDoc(v any) doc { d, _ := v.(doc); return d }
+func asDoc(v any) Doc { d, _ := v.(Doc); return d }
 
-func overlay(a, b doc) doc {
+func overlay(a, b Doc) Doc {
 	out := maps.Clone(a)
 	for k, v := range b {
-		x, ok1 := a[k].(doc)
-		y, ok2 := v.(doc)
+		x, ok1 := a[k].(Doc)
+		y, ok2 := v.(Doc)
 		if ok1 && ok2 {
 			v = overlay(x, y)
 		}
