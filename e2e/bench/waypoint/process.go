@@ -71,22 +71,32 @@ func (p *process) await(ctx context.Context, every time.Duration, ask func() err
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// child is the process's one child.
-func (p *process) child() (int, error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.pid()))
-	if err != nil {
-		return 0, err
-	}
-	for _, f := range files {
-		data, err := os.ReadFile(f)
+// envoyBelow finds the Envoy among a process and its descendants.
+func envoyBelow(pid int) (int, error) {
+	for todo, seen := []int{pid}, 0; len(todo) > 0 && seen < 100; seen++ {
+		next := todo[0]
+		todo = todo[1:]
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", next))
+		if err == nil && strings.TrimSpace(string(name)) == "envoy" {
+			return next, nil
+		}
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", next))
 		if err != nil {
-			continue // the thread ended
+			return 0, err
 		}
-		if fields := strings.Fields(string(data)); len(fields) > 0 {
-			return strconv.Atoi(fields[0])
+		for _, f := range files {
+			data, err := os.ReadFile(f)
+			if err != nil {
+				continue // the thread ended
+			}
+			for field := range strings.FieldsSeq(string(data)) {
+				if n, err := strconv.Atoi(field); err == nil {
+					todo = append(todo, n)
+				}
+			}
 		}
 	}
-	return 0, fmt.Errorf("%s has no child", p.name)
+	return 0, fmt.Errorf("no Envoy below process %d", pid)
 }
 
 // cpu is the processor time a process has used, by the scheduler's own account: ticks are too coarse for one change.

@@ -66,6 +66,63 @@ func (f *scaleFigures) memory(b *bench, when string) {
 	}
 }
 
+// hopFigures are those of the hop.
+type hopFigures struct {
+	Rounds  int       `json:"rounds"`
+	Seconds float64   `json:"sampleSeconds"`
+	Figures []*figure `json:"figures"`
+}
+
+// figure is one load on one way, with a sample for each round.
+type figure struct {
+	Load        string    `json:"load"`
+	Connections int       `json:"connections"`
+	Way         string    `json:"way"`
+	Rate        []float64 `json:"perSecond"`
+	P50         []float64 `json:"p50us"`
+	P99         []float64 `json:"p99us"`
+	// NodeCPU is of both node proxies, EnvoyCPU of the Envoy between, in µs for one request.
+	NodeCPU  []float64 `json:"nodeProxiesUs"`
+	EnvoyCPU []float64 `json:"envoyUs"`
+	// Failed are connections that ended with an error.
+	Failed int `json:"failed"`
+}
+
+func (f *hopFigures) add(load string, n int, w *way, s sample) {
+	i := slices.IndexFunc(f.Figures, func(g *figure) bool { return g.Load == load && g.Connections == n && g.Way == w.Name })
+	if i < 0 {
+		i = len(f.Figures)
+		f.Figures = append(f.Figures, &figure{Load: load, Connections: n, Way: w.Name})
+	}
+	g := f.Figures[i]
+	g.Rate, g.P50, g.P99 = append(g.Rate, s.rate), append(g.P50, s.p50*1e6), append(g.P99, s.p99*1e6)
+	g.Failed += s.failed
+	if len(w.nodes) > 0 {
+		g.NodeCPU = append(g.NodeCPU, s.nodeCPU*1e6)
+	}
+	if w.envoy > 0 {
+		g.EnvoyCPU = append(g.EnvoyCPU, s.envoyCPU*1e6)
+	}
+}
+
+func (f *hopFigures) print(out io.Writer) {
+	fmt.Fprintf(out, "\nthe hop, %d × %.1f s, median [least–most]; times in µs, CPU for one request\n", f.Rounds, f.Seconds)
+	tw := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
+	title := ""
+	for _, g := range f.Figures {
+		if t := fmt.Sprintf("%d %s", g.Connections, g.Load); t != title {
+			title = t
+			fmt.Fprintf(tw, "\n  %s\tper second\tp50\tp99\tCPU of node proxies\tof Envoy\n", title)
+		}
+		failed := ""
+		if g.Failed > 0 {
+			failed = fmt.Sprintf("%d failed", g.Failed)
+		}
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", g.Way, spread(g.Rate), number(at(g.P50, 0.5)), number(at(g.P99, 0.5)), spread(g.NodeCPU), spread(g.EnvoyCPU), failed)
+	}
+	tw.Flush()
+}
+
 func newResults() *results {
 	load, _ := os.ReadFile("/proc/loadavg")
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")

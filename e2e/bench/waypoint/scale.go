@@ -181,7 +181,7 @@ func (b *bench) start(ctx context.Context, f *scaleFigures) (err error) {
 	}
 	v.c.Close()
 	f.Serving = append(f.Serving, ms(time.Since(began)))
-	if b.envoy, err = b.agent.child(); err != nil {
+	if b.envoy, err = envoyBelow(b.agent.pid()); err != nil {
 		return err
 	}
 	f.StartCPU.Agent = append(f.StartCPU.Agent, ms(cpu(b.agent.pid())))
