@@ -153,7 +153,7 @@ func (m *Model) root(k object.Key, was, is bool) {
 	if k.Kind == object.KindGateway {
 		ids = append(ids, unitID{phase: gatewayPhase, gw: gatewayOf(k)})
 	}
-	if reported(k.Kind) {
+	if reported(k.Kind) || m.strayMesh(k) {
 		ids = append(ids, unitID{phase: reportPhase, key: k})
 	}
 	for _, id := range ids {

@@ -28,6 +28,9 @@ func (m *Model) buildReport(r *reader, k object.Key) model.Report {
 	}
 	rep.Generation = o.Metadata().Generation
 	switch o := o.(type) {
+	case *object.ConfigMap:
+		rep.Warn("metadata.namespace", "the mesh configuration is read from namespace "+m.cfg.RootNamespace+" here: this one has no effect",
+			"move it to namespace "+m.cfg.RootNamespace+", or start ambitd with --root-namespace="+istioRoot)
 	case *object.Gateway:
 		m.reportGateway(r, &rep, o)
 	case *object.ListenerSet:

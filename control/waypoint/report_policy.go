@@ -55,6 +55,8 @@ func (m *Model) reportTelemetry(r *reader, rep *model.Report, t *object.Telemetr
 	if len(t.TargetRefs) > 0 {
 		m.reportTargets(r, rep, t.Namespace, t.TargetRefs)
 	}
+	m.misplaced(rep, t.Namespace)
+	reportSelector(rep, t.Selector)
 	c := r.mesh()
 	check := func(field string, names []string) {
 		for _, n := range names {
@@ -79,6 +81,8 @@ func (m *Model) reportExtension(r *reader, rep *model.Report, e *object.Extensio
 	if len(e.TargetRefs) > 0 {
 		m.reportTargets(r, rep, e.Namespace, e.TargetRefs)
 	}
+	m.misplaced(rep, e.Namespace)
+	reportSelector(rep, e.Selector)
 	if slices.ContainsFunc(e.Scopes, func(s object.ExtensionScope) bool { return len(s.Ports) > 0 }) {
 		rep.Warn("spec.match", "ports choose services here, not single ports: it runs on every port of a target that has one of them", "give what is different a Service of its own")
 	}

@@ -119,6 +119,7 @@ func (r *reader) reportServiceParent(rep *model.Report, part *model.Part, o obje
 		return
 	}
 	part.Say(condAccepted, true, "Accepted", "Route was valid")
+	r.reportPortKind(rep, o, p, k, field)
 	for _, n := range names {
 		if h, ok := r.host(k.Namespace, n); ok && h.Waypoint != (object.Key{}) {
 			return

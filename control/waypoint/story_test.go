@@ -258,3 +258,63 @@ spec:
 		t.Error(got)
 	}
 }
+
+// What is well formed and in the wrong place is told.
+func TestStoryOfMisplacedObjects(t *testing.T) {
+	w := newWorld(t)
+	w.yaml(shop)
+	w.yaml(`
+apiVersion: v1
+kind: Namespace
+metadata: {name: istio-system}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "accessLogFile: /dev/stdout"}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh-default, namespace: istio-system}
+spec: {accessLogging: [{providers: [{name: envoy}]}]}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: by-label, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}, accessLogging: [{providers: [{name: envoy}]}]}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: of-gateway, namespace: shop}
+spec: {selector: {matchLabels: {gateway.networking.k8s.io/gateway-name: in}}, accessLogging: [{providers: [{name: envoy}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: 10.1.0.2, selector: {app: db}, ports: [{name: tcp-db, port: 90}, {name: http, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: tcp, namespace: shop}
+spec: {parentRefs: [{group: "", kind: Service, name: db, port: 90}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: all, namespace: shop}
+spec: {parentRefs: [{group: "", kind: Service, name: db}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+`)
+	for key, want := range map[object.Key]string{
+		{Kind: object.KindConfigMap, Namespace: "istio-system", Name: "istio"}:        "namespace ambit-system",
+		{Kind: object.KindTelemetry, Namespace: "istio-system", Name: "mesh-default"}: "namespace ambit-system",
+		{Kind: object.KindTelemetry, Namespace: "shop", Name: "by-label"}:             "gateways at the edge alone",
+		{Kind: object.KindTelemetry, Namespace: "shop", Name: "of-gateway"}:           "",
+		{Kind: object.KindHTTPRoute, Namespace: "shop", Name: "tcp"}:                  "not read as requests",
+		{Kind: object.KindHTTPRoute, Namespace: "shop", Name: "all"}:                  "",
+	} {
+		got := w.reports[key].Warnings
+		if want == "" && len(got) == 0 || want != "" && len(got) == 1 && strings.Contains(got[0].Problem, want) {
+			continue
+		}
+		t.Errorf("%s: %+v, want %q", key, got, want)
+	}
+}
