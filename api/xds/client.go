@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -72,6 +73,7 @@ type Client struct {
 	metrics clientMetrics
 	types   []string
 	synced  chan struct{}
+	ended   atomic.Pointer[error] // why the last stream ended; nil while one is of use
 
 	// Owned by Run.
 	known    map[string]map[string]string // type → name → version the handler has
@@ -190,6 +192,7 @@ func (c *Client) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		c.ended.Store(&err)
 		reason := classify(err)
 		c.metrics.terminations.WithLabelValues(reason).Inc()
 		// A stream that was of use is replaced at once, whatever ended it. One that never got an answer is not: a server
@@ -210,6 +213,14 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		backoff = min(2*backoff, maxBackoff)
 	}
+}
+
+// LastError is why there is no stream now; nil while there is one that is of use, or before the first attempt ended.
+func (c *Client) LastError() error {
+	if err := c.ended.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // jitter spreads a wait over 50 to 100 % of it.

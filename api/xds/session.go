@@ -106,6 +106,7 @@ func (c *Client) session(ctx context.Context, node []byte) (served bool, err err
 			}
 		case r := <-responses:
 			if !served {
+				c.ended.Store(nil)
 				c.log.Info("xds stream established", "peer", c.cfg.Target)
 			}
 			served = true

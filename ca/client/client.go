@@ -78,7 +78,12 @@ func RootFile(path string) func() ([]byte, error) {
 func TokenFile(path string) func() (string, error) {
 	return func() (string, error) {
 		b, err := os.ReadFile(path)
-		return strings.TrimSpace(string(b)), err
+		token := strings.TrimSpace(string(b))
+		// RFC 7519 §3: base64url and dots. The error would otherwise be about a header that nobody wrote.
+		if i := strings.IndexFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }); err == nil && (token == "" || i >= 0) {
+			err = fmt.Errorf("%s holds no token: is it the file that the token is projected to?", path)
+		}
+		return token, err
 	}
 }
 

@@ -305,19 +305,30 @@ func (a *agent) awaitReady(ctx context.Context) error {
 // blockers names what keeps this instance from being ready.
 func (a *agent) blockers() []string {
 	var out []string
-	add := func(c <-chan struct{}, name string) {
+	add := func(c <-chan struct{}, name, why string) {
 		select {
 		case <-c:
 		default:
+			if why != "" {
+				name += " (" + why + ")"
+			}
 			out = append(out, name)
 		}
 	}
-	add(a.xds.Synced(), "control plane")
-	if a.facts.Current().Gateway() == nil {
+	why := ""
+	if err := a.xds.LastError(); err != nil {
+		why = err.Error()
+	}
+	add(a.xds.Synced(), "control plane", why)
+	if len(out) == 0 && a.facts.Current().Gateway() == nil {
 		out = append(out, fmt.Sprintf("Gateway %s/%s is not known to the control plane", a.cfg.PodNamespace, a.cfg.GatewayName))
 	}
-	add(a.rendered, "first configuration")
-	add(a.certified, "certificate")
+	add(a.rendered, "first configuration", "")
+	why = ""
+	for _, c := range a.certs.Dump() {
+		why = cmp.Or(why, c.Err)
+	}
+	add(a.certified, "certificate", why)
 	if a.envoy.PID() == 0 || a.ads.Streams() == 0 {
 		out = append(out, "Envoy")
 	}
