@@ -264,6 +264,9 @@ func TestRefused(t *testing.T) {
 		Origin: &waypoint.Origin{Kind: "VirtualService", Namespace: "default", Name: "broken"},
 		Action: &waypoint.HTTPRule_Direct{Direct: &waypoint.DirectResponse{Status: 418}},
 	}}
+	w.Services[0].Policies = &waypoint.Policies{Telemetry: &waypoint.Telemetry{Metrics: []*waypoint.MetricOverride{
+		{Tags: map[string]string{"stray": "1 +"}}, {Tags: map[string]string{"stray": "1 +"}},
+	}}}
 	breaking.Store(true)
 	port := envoytest.App(t, "second", "127.0.27.2")
 	r.Node("127.0.27.2", "spiffe://cluster.local/ns/default/sa/second")
@@ -273,10 +276,13 @@ func TestRefused(t *testing.T) {
 	r.expect(r.Peer(idClient).Client("10.96.0.2:80"), "http://second/", 200, "second")
 	r.Await("the problem to be listed", func() error {
 		text := r.tool("/problems")
-		for _, want := range []string{`"source": "envoy"`, "DestinationRule default/broken", "VirtualService default/broken", "Expected positive duration", `"kept": true`} {
+		for _, want := range []string{`"source": "envoy"`, "DestinationRule default/broken", "VirtualService default/broken", "Expected positive duration", `"kept": true`, `"Telemetry of service/`} {
 			if !strings.Contains(text, want) {
 				return fmt.Errorf("no %s in %s", want, text)
 			}
+		}
+		if n := strings.Count(text, "tag stray"); n != 1 {
+			return fmt.Errorf("the tag is told %d times in %s", n, text)
 		}
 		return nil
 	})
@@ -286,7 +292,7 @@ func TestRefused(t *testing.T) {
 	}
 	breaking.Store(false)
 	w.Destinations[0].Policy = nil
-	w.Services[0].Ports[0].Http = nil
+	w.Services[0].Ports[0].Http, w.Services[0].Policies = nil, nil
 	r.plane.push(w)
 	r.Await("the problem to go", func() error {
 		if text := r.tool("/problems"); strings.TrimSpace(text) != "[]" {

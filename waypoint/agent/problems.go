@@ -68,8 +68,17 @@ func (a *agent) problems() []Problem {
 		out = append(out, Problem{Source: "facts", Type: shortType(id.typeURL), Resource: id.name, Text: r.text, Kept: true, Since: &r.since})
 	}
 	slices.SortFunc(out, func(a, b Problem) int { return strings.Compare(a.Type+a.Resource, b.Type+b.Resource) })
+	type told struct{ object, text string }
+	seen := map[told]bool{} // a service says the same for each of its ports
 	for _, p := range a.renderer.Problems() {
-		out = append(out, Problem{Source: "expansion", Objects: []string{p.Object}, Unit: p.Unit, Text: p.Text})
+		object := p.Object
+		if !strings.Contains(object, " ") { // settings merged from several objects have no name
+			object += " of " + p.Unit
+		}
+		if !seen[told{object, p.Text}] {
+			seen[told{object, p.Text}] = true
+			out = append(out, Problem{Source: "expansion", Objects: []string{object}, Unit: p.Unit, Text: p.Text})
+		}
 	}
 	var secrets []*waypoint.Secret
 	for _, name := range snapshot.SecretNames() {
