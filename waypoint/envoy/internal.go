@@ -115,9 +115,10 @@ func (e *Env) findChain(services []*waypoint.Service, detected bool) *onMatch {
 			}
 		}
 	}
-	ranges := map[netip.Prefix]*onMatch{}
+	ranges := make(map[netip.Prefix]*onMatch, len(ports))
+	port := portInput()
 	for prefix, byNumber := range ports {
-		ranges[prefix] = byPort(byNumber, nowhere)
+		ranges[prefix] = lookUp(port, byNumber, nowhere)
 	}
 	for _, d := range e.directs() {
 		way := toChain(chainDetect)

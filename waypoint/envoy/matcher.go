@@ -11,7 +11,9 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	inputsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/common_inputs/network/v3"
 	ipv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/matching/input_matchers/ip/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -25,7 +27,14 @@ func matcherInput(name string, config proto.Message) *xdscorev3.TypedExtensionCo
 
 // toChain ends in the filter chain of that name. A name without a chain closes the connection.
 func toChain(name string) *onMatch {
-	return &onMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: matcherInput(name, wrapperspb.String(name))}}
+	// There is one of these for each port of each service, so the StringValue is encoded by hand: field 1, a string.
+	value := make([]byte, 0, len(name)+4)
+	if name != "" {
+		value = protowire.AppendString(protowire.AppendTag(value, 1, protowire.BytesType), name)
+	}
+	return &onMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: &xdscorev3.TypedExtensionConfig{
+		Name: name, TypedConfig: &anypb.Any{TypeUrl: "type.googleapis.com/google.protobuf.StringValue", Value: value},
+	}}}
 }
 
 func toMatcher(m *xdsmatcherv3.Matcher) *onMatch {
@@ -79,8 +88,9 @@ func byProtocol(http, other *onMatch) *onMatch {
 	}, other)
 }
 
-func byPort(ports map[string]*onMatch, otherwise *onMatch) *onMatch {
-	return lookUp(matcherInput("port", &inputsv3.DestinationPortInput{}), ports, otherwise)
+// portInput is the port a connection was opened to. One can be shared by many matchers.
+func portInput() *xdscorev3.TypedExtensionConfig {
+	return matcherInput("port", &inputsv3.DestinationPortInput{})
 }
 
 func byAuthority(names map[string]*onMatch, otherwise *onMatch) *onMatch {

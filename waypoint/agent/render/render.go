@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/waypoint"
@@ -216,12 +217,13 @@ func Env(s *facts.Snapshot, opts envoy.Options, find Modules, see func(dep strin
 	if see == nil {
 		see = func(string) {}
 	}
+	services := sync.OnceValue(s.Services) // sorting thousands takes a while, and one expansion asks several times
 	e := &envoy.Env{
 		Gateway: s.Gateway(),
 		Options: opts,
 		Services: func() []*waypoint.Service {
 			see(depServices)
-			return s.Services()
+			return services()
 		},
 		Service: func(ns, host string) *waypoint.Service {
 			see(depService + mesh.ServiceName(ns, host))
