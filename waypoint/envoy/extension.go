@@ -84,8 +84,8 @@ func (e *Env) extensionFilter(x *waypoint.Extension) (*corev3.TypedExtensionConf
 	case *waypoint.Extension_Wasm:
 		return nil, fmt.Errorf("a Wasm module cannot be run for one rule: attach it to the service")
 	case *waypoint.Extension_Lua:
-		if k.Lua.GetSource() == "" {
-			return nil, fmt.Errorf("the script is empty")
+		if err := checkScript(k.Lua.GetSource()); err != nil {
+			return nil, err
 		}
 		return luaFilter(ExtensionObject(x), guardedScript(k.Lua.GetSource(), x.GetFailOpen())), nil
 	case *waypoint.Extension_Processor:

@@ -129,6 +129,14 @@ func TestTemplates(t *testing.T) {
 	}
 }
 
+func TestCheckScript(t *testing.T) {
+	for source, good := range map[string]bool{"x = 1": true, "": false, "\x1bLJ\x02": false, "#!\n\x1bLJ\x02": false, "\xef\xbb\xbf\x1bLJ\x02": false} {
+		if err := checkScript(source); (err == nil) != good {
+			t.Errorf("%q: %v", source, err)
+		}
+	}
+}
+
 // FuzzGuardedScript: whatever a script is, it stays inside its string.
 func FuzzGuardedScript(f *testing.F) {
 	for _, s := range []string{"", "]]", "]=]", "]==]]=]", "x]", "x]=", "\n", "]=]\nos.exit()--"} {
@@ -142,7 +150,7 @@ func FuzzGuardedScript(f *testing.F) {
 		}
 		level, rest, _ := strings.Cut(rest, "[")
 		body, after, ok := strings.Cut(rest, "]"+level+"]")
-		if !ok || strings.Trim(level, "=") != "" || body != "\n"+source+"\n" || !strings.HasPrefix(after, "\nlocal chunk") {
+		if !ok || strings.Trim(level, "=") != "" || body != "\n"+source+"\n" || !strings.HasPrefix(after, "\nlocal metatable") {
 			t.Errorf("the string ends elsewhere: %q", script)
 		}
 	})
