@@ -40,8 +40,12 @@ func (c client) name() string {
 	return c.NodeID
 }
 
-// shortTypes are the names istioctl gives to resource types.
-var shortTypes = map[string]string{mesh.TypeAddress: "WDS", mesh.TypeWorkload: "WDS-WORKLOAD", mesh.TypeAuthorization: "WADS"}
+// shortTypes are the names istioctl gives to resource types, and ours for those of waypoints.
+var shortTypes = map[string]string{
+	mesh.TypeAddress: "WDS", mesh.TypeWorkload: "WDS-WORKLOAD", mesh.TypeAuthorization: "WADS",
+	mesh.TypeWaypointGateway: "GATEWAY", mesh.TypeWaypointVirtualHost: "HOSTS", mesh.TypeWaypointService: "SERVICES",
+	mesh.TypeWaypointDestination: "DESTINATIONS", mesh.TypeWaypointSecret: "SECRETS",
+}
 
 func shortType(url string) string {
 	if s, ok := shortTypes[url]; ok {
@@ -58,7 +62,12 @@ func (a *app) proxyStatus() *cobra.Command {
 		Long: `List the proxies connected to the control plane, and whether they are up to date.
 
 With -v 1 there is a column for each kind of resource: SYNCED, STALE (sent, not acknowledged yet), NACKED (refused by the
-proxy; -o json tells why) or NOT SENT.`}
+proxy; -o json tells why), NOT SENT, or IGNORED (not asked for). Node proxies have WDS (workloads and services) and WADS
+(policies); waypoints and gateways have GATEWAY, HOSTS, SERVICES, DESTINATIONS and SECRETS besides WDS.
+
+With the name of a waypoint or gateway, or of one of its pods, what the control plane has for it is compared with what the
+proxy holds. The exit code is 79 when they differ for longer than a moment.`,
+		Example: "  ambitctl proxy-status -v 1\n  ambitctl proxy-status waypoint.bookinfo"}
 	a.controlFlags(cmd, &s)
 	a.outputFlag(cmd, &f)
 	cmd.Flags().IntVarP(&verbose, "verbosity", "v", 0, "1 shows the state of each kind of resource")
@@ -68,10 +77,18 @@ proxy; -o json tells why) or NOT SENT.`}
 			return err
 		}
 		if len(args) == 1 {
+			pod := args[0]
+			i, err := a.gatewayNamed(cmd.Context(), s, pod)
+			if err == nil {
+				pod = i.String()
+			}
 			all = slices.DeleteFunc(all, func(c client) bool {
 				name, _, _ := strings.Cut(c.name(), ".")
-				return c.name() != args[0] && name != args[0] && c.NodeID != args[0]
+				return c.name() != pod && name != pod && c.NodeID != pod
 			})
+			if err == nil && !f.structured() {
+				return a.compare(cmd, s, i, all, verbose)
+			}
 			if len(all) == 0 {
 				return fmt.Errorf("no proxy called %q is connected; see \"ambitctl proxy-status\"", args[0])
 			}
@@ -84,12 +101,16 @@ proxy; -o json tells why) or NOT SENT.`}
 			fmt.Fprintln(a.env.Out, "No proxy is connected.")
 			return nil
 		}
-		if verbose > 0 {
-			return a.table(statesTable(all))
-		}
-		return a.table(clientsTable(all))
+		return a.clients(all, verbose)
 	}
 	return cmd
+}
+
+func (a *app) clients(all []client, verbose int) error {
+	if verbose > 0 {
+		return a.table(statesTable(all))
+	}
+	return a.table(clientsTable(all))
 }
 
 func clientsTable(all []client) *table.Table {
