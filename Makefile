@@ -6,7 +6,7 @@ export GOFLAGS += -buildvcs=false
 export AMBIT_BIN := $(BIN)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: help build envoy demo test check unit stories bench bench-data bench-control fuzz race generate prereqs clean
+.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate prereqs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,13 +35,16 @@ stories: build envoy ## end-to-end stories in network namespaces (root)
 race: ## the concurrent packages under the race detector
 	go test -race ./api/... ./ca/... ./control/... ./ztunnel/... ./cni/...
 
-bench: bench-data bench-control ## both benchmarks (root; QUICK=1 for short ones)
+bench: bench-data bench-control bench-waypoint ## all benchmarks (root; QUICK=1 for short ones)
 
 bench-data: build ## data plane side by side: direct, ours, naive, and PEER_ZTUNNEL=path
 	go run ./e2e/bench/dataplane $(if $(QUICK),-quick) $(BENCH_ARGS)
 
 bench-control: build ## control plane with simulated node proxies
 	go run ./e2e/bench/control $(if $(QUICK),-quick) $(BENCH_ARGS)
+
+bench-waypoint: build envoy ## a waypoint with 1,000 services, and the hop beside a bare Envoy (root)
+	go run ./e2e/bench/waypoint $(if $(QUICK),-quick) $(BENCH_ARGS)
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@tools/fuzz.sh $(or $(FUZZTIME),10s)

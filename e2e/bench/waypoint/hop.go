@@ -262,8 +262,9 @@ func (c *crossing) bare(ctx context.Context, server string) (place, error) {
 	if err != nil {
 		return p, err
 	}
+	below := p.pid
 	return p, poll(ctx, "the bare Envoy", func() (err error) {
-		p.pid, err = envoyBelow(p.pid)
+		p.pid, err = envoyBelow(below)
 		return err
 	})
 }
