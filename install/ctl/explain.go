@@ -168,6 +168,7 @@ func (a *app) walk(ctx context.Context, q question, pod string) (*explanation, e
 			w.fromOutside(ctx, i, src.Text("status", "podIP"))
 			return w.explanation, nil
 		}
+		return nil, usagef("%s is a waypoint, which calls nobody by itself: start at a client of the service", source)
 	}
 	proxy := endpointOf(w.proxies, node)
 	var out way
