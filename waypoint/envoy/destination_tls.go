@@ -52,6 +52,18 @@ func (e *Env) destinationTransport(d *waypoint.Destination, p *waypoint.TrafficP
 	return out, problems
 }
 
+// TLSProblem says why the TLS that a destination wants cannot be set up, so that connections fail; "" when it can.
+func TLSProblem(d *waypoint.Destination, port uint32, subset string) string {
+	t := policyFor(d, port, subset).GetTls()
+	if !originatesTLS(t) {
+		return ""
+	}
+	if _, err := clientTLS(d, t); err != nil {
+		return "connections fail because their TLS cannot be set up: " + err.Error()
+	}
+	return ""
+}
+
 func destinationName(d *waypoint.Destination) string {
 	if o := d.GetOrigin(); o.GetKind() != "" {
 		return objectName(o)

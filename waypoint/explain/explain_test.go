@@ -42,6 +42,7 @@ func world(t *testing.T, p *waypoint.Policies, rules ...*waypoint.HTTPRule) *env
 	}}
 	dest := &waypoint.Destination{Namespace: "shop", Hostname: host, Subsets: []*waypoint.Subset{
 		{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "v3", Labels: map[string]string{"version": "v3"}},
+		{Name: "tls", Policy: &waypoint.TrafficPolicy{Tls: &waypoint.ClientTLS{Broken: "there is no Secret shop/gone"}}},
 	}}
 	pods := []*workload.Workload{
 		{Namespace: "shop", Name: "reviews-1", Addresses: [][]byte{{10, 0, 0, 1}}, Extensions: labels("v1")},
@@ -129,6 +130,7 @@ func TestExplain(t *testing.T) {
 		"by header":                {rules: []*waypoint.HTTPRule{byHeader, forward(to("v3", 1))}, change: func(r *Request) { r.Headers = map[string]string{"End-User": "jason"} }, allowed: true, says: "VirtualService shop/reviews"},
 		"subset without endpoint":  {rules: []*waypoint.HTTPRule{byHeader, forward(to("v3", 1))}, status: 503, says: "there is no endpoint"},
 		"unknown subset":           {rules: []*waypoint.HTTPRule{forward(to("v9", 1))}, status: 503, says: `no subset "v9"`},
+		"TLS that cannot be":       {rules: []*waypoint.HTTPRule{forward(to("tls", 1))}, status: 503, says: "there is no Secret shop/gone"},
 		"no rule matches":          {rules: []*waypoint.HTTPRule{byHeader}, status: 404},
 		"broken rule":              {rules: []*waypoint.HTTPRule{{Broken: "no"}}, status: 500},
 		"no weight":                {rules: []*waypoint.HTTPRule{forward(to("v1", 0), to("v3", 0))}, status: 500},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/waypoint/envoy"
 )
 
 // limit names the rate limits that count the request.
@@ -185,6 +186,9 @@ func (w *walk) endpoints(b *waypoint.Backend) (via string, out []Endpoint, probl
 		via = through.GetNamespace() + "/" + through.GetHostname()
 		out, problem = ready(w.env.Endpoints(through.GetNamespace(), through.GetHostname()), nil)
 		return via, out, problem
+	}
+	if why := envoy.TLSProblem(d, cmp.Or(b.GetPort(), w.req.Port), b.GetSubset()); why != "" {
+		return "", nil, why
 	}
 	if d.GetResolution() == waypoint.Destination_ORIGINAL || d.GetResolution() == waypoint.Destination_DYNAMIC {
 		return "", []Endpoint{{Workload: b.GetHostname(), Healthy: true}}, ""
