@@ -31,6 +31,8 @@ func (e *Env) httpManager(t target, routes string) (*hcmv3.HttpConnectionManager
 			InitialConnectionWindowSize: uint32Value(16 << 20),
 		},
 		UseRemoteAddress: wrapperspb.Bool(false),
+		// "a.example." is the same host as "a.example" (RFC 1034 §3.1), to policies as to applications.
+		StripTrailingHostDot: true,
 	}
 	normalize(m, e.Gateway.GetMesh().GetPathNormalization())
 	filters, problems := e.httpFilters(t)
