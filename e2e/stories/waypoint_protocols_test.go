@@ -54,7 +54,7 @@ func TestWaypointProtocols(t *testing.T) {
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}
-spec: {selector: {app: web}, ports: [%s{name: http, port: 80, targetPort: 8080}, {name: h2, port: 81, targetPort: 8080, appProtocol: kubernetes.io/h2c}, {name: grpc, port: 82, targetPort: 8090}, {name: unknown, port: 83, targetPort: 8080}, {name: unknown-tcp, port: 84, targetPort: 7000}]}
+spec: {selector: {app: web}, ports: [%s{name: http, port: 80, targetPort: 8080}, {name: h2, port: 81, targetPort: 8080, appProtocol: kubernetes.io/h2c}, {name: grpc, port: 82, targetPort: 8090}, {name: unknown, port: 83, targetPort: 8080}, {name: unknown-tcp, port: 84, targetPort: 7000}, {name: unknown-first, port: 85, targetPort: 7001}]}
 `, list.String()))
 	vip := w.vip("shop", "web")
 	at := func(name string) string { return net.JoinHostPort(vip, fmt.Sprint(ports[name])) }
@@ -95,6 +95,9 @@ spec: {selector: {app: web}, ports: [%s{name: http, port: 80, targetPort: 8080},
 			}
 			c.Close()
 		}
+		if log, err := w.DaemonLog("ztunnel@node1"); err != nil || strings.Contains(string(log), "peer-reset") {
+			t.Errorf("an end is logged as a break: %v", err)
+		}
 		const size = 3 << 20
 		c, err := w.dial("shop", "client", at("whole"))
 		w.must(err)
@@ -118,6 +121,44 @@ spec: {selector: {app: web}, ports: [%s{name: http, port: 80, targetPort: 8080},
 		if n, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 			t.Errorf("a server that resets: %d bytes, %v", n, err)
 		}
+	})
+	t.Run("Patience", func(t *testing.T) {
+		w := w.as(t)
+		// Where it must be found out what a client speaks, one that says nothing for long is taken for no HTTP. It must
+		// not get past a policy about HTTP in this way.
+		deny := strings.Replace(getOnly("shop", "web"), "rules:", "action: DENY\n  rules:", 1)
+		w.now(deny)
+		w.status("shop", "client", "http://"+vip+":83/", 403)
+		c, err := w.dial("shop", "client", vip+":83")
+		w.must(err)
+		defer c.Close()
+		greeted, err := w.dial("shop", "client", vip+":85")
+		w.must(err)
+		defer greeted.Close()
+		w.must(c.SetDeadline(time.Now().Add(6 * time.Second))) // longer than the waypoint waits
+		if n, err := c.Read(make([]byte, 1)); err == nil {
+			t.Errorf("a connection that says nothing is sent %d bytes", n)
+		}
+		w.must(greeted.SetDeadline(time.Now().Add(time.Second)))
+		if n, err := greeted.Read(make([]byte, 1)); err == nil {
+			t.Errorf("a server that speaks first says %d bytes to whom nothing is allowed", n)
+		}
+		w.must(c.SetDeadline(time.Now().Add(patience)))
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil && resp.StatusCode != 403 {
+			t.Errorf("a client that waited is answered %s", resp.Status)
+		}
+		if got, err := w.call("shop", "client", vip+":83", "\x00no-http"); err == nil {
+			t.Errorf("no HTTP where HTTP is refused: %q", got)
+		}
+		w.through("shop", "client", "POST http://"+vip+":83/", "shop/wp")
+		w.remove(deny)
+		w.now(onlyClient)
+		if got, err := w.call("shop", "client", vip+":84", "\x00no-http"); err != nil || !strings.HasSuffix(got, "no-http") {
+			t.Errorf("no HTTP where the client may do anything: %q, %v", got, err)
+		}
+		w.remove(onlyClient)
+		w.synced()
 	})
 	t.Run("HTTP2", func(t *testing.T) {
 		w := w.as(t)

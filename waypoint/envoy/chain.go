@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"slices"
 	"strconv"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -110,6 +111,12 @@ func (e *Env) tcpChain(t target, name string, proxy *tcpproxyv3.TcpProxy, values
 	if e.isDynamic(t) {
 		filters = append(filters, dynamicNameFilter(t.port))
 	}
+	if t.detected() && t.authorized() {
+		// Network policies decide at the first bytes of the client. Before that the server must not speak to it, where
+		// that could not be decided at the CONNECT because it might have been HTTP.
+		proxy.UpstreamConnectMode = tcpproxyv3.UpstreamConnectMode_ON_DOWNSTREAM_DATA
+		proxy.MaxEarlyDataBytes = uint32Value(64 << 10)
+	}
 	proxy.StatPrefix = "inbound"
 	logs, p := e.accessLogs(t, kindTCP)
 	proxy.AccessLog = logs
@@ -129,4 +136,12 @@ func blackHoleChain() *listenerv3.FilterChain {
 			ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: ClusterBlackHole},
 		})},
 	}
+}
+
+// detected says that a connection's protocol is found out by its first bytes.
+func (t target) detected() bool { return !t.edge && t.protocol == waypoint.Protocol_AUTO }
+
+// authorized says that there are policies about who may do what.
+func (t target) authorized() bool {
+	return slices.ContainsFunc(t.policies, func(p *waypoint.Policies) bool { return len(p.GetAuthorization()) > 0 })
 }
