@@ -36,7 +36,7 @@ type clusterRunner struct {
 }
 
 // inCluster says whether the configuration comes from an API server.
-func (c Config) inCluster() bool { return c.InCluster || c.Kubeconfig != "" }
+func (c Config) inCluster() bool { return c.InCluster || c.Kubeconfig+c.KubeContext != "" }
 
 // newCluster is nil when the configuration comes from a folder.
 func newCluster(d *Daemon) (*clusterRunner, error) {

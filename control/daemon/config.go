@@ -27,6 +27,8 @@ type Config struct {
 	Kubeconfig, KubeContext string
 	// TrustedNodeAccounts, as namespace/name, may ask for the certificates of pods on their node.
 	TrustedNodeAccounts []string
+	// GatewayImage is what runs for Gateways, in a cluster.
+	GatewayImage string
 	// ServingNames are further names of the authority's own certificate.
 	ServingNames []string
 	// StateDir is where the last good versions of policies are kept over a restart; empty keeps none.
@@ -103,6 +105,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"AMBIT_TOKEN_KEYS":    &c.TokenKeys,
 		"AMBIT_ADMIN_SOCKET":  &c.AdminSocket,
 		"AMBIT_ADMIN_ADDRESS": &c.AdminAddress,
+		"AMBIT_GATEWAY_IMAGE": &c.GatewayImage,
 		"AMBIT_MONITORING":    &c.MonitoringAddress,
 		"TRUST_DOMAIN":        &c.TrustDomain,
 		"CLUSTER_ID":          &c.ClusterID,
@@ -184,8 +187,8 @@ func (c Config) Validate() error {
 
 // validateCluster says what does not go together with a cluster.
 func (c Config) validateCluster(bad func(string, ...any)) {
-	if c.InCluster && c.Kubeconfig != "" {
-		bad("--in-cluster and --kubeconfig exclude each other: choose one")
+	if c.InCluster && c.Kubeconfig+c.KubeContext != "" {
+		bad("--in-cluster excludes --kubeconfig and --kube-context: choose one")
 	}
 	for flag, v := range map[string]string{"--config-dir": c.ConfigDir, "--gateways-folder": c.GatewaysFolder, "--token-keys": c.TokenKeys} {
 		if v != "" {

@@ -39,7 +39,7 @@ func newGateways(d *Daemon) *gatewayRunner {
 		Applier: applier, Status: d.status, Logger: log,
 		Deploy: deploy.Config{
 			TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,
-			SystemNamespace: d.cfg.RootNamespace, Network: d.cfg.Network,
+			SystemNamespace: d.cfg.RootNamespace, Network: d.cfg.Network, Image: d.cfg.GatewayImage,
 		},
 	})
 	return g

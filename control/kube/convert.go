@@ -30,8 +30,6 @@ func convert(d *intake.Decoder, kind object.Kind, in any) (object.Object, []stat
 		return d.Convert(kind, o.ObjectMeta, o)
 	case *corev1.Service:
 		return d.Convert(kind, o.ObjectMeta, o)
-	case *corev1.ServiceAccount:
-		return d.Convert(kind, o.ObjectMeta, o)
 	case *corev1.Secret:
 		return d.Convert(kind, o.ObjectMeta, o)
 	case *corev1.ConfigMap:

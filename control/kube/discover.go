@@ -87,7 +87,7 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 			f.cancel, f.serves = nil, ""
 		}
 		if !ok {
-			s.absent(f)
+			s.absent(ctx, f)
 			return
 		}
 		lw = s.cfg.Cluster.untyped(gvr, "", "")
@@ -111,11 +111,12 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 
 // absent handles a kind that is not served. Of one that was, the API server has told of every object's end, or else they
 // are only out of sight.
-func (s *Source) absent(f *feed) {
-	f.settle(true)
+func (s *Source) absent(ctx context.Context, f *feed) {
+	f.settle()
 	n := 0
 	if f.ended != nil {
 		<-f.ended
+		f.asked(ctx, nil) // what was wrong with the watch is now something else
 		n = len(f.have)
 	}
 	if n == 0 {

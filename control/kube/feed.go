@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -29,7 +28,6 @@ type feed struct {
 
 	mu     sync.Mutex
 	synced bool  // a complete list was taken in, or there is none to have
-	absent bool  // the API server does not serve the kind
 	err    error // why the API server cannot be asked at the moment
 
 	// owned by Source.discover
@@ -129,14 +127,14 @@ func (f *feed) Replace(list []any, _ string) error {
 			f.remove(key)
 		}
 	}
-	f.settle(false)
+	f.settle()
 	return nil
 }
 
 // settle notes that everything there is to know of the kind is known.
-func (f *feed) settle(absent bool) {
+func (f *feed) settle() {
 	f.mu.Lock()
-	f.synced, f.absent, f.err = true, absent, nil
+	f.synced = true
 	f.mu.Unlock()
 	f.to.poke()
 }
@@ -221,6 +219,3 @@ func follow(ctx context.Context, c *Cluster, name string, lw *cache.ListWatch, s
 	r := cache.NewReflectorWithOptions(lw, nil, store, cache.ReflectorOptions{Name: name, TypeDescription: name, Logger: &log, Backoff: retry()})
 	r.RunWithContext(klog.NewContext(ctx, log))
 }
-
-// String is for logs.
-func (f *feed) String() string { return fmt.Sprintf("%s (%s)", f.kind, f.serves) }

@@ -49,14 +49,13 @@ const notOurs = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-to
 func builtins() map[object.Kind]builtin {
 	core, slices := corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion
 	return map[object.Kind]builtin{
-		object.KindNamespace:      {core, "namespaces", func() runtime.Object { return &corev1.NamespaceList{} }, ""},
-		object.KindNode:           {core, "nodes", func() runtime.Object { return &corev1.NodeList{} }, ""},
-		object.KindPod:            {core, "pods", func() runtime.Object { return &corev1.PodList{} }, ""},
-		object.KindService:        {core, "services", func() runtime.Object { return &corev1.ServiceList{} }, ""},
-		object.KindServiceAccount: {core, "serviceaccounts", func() runtime.Object { return &corev1.ServiceAccountList{} }, ""},
-		object.KindSecret:         {core, "secrets", func() runtime.Object { return &corev1.SecretList{} }, notOurs},
-		object.KindConfigMap:      {core, "configmaps", func() runtime.Object { return &corev1.ConfigMapList{} }, ""},
-		object.KindEndpointSlice:  {slices, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} }, ""},
+		object.KindNamespace:     {core, "namespaces", func() runtime.Object { return &corev1.NamespaceList{} }, ""},
+		object.KindNode:          {core, "nodes", func() runtime.Object { return &corev1.NodeList{} }, ""},
+		object.KindPod:           {core, "pods", func() runtime.Object { return &corev1.PodList{} }, ""},
+		object.KindService:       {core, "services", func() runtime.Object { return &corev1.ServiceList{} }, ""},
+		object.KindSecret:        {core, "secrets", func() runtime.Object { return &corev1.SecretList{} }, notOurs},
+		object.KindConfigMap:     {core, "configmaps", func() runtime.Object { return &corev1.ConfigMapList{} }, ""},
+		object.KindEndpointSlice: {slices, "endpointslices", func() runtime.Object { return &discoveryv1.EndpointSliceList{} }, ""},
 	}
 }
 

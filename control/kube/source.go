@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -63,6 +61,9 @@ func NewSource(cfg SourceConfig) *Source {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	for _, r := range intake.Resources() {
+		if r.Kind == object.KindServiceAccount {
+			continue // accounts are known by the pods that use them
+		}
 		s.feeds = append(s.feeds, &feed{kind: r.Kind, to: s, have: make(map[object.Key]seen)})
 	}
 	s.refs.init()
@@ -173,11 +174,4 @@ func (s *Source) Waiting() []string {
 		}
 	}
 	return out
-}
-
-// Describe is Waiting on one line.
-func (s *Source) Describe() string {
-	w := s.Waiting()
-	slices.Sort(w)
-	return strings.Join(w, "; ")
 }
