@@ -177,10 +177,10 @@ func (a *app) walk(ctx context.Context, q question, pod string) (*explanation, e
 		return nil, err
 	}
 	if !out.Captured {
-		w.add("pod "+source, pass, "", "is not in the mesh: nothing is redirected, its connections leave as plaintext, without an identity")
+		w.add("pod "+source, pass, "", "is not in the mesh: its connections leave as plaintext, without an identity")
 		w.unredirected(ctx, out)
 	} else {
-		w.add("pod "+source, pass, "", "is in the mesh as %s: its connections are handed to the proxy of its node", out.Identity)
+		w.add("pod "+source, pass, "", "is in the mesh, as %s", out.Identity)
 		w.outward(ctx, out, "ztunnel of "+node)
 	}
 	return w.explanation, nil
