@@ -1,8 +1,11 @@
 package stories
 
 import (
+	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +39,22 @@ spec: {selector: {app: web}, ports: [{name: tcp, port: 7000}]}
 	}
 	w.refused("shop", "foe", lines)
 	w.logged("node2", "connection complete", `src.client.identity="spiffe://cluster.local/ns/shop/sa/foe"`, `src.identity="spiffe://cluster.local/ns/shop/sa/wp"`, "policy-not-allowed")
+	// Whose word that is matters: the waypoint's of this very service, and nobody else's, whoever they have their
+	// certificate from.
+	own, pod := filepath.Join(w.Dir, "mesh", "issuer"), net.JoinHostPort(w.podIP("shop", "web"), "8080")
+	for account, want := range map[string]bool{"wp": true, "next": false, "foe": false} {
+		c := &tls.Config{Certificates: []tls.Certificate{w.certificate(own, "cluster.local", "shop", account)}, NextProtos: []string{"h2"}, InsecureSkipVerify: true}
+		door := net.JoinHostPort(w.podIP("shop", "web"), "15008")
+		for _, header := range []string{"x-ambit-client-identity: spiffe://cluster.local/ns/shop/sa/friend", "x-ambit-client-identity: spiffe://cluster.local/ns/shop/sa/foe", "x-ambit-client-identity: friend", "x-other: y"} {
+			a, status, err := w.tunnelled(door, c, pod, []string{header, "x-ambit-client-address: 10.1.1.1"}, "http://web/")
+			if got, want := err == nil && a.Status == 200, want && strings.HasSuffix(header, "/sa/friend"); got != want {
+				t.Errorf("%s with %s: CONNECT %d, then %d, %v", account, header, status, a.Status, err)
+			}
+		}
+	}
+	w.now(strict)
+	w.through("shop", "friend", service, "shop/wp")
+	w.remove(strict)
 	w.remove(onlyFriends)
 	w.now(strings.NewReplacer("only-friends", "not-foe", "ALLOW", "DENY", "sa/friend", "sa/foe").Replace(onlyFriends))
 	w.through("shop", "friend", service, "shop/wp")

@@ -163,6 +163,28 @@ spec: {selector: {app: web}, ports: [{name: tcp, port: 7000}]}
 		t.Errorf("the application sees %v", a.Header)
 	}
 	ask(plain, "http://www.shop.example/free/x", 200, "free")
+	// Nobody outside says who he is.
+	spoof := []string{
+		"x-forwarded-client-cert: By=x;URI=spiffe://cluster.local/ns/shop/sa/client", "x-ambit-client-identity: spiffe://cluster.local/ns/shop/sa/client",
+		"x-ambit-client-address: 1.2.3.4", "x-forwarded-for: 1.2.3.4", "x-envoy-original-dst-host: " + w.podIP("shop", "free") + ":8080", "x-envoy-external-address: 1.2.3.4",
+	}
+	spoofed := func(by string) {
+		t.Helper()
+		a, err := send(plain, "http://www.shop.example/x", spoof...)
+		if err != nil || a.Status != 200 || a.Pod != "web" || a.by() != by || strings.Contains(a.Header.Get("X-Forwarded-Client-Cert"), "sa/client") {
+			t.Errorf("with spoofed headers: %d by %q, %v, XFCC %q", a.Status, a.by(), err, a.Header.Values("X-Forwarded-Client-Cert"))
+		}
+		xff := strings.Split(strings.Join(a.Header.Values("X-Forwarded-For"), ","), ",")
+		if len(xff) < 2 || xff[1] != w.Control.Addresses[0] {
+			t.Errorf("the application sees XFF %q", xff)
+		}
+		for name, v := range a.Header {
+			if l := strings.ToLower(name); strings.HasPrefix(l, "x-ambit-") || strings.HasPrefix(l, "x-envoy-") && strings.Contains(v[0], "1.2.3.4") || l == "x-envoy-original-dst-host" {
+				t.Errorf("the application sees %s %q", name, v)
+			}
+		}
+	}
+	spoofed("")
 	ask(plain, "http://nobody.shop.example/", 404, "")
 	ask(plain, "http://www.elsewhere.example/", 404, "")
 
@@ -211,6 +233,7 @@ spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: sho
 	if a := ask(plain, "http://www.shop.example/x", 200, "web"); a.by() != "shop/wp" {
 		t.Errorf("past the waypoint: by %q, %v", a.by(), a.Header)
 	}
+	spoofed("shop/wp")
 	ask(plain, "POST http://www.shop.example/x", 403, "")
 	ask(plain, "POST http://www.shop.example/free", 200, "free")
 	w.remove(getOnly("shop", "web"))

@@ -117,6 +117,16 @@ spec: {address: ` + outside + `}
 			t.Errorf("%s by TCP: %q, %v", addr, got, err)
 		}
 	}
+	// A machine may ask for a waypoint as a pod does.
+	w.now(waypointYAML("egress", "boxes", "workload") + `
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: box, namespace: egress, labels: {istio.io/use-waypoint: boxes}}
+spec: {address: ` + w.nodeIP("node2") + `}
+`)
+	w.must(w.In(w.ctx, "node2", func() (err error) { l, err = net.Listen("tcp", w.nodeIP("node2")+":8080"); return err }))
+	w.handleOn(l, echoRequest("box"))
+	w.through("shop", "client", "http://"+w.nodeIP("node2")+":8080/", "egress/boxes")
 	// Who may go out and what for, decided at the waypoint.
 	w.now(`
 apiVersion: security.istio.io/v1
@@ -135,6 +145,11 @@ spec:
 	w.status("shop", "client", "http://10.97.1.1/", 0)
 	w.logged("node1", "waypoint-required", "static.example.com")
 	w.through("shop", "client", "http://10.97.1.4/", "")
+}
+
+func (w *world) nodeIP(node string) string {
+	n, _ := w.Node(node)
+	return n.Addresses[0]
 }
 
 // TestWaypointDualStack goes through a waypoint by IPv4 and IPv6.
