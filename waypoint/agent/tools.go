@@ -178,6 +178,9 @@ func (a *agent) serveExplain(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the Gateway is not known yet", http.StatusServiceUnavailable)
 		return
 	}
+	if req.Ejected, err = a.admin.ejected(r.Context()); err != nil {
+		a.log.Debug("explained without what Envoy knows of failing endpoints", "err", err)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", " ")

@@ -100,6 +100,19 @@ func (e *Env) clusterName(b *waypoint.Backend, kind string) string {
 	return outboundName(b.GetPort(), b.GetSubset(), label)
 }
 
+// ClusterFor is the name of the cluster that leads to a backend.
+func (e *Env) ClusterFor(b *waypoint.Backend, tcp bool) string {
+	if tcp {
+		return e.clusterName(b, kindTCP)
+	}
+	return e.clusterName(b, kindHTTP)
+}
+
+// Panics reports whether a backend whose endpoints all failed is sent to all the same.
+func (e *Env) Panics(b *waypoint.Backend) bool {
+	return policyFor(e.Destination(b.GetNamespace(), b.GetHostname()), b.GetPort(), b.GetSubset()).GetOutliers().GetMinHealthPercent().GetValue() > 0
+}
+
 // label is the hostname in names of clusters, chains and routes. Namespaces that share a proxy may each have a
 // ServiceEntry for one hostname: what is theirs must not be mixed up, or one would have the other's traffic, or its
 // service without its policies. The service that the name means everywhere has the plain name.

@@ -42,6 +42,9 @@ type Request struct {
 	SNI string `json:"sni,omitempty"`
 	// Now is when the request is made.
 	Now time.Time `json:"now"`
+	// Ejected are the addresses of endpoints that Envoy has taken out because they failed, by cluster. Only the proxy
+	// knows.
+	Ejected map[string][]netip.Addr `json:"-"`
 }
 
 // Verdict of a step.
@@ -75,6 +78,8 @@ type Endpoint struct {
 	Workload string `json:"workload"`
 	Address  string `json:"address"`
 	Healthy  bool   `json:"healthy"`
+	// Ejected: Envoy sends it nothing for a while, because it failed.
+	Ejected bool `json:"ejected,omitempty"`
 }
 
 // Backend is where a share of the requests goes.

@@ -75,6 +75,16 @@ func request(change func(*Request)) Request {
 	return r
 }
 
+// ejected takes pods out of a cluster.
+func ejected(cluster string, pods ...byte) func(*Request) {
+	return func(r *Request) {
+		r.Ejected = map[string][]netip.Addr{}
+		for _, p := range pods {
+			r.Ejected[cluster] = append(r.Ejected[cluster], netip.AddrFrom4([4]byte{10, 0, 0, p}))
+		}
+	}
+}
+
 func exact(s string) *waypoint.StringMatch {
 	return &waypoint.StringMatch{Kind: &waypoint.StringMatch_Exact{Exact: s}}
 }
@@ -131,6 +141,10 @@ func TestExplain(t *testing.T) {
 		"subset without endpoint":  {rules: []*waypoint.HTTPRule{byHeader, forward(to("v3", 1))}, status: 503, says: "there is no endpoint"},
 		"unknown subset":           {rules: []*waypoint.HTTPRule{forward(to("v9", 1))}, status: 503, says: `no subset "v9"`},
 		"TLS that cannot be":       {rules: []*waypoint.HTTPRule{forward(to("tls", 1))}, status: 503, says: "there is no Secret shop/gone"},
+		"all endpoints ejected":    {change: ejected("inbound-vip|80|http|"+host, 1, 2), status: 503, says: "all 2 endpoints failed"},
+		"one endpoint ejected":     {change: ejected("inbound-vip|80|http|"+host, 2), allowed: true},
+		"ejected of another route": {change: ejected("inbound-vip|80|http/v1|"+host, 1), allowed: true},
+		"ejected of this route":    {rules: []*waypoint.HTTPRule{forward(to("v1", 1))}, change: ejected("inbound-vip|80|http/v1|"+host, 1), status: 503, says: "failed"},
 		"no rule matches":          {rules: []*waypoint.HTTPRule{byHeader}, status: 404},
 		"broken rule":              {rules: []*waypoint.HTTPRule{{Broken: "no"}}, status: 500},
 		"no weight":                {rules: []*waypoint.HTTPRule{forward(to("v1", 0), to("v3", 0))}, status: 500},

@@ -205,7 +205,31 @@ func (w *walk) endpoints(b *waypoint.Backend) (via string, out []Endpoint, probl
 	if d.GetResolution() == waypoint.Destination_DNS {
 		problem = ""
 	}
+	if problem == "" {
+		problem = w.ejected(b, out)
+	}
 	return "", out, problem
+}
+
+// ejected marks the endpoints that Envoy has taken out, and says so when none is left. With none left it uses all of them
+// only if a minHealthPercent says so.
+func (w *walk) ejected(b *waypoint.Backend, out []Endpoint) string {
+	b = proto.CloneOf(b)
+	b.Port = cmp.Or(b.GetPort(), w.req.Port)
+	gone := w.req.Ejected[w.env.ClusterFor(b, w.req.TCP)]
+	left := len(out)
+	for i := range out {
+		if a, err := netip.ParseAddr(out[i].Address); err == nil && slices.Contains(gone, a) {
+			out[i].Healthy, out[i].Ejected = false, true
+		}
+		if !out[i].Healthy {
+			left--
+		}
+	}
+	if left > 0 || len(gone) == 0 || w.env.Panics(b) {
+		return ""
+	}
+	return fmt.Sprintf("all %d endpoints failed and are out for now (outlierDetection)", len(out))
 }
 
 // ready lists the workloads with some labels.
