@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"github.com/ambit-mesh/ambit/api/auth"
@@ -32,6 +33,7 @@ type clusterRunner struct {
 	dir       string          // private, for the authority's key and the serving certificate
 	ca        atomic.Pointer[server.Server]
 	issuer    atomic.Pointer[issuer.Issuer]
+	leading   atomic.Int32
 	opened    chan struct{} // closed when there is an issuer
 }
 
@@ -52,6 +54,14 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	c.source = kube.NewSource(kube.SourceConfig{
 		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Logger: d.logger,
 	})
+	d.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "ambit_control_unreadable_kinds", Help: "Kinds that the API server does not let the control plane read at the moment.",
+		}, func() float64 { return float64(c.source.Failing()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "ambit_control_leader", Help: "1 on the replica that writes status and what runs for Gateways.",
+		}, func() float64 { return float64(c.leading.Load()) }),
+	)
 	c.writer = kube.NewWriter(c.source)
 	c.tokens = kube.NewTokens(c.cluster, cfg.TrustDomain)
 	if cfg.TLSDir != "" {
@@ -145,6 +155,8 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 	})
 	feed := kube.NewGatewayFeed(c.source, c.d.gateways.reconciler)
 	return leader.Run(ctx, func(ctx context.Context) {
+		c.leading.Store(1)
+		defer c.leading.Store(0)
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		wg.Go(func() { feed.Run(ctx) })

@@ -150,6 +150,9 @@ func TestCluster(t *testing.T) {
 	c.await("the policy's status", func() bool {
 		return c.api.Object("apis/security.istio.io/v1/authorizationpolicies", "shop", "deny")["status"] != nil
 	})
+	if _, b := c.get("/metrics"); !strings.Contains(b, "ambit_control_leader 1") || !strings.Contains(b, "ambit_control_unreadable_kinds 0") {
+		t.Error("the metrics do not say that this replica leads")
+	}
 	c.waypoint()
 
 	// The API server goes away: proxies that come back are served, and nothing they know is taken back.

@@ -148,7 +148,7 @@ func (f *feed) complete() (bool, error) {
 
 // asked takes in how a question to the API server went.
 func (f *feed) asked(ctx context.Context, err error) {
-	if ctx.Err() != nil || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsTimeout(err) && f.err == nil || apierrors.IsInvalid(err) {
+	if ctx.Err() != nil || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err) {
 		return // it is asked again, differently, at once
 	}
 	f.mu.Lock()
@@ -156,16 +156,17 @@ func (f *feed) asked(ctx context.Context, err error) {
 	f.err = err
 	f.mu.Unlock()
 	owner := "kube/watch/" + f.kind.String()
-	denied := apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
 	switch {
 	case err == nil && was != nil:
 		f.to.cfg.Status.Set(owner)
 		f.to.away(-1, f.kind, nil)
 	case err != nil && (was == nil || was.Error() != err.Error()):
 		e := status.Entry{Severity: status.Warning, Kind: f.kind.String(), Problem: "cannot be read from the API server: " + err.Error(), Fix: "what was known stays in force; it is tried again all the time"}
-		if denied {
+		if denied(err) {
 			e.Fix = "give the control plane's service account the verbs list and watch for it; what was known stays in force"
-			f.to.log.Error("the API server does not let the control plane read a kind", "kind", f.kind.String(), "err", err)
+			if !denied(was) {
+				f.to.log.Error("the API server does not let the control plane read a kind", "kind", f.kind.String(), "err", err)
+			}
 		}
 		f.to.cfg.Status.Set(owner, e)
 		if was == nil {
@@ -176,6 +177,8 @@ func (f *feed) asked(ctx context.Context, err error) {
 		f.to.poke()
 	}
 }
+
+func denied(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }
 
 // away counts the kinds that cannot be asked about. An API server that restarts is worth two lines, not two for each kind.
 func (s *Source) away(more int, kind object.Kind, err error) {

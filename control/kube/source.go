@@ -175,3 +175,10 @@ func (s *Source) Waiting() []string {
 	}
 	return out
 }
+
+// Failing is how many kinds cannot be read at the moment.
+func (s *Source) Failing() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failing
+}

@@ -181,7 +181,7 @@ spec: {action: DENY, rules: [{from: [{source: {namespaces: [%s]}}]}]}
 
 var policyKey = object.Key{Kind: object.KindAuthorizationPolicy, Namespace: "shop", Name: "web"}
 
-func denied(o object.Object) string { return fmt.Sprintf("%+v", o) }
+func shown(o object.Object) string { return fmt.Sprintf("%+v", o) }
 
 // What is there when the source starts comes before Synced, without the kinds that are not served; those that come later
 // are read when they come, and their end takes nothing back.
@@ -235,7 +235,7 @@ func TestServerRestarts(t *testing.T) {
 	}
 	a.Fail(nil)
 	await(t, "what happened meanwhile", func() bool {
-		return w.sink.get(object.Key{Kind: object.KindPod, Namespace: "shop", Name: "web-1"}) == nil && strings.Contains(denied(w.sink.get(policyKey)), "worse")
+		return w.sink.get(object.Key{Kind: object.KindPod, Namespace: "shop", Name: "web-1"}) == nil && strings.Contains(shown(w.sink.get(policyKey)), "worse")
 	})
 	await(t, "the end of the trouble", func() bool { return len(w.status.List()) == 0 })
 	if gone := w.sink.gone(); len(gone) != 1 {
@@ -305,11 +305,11 @@ func TestBadObject(t *testing.T) {
 	if e.Severity != status.Refused || !e.Kept || e.Namespace != "shop" || e.Name != "web" || !strings.Contains(e.Fix, "namespaces") || e.Line != 0 {
 		t.Errorf("%+v", e)
 	}
-	if !strings.Contains(denied(w.sink.get(policyKey)), "bad") {
+	if !strings.Contains(shown(w.sink.get(policyKey)), "bad") {
 		t.Error("the good version is gone")
 	}
 	a.Put(fmt.Sprintf(policy, "worst"))
-	await(t, "the mended version", func() bool { return strings.Contains(denied(w.sink.get(policyKey)), "worst") })
+	await(t, "the mended version", func() bool { return strings.Contains(shown(w.sink.get(policyKey)), "worst") })
 	await(t, "the end of the refusal", func() bool { return len(w.status.List()) == 0 })
 	a.Put(strings.Replace(fmt.Sprintf(policy, "x"), "DENY", "MAYBE", 1))
 	await(t, "the refusal", func() bool { return len(w.status.List()) > 0 })
