@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	runtimemetrics "runtime/metrics"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -144,6 +145,7 @@ func (a *agent) run(ctx context.Context, binary string) error {
 	g.Go(func() error { return a.serveEnvoy(serve, local) })
 	g.Go(func() error { return a.serveTools(serve) })
 	g.Go(func() error { return a.awaitReady(serve) })
+	g.Go(func() error { return a.trim(serve) })
 	g.Go(func() error {
 		err := a.envoy.Run(serve)
 		stop() // nothing here is of use without Envoy
@@ -175,7 +177,10 @@ func build(cfg Config, deps Deps, log *slog.Logger, dir string, quit context.Can
 		reg: prometheus.NewRegistry(), rejected: map[rejectedID]rejection{},
 	}
 	a.opts = cfg.options(a.socket)
-	a.admin = newEnvoyAdmin(a.opts.AdminPort, cmp.Or(cfg.ReadyPort, mesh.PortReadiness), cmp.Or(cfg.StatsPort, portEnvoyStats))
+	if cfg.AdminPort == 0 {
+		a.opts.AdminSocket = filepath.Join(dir, "admin.sock")
+	}
+	a.admin = newEnvoyAdmin(a.opts.AdminSocket, a.opts.AdminPort, cmp.Or(cfg.ReadyPort, mesh.PortReadiness), cmp.Or(cfg.StatsPort, portEnvoyStats))
 	a.own = newMetrics(a.reg, deps.Version)
 	a.wasm = wasm.New(dir, log.With("source", "wasm"))
 	a.renderer = render.New(a.opts, a.wasm.File, log.With("source", "expansion"))
@@ -292,11 +297,30 @@ func (a *agent) awaitReady(ctx context.Context) error {
 		}
 	}
 	a.log.Info("Envoy has its first configuration")
-	// Starting takes several times the memory that running does, and Envoy needs it more.
-	for sleep(ctx, time.Second) {
-		if len(a.behind()) == 0 {
+	return nil
+}
+
+// How long nothing must have changed before memory is given back, and how much must have been allocated for it to be worth
+// the work.
+const (
+	trimAfter = time.Second
+	trimFrom  = 4 << 20
+)
+
+// trim gives memory back after starting, which takes several times what running does, and after changes: Envoy needs it more.
+func (a *agent) trim(ctx context.Context) error {
+	allocated := []runtimemetrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	var seen, trimmed uint64
+	for sleep(ctx, trimAfter) {
+		now := a.built.Load()
+		still := now == seen && len(a.behind()) == 0
+		if seen = now; !still {
+			continue
+		}
+		runtimemetrics.Read(allocated)
+		if total := allocated[0].Value.Uint64(); total-trimmed >= trimFrom {
 			debug.FreeOSMemory()
-			break
+			trimmed = total
 		}
 	}
 	return nil

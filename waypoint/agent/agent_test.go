@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,7 +70,7 @@ func TestRequest(t *testing.T) {
 	r.expect(r.Peer(idClient).Client("10.96.0.2:80"), "http://second/", 200, "second")
 
 	// What a drain goes by is there under these names, and knows HTTP from the rest.
-	admin := newEnvoyAdmin(r.cfg.AdminPort, r.cfg.ReadyPort, r.cfg.StatsPort)
+	admin := newEnvoyAdmin(filepath.Join(r.cfg.RunDir, "admin.sock"), r.cfg.AdminPort, r.cfg.ReadyPort, r.cfg.StatsPort)
 	defer admin.client.CloseIdleConnections()
 	idle := func(want bool) {
 		t.Helper()

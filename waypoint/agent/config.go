@@ -179,8 +179,8 @@ func (c *Config) Validate() error {
 	}
 	if c.ToolsAddress != "" {
 		host, _, err := net.SplitHostPort(c.ToolsAddress)
-		if ip, ipErr := netip.ParseAddr(host); err != nil || host != "localhost" && (ipErr != nil || !ip.IsLoopback()) {
-			errs = append(errs, fmt.Errorf("--tools-address %q: must be on loopback, for it can change how Envoy logs and stop it", c.ToolsAddress))
+		if ip, ipErr := netip.ParseAddr(host); err != nil || host != "localhost" && (ipErr != nil || !ip.IsLoopback() || !ip.Is4()) {
+			errs = append(errs, fmt.Errorf("--tools-address %q: must be on loopback, at 127.0.0.1, for it can change how Envoy logs and stop it", c.ToolsAddress))
 		}
 	}
 	return errors.Join(errs...)

@@ -90,7 +90,7 @@ func TestCountsForDrain(t *testing.T) {
 		"listener.envoy_internal_main_internal.downstream_cx_active": false, "listener.0.0.0.0_80.worker_0.downstream_cx_active": false,
 		"http.inbound.downstream_cx_active": false,
 	} {
-		if got := newEnvoyAdmin(15000, 15021, 15090).countsForDrain(stat); got != want {
+		if got := newEnvoyAdmin("", 15000, 15021, 15090).countsForDrain(stat); got != want {
 			t.Errorf("%s: %v", stat, got)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// envoyAdmin speaks to Envoy's admin port, which is on loopback.
+// envoyAdmin speaks to Envoy's admin interface, which is a unix socket, or a port on loopback when one was asked for.
 type envoyAdmin struct {
 	base   string
 	client *http.Client
@@ -21,7 +21,7 @@ type envoyAdmin struct {
 	own []string
 }
 
-func newEnvoyAdmin(port uint32, own ...uint32) *envoyAdmin {
+func newEnvoyAdmin(socket string, port uint32, own ...uint32) *envoyAdmin {
 	var ends []string
 	for _, p := range own {
 		ends = append(ends, fmt.Sprintf("_%d.downstream_cx_active", p))
@@ -31,6 +31,12 @@ func newEnvoyAdmin(port uint32, own ...uint32) *envoyAdmin {
 		base: "http://" + net.JoinHostPort("127.0.0.1", strconv.FormatUint(uint64(port), 10)),
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 			Proxy: nil, MaxIdleConns: 2, IdleConnTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				if socket != "" {
+					network, address = "unix", socket
+				}
+				return new(net.Dialer).DialContext(ctx, network, address)
+			},
 		}},
 	}
 }

@@ -68,7 +68,7 @@ func (a *agent) serveTools(ctx context.Context) error {
 	}
 	if a.cfg.ToolsAddress != "" {
 		l, err := net.Listen("tcp", a.cfg.ToolsAddress)
-		serve(l, wrap(err, "listen for tools (--tools-address)"), tools)
+		serve(l, wrap(err, "listen for tools (--tools-address)"), fromLoopback(tools.ServeHTTP))
 	}
 	if a.cfg.AdminSocket != "" {
 		l, err := listenUnix(a.cfg.AdminSocket)
@@ -93,12 +93,13 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	return nil
 }
 
-// fromLoopback refuses callers from outside the pod.
+// fromLoopback refuses callers from outside the pod, and Envoy: what it dials for others, it dials from the pod's address.
+// That it can only do for one family, so the other does not count.
 func fromLoopback(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		from, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil || !from.Addr().Unmap().IsLoopback() {
-			http.Error(w, "only from inside the pod", http.StatusForbidden)
+		if err != nil || !from.Addr().Unmap().Is4() || !from.Addr().Unmap().IsLoopback() {
+			http.Error(w, "only from inside the pod, at 127.0.0.1", http.StatusForbidden)
 			return
 		}
 		h(w, r)

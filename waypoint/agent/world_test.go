@@ -167,7 +167,7 @@ func prepare(t testing.TB, change ...func(*Config)) *running {
 	r.cfg.XDSAddress, r.cfg.CAAddress = "http://"+r.plane.address, "http://127.0.0.1:1"
 	r.cfg.PodInfo = ""
 	r.cfg.RunDir, r.cfg.EnvoyConcurrency = dir, 2
-	r.cfg.HBONEPort, r.cfg.PeerHBONEPort, r.cfg.ReadyPort, r.cfg.StatsPort, r.cfg.AdminPort = port(), port(), port(), port(), port()
+	r.cfg.HBONEPort, r.cfg.PeerHBONEPort, r.cfg.ReadyPort, r.cfg.StatsPort = port(), port(), port(), port()
 	r.cfg.MetricsAddress = fmt.Sprintf("127.0.0.1:%d", port())
 	r.cfg.ToolsAddress = fmt.Sprintf("127.0.0.1:%d", port())
 	r.cfg.DrainWait, r.cfg.DrainDuration = 100*time.Millisecond, 10*time.Second

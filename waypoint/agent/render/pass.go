@@ -38,19 +38,7 @@ func (p *pass) run(u *unit) {
 			p.r.troubled[u] = struct{}{}
 		}
 	}()
-	for dep := range u.deps {
-		delete(p.r.byDep[dep], u)
-		if len(p.r.byDep[dep]) == 0 {
-			delete(p.r.byDep, dep)
-		}
-	}
-	u.deps = p.deps
-	for dep := range u.deps {
-		if p.r.byDep[dep] == nil {
-			p.r.byDep[dep] = map[*unit]struct{}{}
-		}
-		p.r.byDep[dep][u] = struct{}{}
-	}
+	p.r.depend(u, p.deps)
 	if u.failed = failure != nil; u.failed {
 		u.problems = []envoy.Problem{{Object: u.key, Text: failure.Error()}}
 		return
@@ -58,9 +46,7 @@ func (p *pass) run(u *unit) {
 	u.problems = p.problems
 	p.publish(u)
 	if p.gone {
-		for dep := range u.deps {
-			delete(p.r.byDep[dep], u)
-		}
+		p.r.depend(u, nil)
 		delete(p.r.units, u.key)
 	}
 }
@@ -79,7 +65,8 @@ func (p *pass) expand(u *unit) (failure error) {
 
 // publish turns the difference to what the unit was before into updates.
 func (p *pass) publish(u *unit) {
-	next := make(map[resourceID]struct{}, len(p.out))
+	next := make([]resourceID, 0, len(p.out))
+	has := make(map[resourceID]struct{}, len(p.out))
 	for id, body := range p.out {
 		if owner := p.r.owner[id]; owner != nil && owner != u {
 			u.problems = append(u.problems, envoy.Problem{Object: u.key, Text: fmt.Sprintf(
@@ -88,12 +75,12 @@ func (p *pass) publish(u *unit) {
 			continue
 		}
 		p.r.owner[id] = u
-		next[id] = struct{}{}
+		next, has[id] = append(next, id), struct{}{}
 		p.update(id.typeURL).Put = append(p.update(id.typeURL).Put, ads.Resource{Name: id.name, Body: body})
 	}
 	released := false
-	for id := range u.out {
-		if _, still := next[id]; !still {
+	for _, id := range u.out {
+		if _, still := has[id]; !still {
 			delete(p.r.owner, id)
 			p.update(id.typeURL).Remove = append(p.update(id.typeURL).Remove, id.name)
 			released = true

@@ -25,7 +25,7 @@ type Renderer struct {
 	find  Modules
 	log   *slog.Logger
 	units map[string]*unit
-	byDep map[string]map[*unit]struct{}
+	byDep map[string]*dep
 	owner map[resourceID]*unit
 	// losers are units that wanted a name another unit has; they try again when that one changes.
 	losers map[*unit]map[*unit]struct{} // owner → losers
@@ -41,17 +41,53 @@ type resourceID struct{ typeURL, name string }
 type unit struct {
 	key    string
 	expand func(*pass)
-	deps   map[string]struct{}
-	out    map[resourceID]struct{}
+	deps   []*dep // by name
+	out    []resourceID
 	// problems of the last expansion.
 	problems []envoy.Problem
 	failed   bool // it panicked: what it became before stays
 }
 
+// dep is a fact and who looked at it. There are ten thousands: it is the one place where each has its name, and lists take less
+// space than sets.
+type dep struct {
+	name  string
+	units []*unit
+}
+
+// depend notes what a unit looked at now, in place of what it looked at before. Most of it is the same.
+func (r *Renderer) depend(u *unit, names map[string]struct{}) {
+	next := make([]*dep, 0, len(names))
+	for _, d := range u.deps {
+		if _, still := names[d.name]; still {
+			next = append(next, d)
+			continue
+		}
+		i := slices.Index(d.units, u)
+		if d.units = slices.Delete(d.units, i, i+1); len(d.units) == 0 {
+			delete(r.byDep, d.name)
+		}
+	}
+	kept := len(next)
+	for name := range names {
+		if _, had := slices.BinarySearchFunc(next[:kept], name, func(d *dep, name string) int { return strings.Compare(d.name, name) }); had {
+			continue
+		}
+		d := r.byDep[name]
+		if d == nil {
+			d = &dep{name: name}
+			r.byDep[name] = d
+		}
+		d.units, next = append(d.units, u), append(next, d)
+	}
+	slices.SortFunc(next, func(a, b *dep) int { return strings.Compare(a.name, b.name) })
+	u.deps = next
+}
+
 // New returns a Renderer of nothing. log is told about our own mistakes only; find may be nil.
 func New(opts envoy.Options, find Modules, log *slog.Logger) *Renderer {
 	return &Renderer{
-		opts: opts, find: find, log: log, units: map[string]*unit{}, byDep: map[string]map[*unit]struct{}{},
+		opts: opts, find: find, log: log, units: map[string]*unit{}, byDep: map[string]*dep{},
 		owner: map[resourceID]*unit{}, losers: map[*unit]map[*unit]struct{}{}, troubled: map[*unit]struct{}{},
 	}
 }
@@ -99,8 +135,10 @@ func (r *Renderer) Render(s *facts.Snapshot, c facts.Changes, modules ...string)
 		deps[depModule+m] = struct{}{}
 	}
 	for dep := range deps {
-		for u := range r.byDep[dep] {
-			again[u] = struct{}{}
+		if d := r.byDep[dep]; d != nil {
+			for _, u := range d.units {
+				again[u] = struct{}{}
+			}
 		}
 	}
 	todo := make([]*unit, 0, len(again))
