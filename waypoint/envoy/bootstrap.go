@@ -25,7 +25,11 @@ func Bootstrap(o Options) (*bootstrapv3.Bootstrap, error) {
 	if o.NodeID == "" {
 		return nil, errors.New("bootstrap of Envoy: no node id: set POD_NAME, POD_NAMESPACE and INSTANCE_IP")
 	}
-	for _, path := range []string{o.XDSSocket, o.SDSSocket} {
+	sockets := []string{o.XDSSocket, o.SDSSocket}
+	if o.AdminSocket != "" {
+		sockets = append(sockets, o.AdminSocket)
+	}
+	for _, path := range sockets {
 		// sockaddr_un holds 108 bytes with the terminating zero, unix(7).
 		if path == "" || len(path) > 107 {
 			return nil, fmt.Errorf("bootstrap of Envoy: socket path %q: must have 1 to 107 characters; choose a shorter run directory", path)
@@ -37,7 +41,7 @@ func Bootstrap(o Options) (*bootstrapv3.Bootstrap, error) {
 	}
 	return &bootstrapv3.Bootstrap{
 		Node:                o.node(),
-		Admin:               &bootstrapv3.Admin{Address: socketAddress("127.0.0.1", o.AdminPort)},
+		Admin:               &bootstrapv3.Admin{Address: o.adminAddress()},
 		StaticResources:     &bootstrapv3.Bootstrap_StaticResources{Listeners: o.selfListeners(), Clusters: o.selfClusters()},
 		DynamicResources:    dynamicResources(),
 		StatsConfig:         stats,
@@ -46,6 +50,13 @@ func Bootstrap(o Options) (*bootstrapv3.Bootstrap, error) {
 		OverloadManager:     o.overload(),
 		BootstrapExtensions: []*corev3.TypedExtensionConfig{typedExtension("envoy.bootstrap.internal_listener", &internalv3.InternalListener{})},
 	}, nil
+}
+
+func (o Options) adminAddress() *corev3.Address {
+	if o.AdminSocket == "" {
+		return socketAddress("127.0.0.1", o.AdminPort)
+	}
+	return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: o.AdminSocket, Mode: 0o600}}}
 }
 
 func (o Options) node() *corev3.Node {
@@ -79,7 +90,7 @@ func (o Options) selfClusters() []*clusterv3.Cluster {
 	}{
 		{ClusterXDS, pipeAddress(o.XDSSocket)},
 		{ClusterSDS, pipeAddress(o.SDSSocket)},
-		{ClusterAdmin, socketAddress("127.0.0.1", o.AdminPort)},
+		{ClusterAdmin, o.adminAddress()},
 	} {
 		cluster := staticCluster(c.name, c.at)
 		if c.name != ClusterAdmin {

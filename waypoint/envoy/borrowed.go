@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
@@ -64,5 +66,22 @@ func keepOut(ranges map[netip.Prefix]*onMatch, nowhere *onMatch) {
 				break
 			}
 		}
+	}
+}
+
+// ownSource makes connections to addresses that are looked up come from the pod's own address: a name may lead to
+// loopback, where the agent believes that who comes from loopback is inside the pod. Nil where the address is not known.
+func (e *Env) ownSource() *corev3.BindConfig {
+	own := e.Options.Address.Unmap()
+	if !own.IsValid() || own.IsLoopback() || own.IsUnspecified() {
+		return nil
+	}
+	other := netip.IPv6Unspecified() // no choice for the other family
+	if own.Is6() {
+		other = netip.IPv4Unspecified()
+	}
+	return &corev3.BindConfig{
+		SourceAddress:        socketAddress(own.String(), 0).GetSocketAddress(),
+		ExtraSourceAddresses: []*corev3.ExtraSourceAddress{{Address: socketAddress(other.String(), 0).GetSocketAddress()}},
 	}
 }

@@ -132,6 +132,7 @@ func ruleOf(d *waypoint.Destination) string {
 func (e *Env) discovery(c *clusterv3.Cluster, d *waypoint.Destination, l leg, inner *corev3.TransportSocket) {
 	switch d.GetResolution() {
 	case waypoint.Destination_DYNAMIC:
+		c.UpstreamBindConfig = e.ownSource()
 		c.ClusterDiscoveryType = dynamicDiscovery()
 		c.LbPolicy, c.LoadBalancingPolicy, c.LbConfig = clusterv3.Cluster_CLUSTER_PROVIDED, nil, nil
 		c.TransportSocket = inner
@@ -141,6 +142,7 @@ func (e *Env) discovery(c *clusterv3.Cluster, d *waypoint.Destination, l leg, in
 		c.CleanupInterval = seconds(60)
 		c.TransportSocket = inner
 	case waypoint.Destination_DNS:
+		c.UpstreamBindConfig = e.ownSource()
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
 		c.DnsLookupFamily = lookupFamily(e.Address(d.GetNamespace(), d.GetHostname()).GetIpFamilies())
 		c.DnsRefreshRate = seconds(60)

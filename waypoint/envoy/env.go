@@ -87,6 +87,9 @@ type Options struct {
 	// XDSSocket and SDSSocket are unix sockets of the agent.
 	XDSSocket string
 	SDSSocket string
+	// AdminSocket is where Envoy's admin interface is instead of AdminPort: a port on loopback can be reached by whoever
+	// has the proxy dial a name of his choice.
+	AdminSocket string
 
 	// InlineChains puts filter chains into the listener instead of delivering them one by one (FCDS).
 	InlineChains bool

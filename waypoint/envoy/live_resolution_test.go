@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/waypoint/envoy"
 	"github.com/ambit-mesh/ambit/waypoint/envoy/envoytest"
 )
 
@@ -187,5 +189,46 @@ func TestWhoIsChosen(t *testing.T) {
 	p.Apply(w)
 	for range 20 {
 		want(t, p.Peer(idClient).Client("10.96.0.1:80"), "http://echo/", 200, "far")
+	}
+}
+
+// TestOwnSource: names that lead to loopback lead to nobody who believes in it: the proxy comes from its own address.
+func TestOwnSource(t *testing.T) {
+	var own netip.Addr
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !p.Addr().IsLoopback() {
+			own = p.Addr()
+		}
+	}
+	if !own.IsValid() {
+		t.Skip("this network namespace has loopback addresses alone")
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		w.Header().Set("From", host)
+	}))
+	defer srv.Close()
+	port := uint32(srv.Listener.Addr().(*net.TCPAddr).Port)
+	w := &envoytest.World{}
+	ports := []envoytest.Port{{Number: port, Target: port, Protocol: waypoint.Protocol_HTTP1}}
+	w.Add("api.example.com", "10.96.0.1", ports, &workload.Workload{Uid: "entry", Hostname: "localhost"})
+	w.Add("*.localhost", "10.96.0.2", ports)
+	w.Destinations[0].Resolution, w.Destinations[1].Resolution = waypoint.Destination_DNS, waypoint.Destination_DYNAMIC
+	p := envoytest.Start(t, w, func(o *envoy.Options) { o.Address = own })
+	for authority, host := range map[string]string{"10.96.0.1": "api.example.com", "10.96.0.2": fmt.Sprintf("x.localhost:%d", port)} {
+		client := p.Peer(idClient).Client(fmt.Sprintf("%s:%d", authority, port))
+		resp, err := client.Get("http://" + host + "/")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		resp.Body.Close()
+		if from := resp.Header.Get("From"); resp.StatusCode != 200 || from != own.String() {
+			t.Errorf("%s: %d, from %q, want %s", host, resp.StatusCode, from, own)
+		}
 	}
 }

@@ -51,7 +51,7 @@ It is configured by its environment, with the variables of Istio's gateways; fla
   AMBIT_DRAIN_WAIT TERMINATION_DRAIN_DURATION_SECONDS   see --drain-wait and --drain-duration
   AMBIT_RUN_DIR AMBIT_ADMIN_SOCKET AMBIT_LOG_LEVEL AMBIT_ENVOY_LOG_LEVEL
 
-Ports: 15008 HBONE, 15021 readiness, 15090 Envoy's metrics, 15020 metrics of both, 15000 and 15004 (loopback) for tools.
+Ports: 15008 HBONE, 15021 readiness, 15090 Envoy's metrics, 15020 metrics of both, 15004 (loopback) for tools.
 On SIGTERM, or POST /quitquitquit, it withdraws its readiness, waits until others know, drains, and stops.`,
 		Example: `  # as a pod runs it
   ambit-waypoint
