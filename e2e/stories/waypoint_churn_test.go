@@ -35,13 +35,13 @@ spec:
 `, version, replicas)
 }
 
-// shop is a namespace with a client, an application of two versions and a waypoint before it. It returns the URL of the
-// application.
-func (w *world) shop(waypoints int) string {
+// shop is a namespace with a client, an application of two versions and a waypoint before it, with variables more. It
+// returns the URL of the application.
+func (w *world) shop(waypoints int, env ...string) string {
 	w.Helper()
 	w.namespace("shop", "istio.io/dataplane-mode: ambient", "istio.io/use-waypoint: waypoint")
 	w.pod("shop", "client", "client", "node1")
-	w.apply(quickWaypoint + shopDeployment("v1", 2) + shopDeployment("v2", 1) + httpService("shop", "web", "web", 80, 8080))
+	w.apply(withEnv(quickWaypoint, env...) + shopDeployment("v1", 2) + shopDeployment("v2", 1) + httpService("shop", "web", "web", 80, 8080))
 	w.synced()
 	if waypoints != 1 {
 		w.must(w.Scale(w.soon(), "Deployment", "shop", "waypoint", waypoints))
@@ -57,6 +57,16 @@ func (w *world) shop(waypoints int) string {
 		return err
 	})
 	return url
+}
+
+// withEnv adds variables to the container of a waypoint, written as NAME=value.
+func withEnv(waypoint string, env ...string) string {
+	const first = "            - {name: AMBIT_DRAIN_WAIT"
+	for _, e := range env {
+		name, value, _ := strings.Cut(e, "=")
+		waypoint = strings.Replace(waypoint, first, fmt.Sprintf("            - {name: %s, value: %q}\n%s", name, value, first), 1)
+	}
+	return waypoint
 }
 
 // quickWaypoint is a waypoint that does not wait long before it leaves: in a lab everybody knows of it in milliseconds.
