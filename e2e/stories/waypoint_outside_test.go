@@ -1,6 +1,8 @@
 package stories
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -145,6 +147,62 @@ spec:
 	w.status("shop", "client", "http://10.97.1.1/", 0)
 	w.logged("node1", "waypoint-required", "static.example.com")
 	w.through("shop", "client", "http://10.97.1.4/", "")
+}
+
+// TestWaypointWildcard goes out to hosts of a domain that are looked up when they are asked for, and to no others.
+func TestWaypointWildcard(t *testing.T) {
+	const host = "172.30.0.12" // node2
+	w := startWaypoints(t, options{nodes: 2, names: map[string][]string{"a.wild.example.com": {host}, "evil.example.org": {host}, "loop.wild.example.com": {"127.0.0.1"}}})
+	w.guardedShop()
+	var plain, secure net.Listener
+	w.must(w.In(w.ctx, "node2", func() (err error) { plain, err = net.Listen("tcp", host+":80"); return err }))
+	w.must(w.In(w.ctx, "node2", func() (err error) { secure, err = net.Listen("tcp", host+":443"); return err }))
+	w.handleOn(plain, echoRequest("host"))
+	cert, key, root := pair(t, "a.wild.example.com")
+	own, err := tls.X509KeyPair(cert, key)
+	w.must(err)
+	w.handleOn(tls.NewListener(secure, &tls.Config{Certificates: []tls.Certificate{own}}), echoRequest("host"))
+	w.now(`
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild, namespace: shop}
+spec: {hosts: ["*.wild.example.com"], addresses: [10.97.1.5], location: MESH_EXTERNAL, resolution: DYNAMIC_DNS, ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}, {number: 15000, name: http-admin, protocol: HTTP}, {number: 15004, name: http-tools, protocol: HTTP}, {number: 15020, name: http-agent, protocol: HTTP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: self, namespace: shop}
+spec: {hosts: [self.example.com], addresses: [10.97.1.6], location: MESH_EXTERNAL, resolution: STATIC, endpoints: [{address: 127.0.0.1}], ports: [{number: 15000, name: http-admin, protocol: HTTP}, {number: 15004, name: http-tools, protocol: HTTP}, {number: 15020, name: http-agent, protocol: HTTP}]}
+`)
+	if a := w.through("shop", "client", "http://10.97.1.5/x", "shop/wp", "Host: a.wild.example.com"); a.Pod != "host" || a.Host != "a.wild.example.com" {
+		t.Errorf("%+v", a)
+	}
+	for url, name := range map[string]string{
+		"http://10.97.1.5/a": "evil.example.org", "http://10.97.1.5/b": "10.97.1.5", "http://10.97.1.5/c": "nobody.wild.example.com",
+		// The waypoint's own interfaces, by a name or an address that leads to loopback.
+		"http://10.97.1.6:15000/stats": "self.example.com", "http://10.97.1.6:15004/facts": "self.example.com", "POST http://10.97.1.6:15020/quitquitquit": "self.example.com",
+		"http://10.97.1.5/d": host, "http://10.97.1.5:15000/stats": "loop.wild.example.com:15000", "http://10.97.1.5:15004/facts": "loop.wild.example.com:15004", "POST http://10.97.1.5:15020/quitquitquit": "loop.wild.example.com:15020", "http://10.97.1.5/listeners": "loop.wild.example.com:15000",
+	} {
+		if a, err := w.fetch("shop", "client", url, "Host: "+name); err == nil && a.Status < 400 {
+			t.Errorf("%s for host %s: %d from %q: %.80s", url, name, a.Status, a.Pod, a.Body)
+		}
+	}
+	by := func(name string) error {
+		c := w.clientBy(false, func(string) (net.Conn, error) { return w.dial("shop", "client", "10.97.1.5:443") })
+		pool := x509.NewCertPool()
+		pool.AddCert(root)
+		c.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: pool, InsecureSkipVerify: name != "a.wild.example.com", ServerName: name}
+		a, err := send(c, "https://"+name+"/")
+		if err == nil && a.Pod != "host" {
+			err = fmt.Errorf("%d: %s", a.Status, a.Body)
+		}
+		return err
+	}
+	if err := by("a.wild.example.com"); err != nil {
+		t.Errorf("by TLS: %v", err)
+	}
+	if by("evil.example.org") == nil {
+		t.Error("a name of another domain by TLS was answered")
+	}
 }
 
 func (w *world) nodeIP(node string) string {

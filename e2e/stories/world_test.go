@@ -79,6 +79,8 @@ type options struct {
 	nodes     int
 	dualStack bool
 	mesh      mesh.Options
+	// names are those of the outside world.
+	names map[string][]string
 	// change may replace daemons before they start.
 	change func([]lab.Daemon) []lab.Daemon
 }
@@ -113,7 +115,7 @@ func up(t *testing.T, o options) *world {
 		}
 		return '-'
 	}, name)[:min(len(name), 18)], "-")
-	l, err := lab.Up(ctx, lab.Spec{Name: name, Nodes: o.nodes, DualStack: o.dualStack, Path: []string{os.Getenv(mesh.EnvBin)}})
+	l, err := lab.Up(ctx, lab.Spec{Name: name, Nodes: o.nodes, DualStack: o.dualStack, Names: o.names, Path: []string{os.Getenv(mesh.EnvBin)}})
 	if err != nil {
 		t.Fatal(err)
 	}
