@@ -107,18 +107,27 @@ func isReady(p cluster.Object) bool {
 // instanceFor finds the one proxy a command is about: a pod, or any pod of a Gateway. Without a name there must be only one
 // Gateway.
 func (a *app) instanceFor(ctx context.Context, s gatewaySource, args []string) (instance, error) {
-	if s.address != "" {
-		if len(args) > 0 {
-			return instance{}, usagef("--admin-address names one proxy: leave out names")
-		}
-		return instance{endpoint: admin.Endpoint{What: "the proxy", Address: s.address}}, nil
-	}
-	all, err := a.instances(ctx, s.namespace)
+	found, err := a.instancesFor(ctx, s, args)
 	if err != nil {
 		return instance{}, err
 	}
+	return found[0], nil
+}
+
+// instancesFor finds the pod that is named, or all pods of the Gateway that is.
+func (a *app) instancesFor(ctx context.Context, s gatewaySource, args []string) ([]instance, error) {
+	if s.address != "" {
+		if len(args) > 0 {
+			return nil, usagef("--admin-address names one proxy: leave out names")
+		}
+		return []instance{{endpoint: admin.Endpoint{What: "the proxy", Address: s.address}}}, nil
+	}
+	all, err := a.instances(ctx, s.namespace)
+	if err != nil {
+		return nil, err
+	}
 	if len(all) == 0 {
-		return instance{}, fmt.Errorf("no waypoint and no gateway runs; start one with \"ambitctl waypoint apply\"")
+		return nil, fmt.Errorf("no waypoint and no gateway runs; start one with \"ambitctl waypoint apply\"")
 	}
 	var names []string
 	for _, i := range all {
@@ -128,20 +137,20 @@ func (a *app) instanceFor(ctx context.Context, s gatewaySource, args []string) (
 	}
 	if len(args) == 0 {
 		if len(names) > 1 {
-			return instance{}, usagef("which one? there are %s: name a Gateway or a pod, as NAME.NAMESPACE", strings.Join(names, ", "))
+			return nil, usagef("which one? there are %s: name a Gateway or a pod, as NAME.NAMESPACE", strings.Join(names, ", "))
 		}
-		return all[0], nil
+		return all, nil
 	}
 	found := matching(all, args[0])
 	if len(found) == 0 {
-		return instance{}, fmt.Errorf("no waypoint or gateway is called %q; there are %s", args[0], strings.Join(names, ", "))
+		return nil, fmt.Errorf("no waypoint or gateway is called %q; there are %s", args[0], strings.Join(names, ", "))
 	}
 	for _, i := range found {
 		if i.namespace != found[0].namespace || i.gateway != found[0].gateway {
-			return instance{}, usagef("which %s? there are %s/%s and %s/%s: say NAME.NAMESPACE, or -n NAMESPACE", args[0], found[0].namespace, found[0].gateway, i.namespace, i.gateway)
+			return nil, usagef("which %s? there are %s/%s and %s/%s: say NAME.NAMESPACE, or -n NAMESPACE", args[0], found[0].namespace, found[0].gateway, i.namespace, i.gateway)
 		}
 	}
-	return found[0], nil
+	return found, nil
 }
 
 // matching finds the pods a name stands for: a Gateway or a pod, as NAME, NAME.NAMESPACE or NAMESPACE/NAME.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"strings"
 
@@ -246,33 +245,4 @@ func (a *app) copyJSON(f format, body io.Reader) error {
 	}
 	_, err = a.env.Out.Write(raw)
 	return err
-}
-
-func (a *app) pcLog() *cobra.Command {
-	var s gatewaySource
-	var level string
-	cmd := &cobra.Command{Use: "log [GATEWAY|POD]", Aliases: []string{"o"}, Short: "Show or set Envoy's log levels", Args: atMostOne}
-	s.add(cmd, false)
-	cmd.Flags().StringVar(&level, "level", "", "LEVEL for all, or LOGGER:LEVEL,… (trace, debug, info, warning, error, critical, off)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		i, err := a.instanceFor(cmd.Context(), s, args)
-		if err != nil {
-			return err
-		}
-		query := ""
-		if level != "" {
-			key := "level"
-			if strings.Contains(level, ":") {
-				key = "paths"
-			}
-			query = "?" + url.Values{key: {level}}.Encode()
-		}
-		text, err := i.endpoint.Post(cmd.Context(), "/logging"+query)
-		if err != nil {
-			return err
-		}
-		_, err = io.WriteString(a.env.Out, text)
-		return err
-	}
-	return cmd
 }
