@@ -67,6 +67,15 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	if cfg.TLSDir != "" {
 		return c, nil
 	}
+	if cfg.StateDir != "" {
+		// Of a process that was killed.
+		old, _ := filepath.Glob(filepath.Join(cfg.StateDir, "ambitd-*"))
+		for _, dir := range old {
+			if err := os.RemoveAll(dir); err != nil {
+				return nil, fmt.Errorf("remove keys of an earlier process: %w", err)
+			}
+		}
+	}
 	if c.dir, err = os.MkdirTemp(cfg.StateDir, "ambitd-"); err != nil {
 		return nil, fmt.Errorf("a private folder for keys (--state-dir, or TMPDIR): %w", err)
 	}

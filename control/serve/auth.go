@@ -88,7 +88,7 @@ func (s *Server) authorizeScope(ctx context.Context, gateway string) error {
 	return nil
 }
 
-// caller is who is at the other end: the bearer of a good token, else the owner of a client certificate that was verified.
+// caller is who is at the other end: the bearer of a good token, else the owner of a client certificate that leads to the mesh's roots.
 func (s *Server) caller(ctx context.Context) (namespace, account string, err error) {
 	raw, err := token.FromIncoming(ctx)
 	if err == nil {
@@ -106,8 +106,11 @@ func (s *Server) caller(ctx context.Context) (namespace, account string, err err
 		return "", "", err
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
+	if !ok || len(info.State.PeerCertificates) == 0 {
 		return "", "", fmt.Errorf("%w, nor a client certificate", err)
+	}
+	if err := s.tls.verify(info.State.PeerCertificates, time.Now()); err != nil {
+		return "", "", fmt.Errorf("client certificate: %w", err)
 	}
 	id, err := identity.FromCertificate(info.State.PeerCertificates[0])
 	if err != nil {

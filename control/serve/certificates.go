@@ -90,6 +90,22 @@ func (c *certificates) await(ctx context.Context) error {
 
 const awaitPause = 50 * time.Millisecond
 
+// verify says why a client certificate does not lead to the roots there are.
+func (c *certificates) verify(chain []*x509.Certificate, now time.Time) error {
+	roots := c.current.Load().ClientCAs
+	if roots == nil {
+		return errors.New("no roots are known any more") // the machine's own would be taken instead
+	}
+	more := x509.NewCertPool()
+	for _, cert := range chain[1:] {
+		more.AddCert(cert)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: more, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return err
+}
+
 // load reads the files for the first time.
 func (c *certificates) load() error {
 	c.mu.Lock()
@@ -130,7 +146,8 @@ func (c *certificates) read() error {
 		if !cfg.ClientCAs.AppendCertsFromPEM(raw[2]) {
 			return fmt.Errorf("%s has no certificate in PEM", filepath.Join(c.dir, "root-cert.pem"))
 		}
-		cfg.ClientAuth = tls.VerifyClientCertIfGiven
+		// Judged by caller, not by the handshake: who comes with a certificate that has ended may have a good token.
+		cfg.ClientAuth = tls.RequestClientCert
 	}
 	if c.current.Swap(cfg) != nil {
 		c.logger.Info("took in the new serving certificate", "not_after", pair.Leaf.NotAfter)

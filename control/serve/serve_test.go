@@ -188,7 +188,7 @@ func TestWhoMayAsk(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
 	plain := credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "control.test"})
-	withCert := func(id string) credentials.TransportCredentials {
+	from := func(ca *authority, id string) credentials.TransportCredentials {
 		c, k := ca.issue(t, 3, id)
 		pair, err := tls.X509KeyPair(c, k)
 		if err != nil {
@@ -196,6 +196,8 @@ func TestWhoMayAsk(t *testing.T) {
 		}
 		return credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "control.test", Certificates: []tls.Certificate{pair}})
 	}
+	withCert := func(id string) credentials.TransportCredentials { return from(ca, id) }
+	strange := from(newAuthority(t), "spiffe://cluster.local/ns/ambit-system/sa/ztunnel")
 	zt := mint(token.Claims{Namespace: "ambit-system", ServiceAccount: "ztunnel"})
 	own := map[string]any{"NAMESPACE": "ambit-system", "SERVICE_ACCOUNT": "ztunnel"}
 	for _, c := range []struct {
@@ -217,6 +219,8 @@ func TestWhoMayAsk(t *testing.T) {
 		{"no namespace", plain, zt, goodID, nil, codes.PermissionDenied},
 		{"a certificate of another trust domain", withCert("spiffe://evil/ns/ambit-system/sa/ztunnel"), "", goodID, own, codes.Unauthenticated},
 		{"a certificate of another account", withCert("spiffe://cluster.local/ns/ambit-system/sa/x"), "", goodID, own, codes.PermissionDenied},
+		{"a certificate of another root", strange, "", goodID, own, codes.Unauthenticated},
+		{"a certificate of another root and a token", strange, zt, goodID, own, codes.OK},
 		{"an id of no known form", plain, zt, "somebody", own, codes.InvalidArgument},
 	} {
 		t.Run(c.name, func(t *testing.T) {
