@@ -30,6 +30,8 @@ func TestExplain(t *testing.T) {
 	cases = append(cases, routeCases()...)
 	cases = append(cases, l4Fields()...)
 	cases = append(cases, waysAround()...)
+	cases = append(cases, tcpCases()...)
+	cases = append(cases, edgeCases()...)
 
 	for _, ns := range []string{"shop", "low", "far"} {
 		w.namespace(ns, `istio.io/dataplane-mode: ambient`)
@@ -57,7 +59,7 @@ func TestExplain(t *testing.T) {
 	}
 	w.synced()
 	lap("served")
-	a := &asker{world: w, vips: map[string]string{}, pods: map[string]string{}}
+	a := &asker{world: w, vips: map[string]string{}, pods: map[string]string{}, door: w.ingress("shop", "door-istio")}
 	services, err := w.Get(w.soon(), "Service", "", "")
 	w.must(err)
 	for _, s := range services {
@@ -116,6 +118,7 @@ func (q inquiry) String() string {
 type asker struct {
 	*world
 	vips, pods map[string]string
+	door       string // address of the ingress gateway
 }
 
 // verdict is what explain -o json says.
@@ -138,7 +141,12 @@ func (a *asker) compare(q inquiry) string {
 		q.path = "/"
 	}
 	host, ip := "", ""
-	if pod, ok := strings.CutPrefix(q.to, "pod:"); ok {
+	if q.from == theDoor {
+		host = q.to
+		if q.port == 0 {
+			q.port = 80
+		}
+	} else if pod, ok := strings.CutPrefix(q.to, "pod:"); ok {
 		host, ip = a.pods[pod], a.pods[pod]
 		if q.port == 0 {
 			q.port = 8080
@@ -154,13 +162,7 @@ func (a *asker) compare(q inquiry) string {
 	if err != nil {
 		return err.Error()
 	}
-	ns, pod, _ := strings.Cut(q.from, "/")
-	authority := host
-	if q.port != 80 {
-		authority = net.JoinHostPort(host, fmt.Sprint(q.port))
-	}
-	headers := append([]string{"Host: " + authority}, q.headers...)
-	got, err := a.fetch(ns, pod, q.method+" http://"+net.JoinHostPort(ip, fmt.Sprint(q.port))+q.path, headers...)
+	got, err := a.real(q, host, ip)
 	said := v.Status
 	if v.Allowed && said == 0 {
 		said = http.StatusOK
@@ -184,9 +186,22 @@ func (a *asker) compare(q inquiry) string {
 	return ""
 }
 
+// real makes the request.
+func (a *asker) real(q inquiry, host, ip string) (answer, error) {
+	if q.from == theDoor {
+		return a.outside(q)
+	}
+	ns, pod, _ := strings.Cut(q.from, "/")
+	authority := host
+	if q.port != 80 {
+		authority = net.JoinHostPort(host, fmt.Sprint(q.port))
+	}
+	return a.fetch(ns, pod, q.method+" http://"+net.JoinHostPort(ip, fmt.Sprint(q.port))+q.path, append([]string{"Host: " + authority}, q.headers...)...)
+}
+
 // explain runs ambitctl explain.
 func (a *asker) explain(q inquiry, host string) (v verdict, text string, err error) {
-	args := []string{"--lab", a.Lab.Name, "explain", q.from, net.JoinHostPort(host, fmt.Sprint(q.port)), q.path, "-X", q.method, "-o", "json"}
+	args := []string{"--lab", a.Lab.Name, "explain", q.from, net.JoinHostPort(host, fmt.Sprint(q.port)), q.path, "-n", "shop", "-X", q.method, "-o", "json"}
 	for _, h := range q.headers {
 		args = append(args, "-H", h)
 	}
