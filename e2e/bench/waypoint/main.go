@@ -41,6 +41,7 @@ type config struct {
 	pods     int // of each service
 	tries    int // of each kind of change
 	starts   int // cold starts
+	settle   time.Duration
 	kinds    string
 	rounds   int // samples of each figure of the hop
 	sample   time.Duration
@@ -72,6 +73,8 @@ func command(ctx context.Context, args []string) error {
 	f.IntVar(&cfg.tries, "tries", 40, "changes of each kind, one at a time")
 	f.IntVar(&cfg.starts, "starts", 5, "cold starts of the waypoint")
 	f.StringVar(&cfg.kinds, "kinds", "", "only changes whose name contains one of these, separated by |")
+	// Envoy keeps replaced listeners as long as the agent lets connections drain, which is 10 s.
+	f.DurationVar(&cfg.settle, "settle", 12*time.Second, "pause before the memory after changes is read")
 	f.IntVar(&cfg.rounds, "rounds", 3, "samples of each figure of the hop")
 	f.DurationVar(&cfg.sample, "sample", 1500*time.Millisecond, "length of a sample")
 	f.StringVar(&cfg.paths, "paths", "", "only paths of the hop whose name contains one of these, separated by |")
@@ -84,7 +87,7 @@ func command(ctx context.Context, args []string) error {
 		return fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
 	if *quick {
-		cfg.tries, cfg.starts, cfg.rounds, cfg.sample = 8, 1, 1, 200*time.Millisecond
+		cfg.tries, cfg.starts, cfg.settle, cfg.rounds, cfg.sample = 8, 1, givenBack, 1, 200*time.Millisecond
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: pods and nodes are network namespaces")

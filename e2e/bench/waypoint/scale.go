@@ -91,7 +91,7 @@ func (b *bench) measure(ctx context.Context) (*scaleFigures, error) {
 			return nil, err
 		}
 	}
-	if err := b.rest(ctx); err != nil {
+	if err := b.rest(ctx, givenBack); err != nil {
 		return nil, err
 	}
 	f.memory(b, "after the start")
@@ -112,7 +112,7 @@ func (b *bench) measure(ctx context.Context) (*scaleFigures, error) {
 		}
 		f.Changes = append(f.Changes, row)
 	}
-	if err := b.rest(ctx); err != nil {
+	if err := b.rest(ctx, b.cfg.settle); err != nil {
 		return nil, err
 	}
 	f.memory(b, "after the changes")
@@ -205,8 +205,11 @@ func (b *bench) received() (float64, error) {
 	return counter(agentURL, "istio_xds_message_bytes_total")
 }
 
-// rest waits until everything is in force and the agent has had time to give back what it took.
-func (b *bench) rest(ctx context.Context) error {
+// givenBack is how long the agent takes to give back what it took for a moment.
+const givenBack = 3 * time.Second
+
+// rest waits until everything is in force, and then on.
+func (b *bench) rest(ctx context.Context, more time.Duration) error {
 	err := b.agent.await(ctx, 10*time.Millisecond, func() error {
 		_, err := get(toolsURL + "/synced")
 		return err
@@ -214,7 +217,7 @@ func (b *bench) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return pause(ctx, 3*time.Second)
+	return pause(ctx, more)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
