@@ -355,3 +355,47 @@ spec: {host: web, subsets: [{name: v1, labels: {version: v1}}, {name: none, labe
 		t.Errorf("still %v", l)
 	}
 }
+
+// Endpoints outside the mesh guard nothing, and the service says so as long as there are any.
+func TestGuardsNobodyKeeps(t *testing.T) {
+	s := newGuardStory(t)
+	s.put(getOnly)
+	pod := func(redirection, ready string) string {
+		return `
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}, annotations: {ambient.istio.io/redirection: ` + redirection + `}}
+spec: {containers: [{name: c, image: i, ports: [{name: adm, containerPort: 9090}]}]}
+status: {phase: Running, podIP: 10.2.0.1, conditions: [{type: Ready, status: "` + ready + `"}]}
+`
+	}
+	said := func() string {
+		for _, c := range s.m.reports[object.Key{Kind: object.KindService, Namespace: "shop", Name: "web"}].Conditions {
+			if c.Type == WaypointEnforced {
+				return c.Reason + ": " + c.Message
+			}
+		}
+		return ""
+	}
+	expect := func(when, want string) {
+		t.Helper()
+		if got := said(); !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+	}
+	expect("a pod that is not captured", "EndpointsNotInMesh: 1 of its endpoints are not in the mesh, Pod shop/web-1 for one")
+	s.put(pod("enabled", "True"))
+	expect("captured", "Closed")
+	s.put(pod("disabled", "True"))
+	expect("let go", "EndpointsNotInMesh")
+	s.put(pod("disabled", "False"))
+	expect("not ready", "Closed")
+	s.put(pod("disabled", "True"))
+	s.m.Apply([]object.Event{object.Delete(object.Key{Kind: object.KindPod, Namespace: "shop", Name: "web-1"})})
+	s.put()
+	expect("gone", "Closed")
+	s.put(pod("disabled", "True"))
+	s.m.Apply([]object.Event{object.Delete(object.Key{Kind: object.KindAuthorizationPolicy, Namespace: "shop", Name: "get-only"})})
+	s.put()
+	expect("without a policy", "")
+}

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -143,7 +144,7 @@ func (s *service) guard() *facts.Guard {
 }
 
 // guarded says what becomes of traffic that goes around a waypoint with policies.
-func (r *Report) guarded(g *facts.Guard) {
+func (r *Report) guarded(g *facts.Guard, s *service) {
 	if g == nil {
 		return
 	}
@@ -151,6 +152,12 @@ func (r *Report) guarded(g *facts.Guard) {
 	if g.Open {
 		r.say(WaypointEnforced, false, "Open", "Traffic that goes around waypoint "+g.Gateway+" is let through and counted, although it escapes "+of)
 		r.warn("metadata.annotations", "traffic that goes around waypoint "+g.Gateway+" escapes "+of, "remove annotation "+mesh.AnnotationEnforcement+"=open to refuse it")
+		return
+	}
+	if n, example := s.outside(); n > 0 {
+		text := fmt.Sprintf("%d of its endpoints are not in the mesh, %s for one: what goes around waypoint %s reaches them, and escapes %s", n, example, g.Gateway, of)
+		r.say(WaypointEnforced, false, "EndpointsNotInMesh", text)
+		r.warn("spec.selector", text, "take the pods into the mesh: label "+mesh.LabelDataplaneMode+"=ambient on their namespace")
 		return
 	}
 	r.say(WaypointEnforced, true, "Closed", "Endpoints refuse what does not come through waypoint "+g.Gateway+", which enforces "+of)
@@ -168,7 +175,7 @@ func (s *service) report(m *Model) (object.Key, Report) {
 	if len(s.slots) > 0 && !s.hidden {
 		guard := s.guard()
 		r.bound(bound, guard)
-		r.guarded(guard)
+		r.guarded(guard, s)
 	}
 	if v, ok := firstOf(mesh.AnnotationEnforcement, s.obj.Metadata().Annotations); ok && v != mesh.EnforcementOpen && v != mesh.EnforcementClosed {
 		r.warn("metadata.annotations", mesh.AnnotationEnforcement+" is "+strconv.Quote(v)+", which counts as closed", "write open or closed")

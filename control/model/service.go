@@ -56,6 +56,8 @@ type slot struct {
 	told  Host
 	watch watch
 	keys  []string
+	// outside are endpoints that are to guard it and are not in the mesh, so that nobody does.
+	outside set[*source]
 }
 
 // host is one service name wherever it is claimed.

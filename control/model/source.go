@@ -24,6 +24,8 @@ type source struct {
 	// sum is of the workload of a pod or a WorkloadEntry, 0 while there is none. sums has those of the other kinds by uid.
 	sum  uint64
 	sums map[string]uint64
+	// outside are the services with guards that it is an endpoint of without being in the mesh.
+	outside []*slot
 }
 
 // scratch is what is used again from one computation to the next.
@@ -100,8 +102,10 @@ func (m *Model) flushOne(out Output, s *source, uid string, build func(*source, 
 	w.Uid = uid
 	if s.obj != nil && build(s, w) {
 		s.sum = out.Workload(w, m.scratch.scopes, s.sum)
+		m.noteOutside(s, w)
 		return
 	}
+	m.noteOutside(s, nil)
 	if s.sum != 0 {
 		out.RemoveAddress(uid)
 		s.sum = 0
