@@ -6,6 +6,7 @@
 package vip
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,7 +34,7 @@ func Apply(netnsPath string, list []services.Service) error {
 		return fmt.Errorf("service addresses: %w", err)
 	}
 	defer ns.Close()
-	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())), nftables.WithSockOptions(roomForAll))
 	if err != nil {
 		return fmt.Errorf("service addresses: netfilter in %s: %w", netnsPath, err)
 	}
@@ -45,6 +47,14 @@ func Apply(netnsPath string, list []services.Service) error {
 		return fmt.Errorf("service addresses: write rules in %s (needs nf_tables with nat): %w", netnsPath, err)
 	}
 	return nil
+}
+
+// roomForAll lets all rules go in one message, which is all of them or none: about 1 KB for a port of a service. The kernel
+// refuses messages beyond what the socket's buffer takes, and drops what it has to say when nobody has read yet: it
+// acknowledges each rule.
+func roomForAll(c *netlink.Conn) error {
+	const room = 64 << 20
+	return errors.Join(c.SetWriteBuffer(room), c.SetReadBuffer(room))
 }
 
 // family is how rules look at one address family.
