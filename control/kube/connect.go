@@ -35,6 +35,7 @@ type Access struct {
 type Cluster struct {
 	config  *rest.Config
 	dynamic dynamic.Interface
+	reviews dynamic.Interface // of tokens, which must not queue behind anything
 	raw     rest.Interface
 	log     *slog.Logger
 }
@@ -71,6 +72,11 @@ func NewCluster(config *rest.Config, log *slog.Logger) (*Cluster, error) {
 	c := &Cluster{config: config, log: log}
 	var err error
 	if c.dynamic, err = dynamic.NewForConfig(config); err != nil {
+		return nil, fmt.Errorf("connect to the API server: %w", err)
+	}
+	busy := rest.CopyConfig(config)
+	busy.QPS, busy.Burst = 500, 1000 // every proxy of a large cluster may come back at once
+	if c.reviews, err = dynamic.NewForConfig(busy); err != nil {
 		return nil, fmt.Errorf("connect to the API server: %w", err)
 	}
 	general := rest.CopyConfig(config)

@@ -246,6 +246,21 @@ func TestServerRestarts(t *testing.T) {
 	}
 }
 
+// A start waits for an API server that is away, and says so.
+func TestServerIsAwayAtTheStart(t *testing.T) {
+	a := kubetest.New(t)
+	a.Put(shop)
+	a.Fail(func(*http.Request) int { return 503 })
+	w := start(t, a)
+	await(t, "word of the trouble", func() bool { return len(w.status.List()) > 0 && len(w.source.Waiting()) > 0 })
+	a.Fail(nil)
+	w.synced(t)
+	await(t, "the end of the trouble", func() bool { return len(w.status.List()) == 0 })
+	if len(w.sink.names()) != 3 || w.source.Failing() != 0 {
+		t.Error(w.sink.names())
+	}
+}
+
 // History that is forgotten (410 Gone) leads to a new list, which is compared with what was known.
 func TestHistoryIsForgotten(t *testing.T) {
 	a := kubetest.New(t)

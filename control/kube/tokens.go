@@ -53,6 +53,7 @@ const (
 	refusedFor = 2 * time.Second  // and one that refuses
 	maxReviews = 20_000
 	reviewTime = 5 * time.Second
+	maxToken   = 16 << 10 // a cluster's own are about 1 KiB
 )
 
 // Audience is what tokens must be made for. Istio ambient wire contract, CA authentication.
@@ -91,6 +92,9 @@ func (t *Tokens) Authenticate(ctx context.Context) (server.Caller, error) {
 
 // Review says whose token it is.
 func (t *Tokens) Review(ctx context.Context, raw string) (token.Claims, error) {
+	if len(raw) > maxToken {
+		return token.Claims{}, fmt.Errorf("%w: it has %d bytes", token.ErrInvalid, len(raw))
+	}
 	sum := sha256.Sum256([]byte(raw))
 	for {
 		t.mu.Lock()
@@ -204,7 +208,7 @@ func (t *Tokens) review(ctx context.Context, raw string) (token.Claims, error) {
 	for _, a := range t.audiences {
 		audiences = append(audiences, a)
 	}
-	out, err := t.cluster.dynamic.Resource(schema.GroupVersionResource{Group: "authentication.k8s.io", Version: "v1", Resource: "tokenreviews"}).Create(ctx,
+	out, err := t.cluster.reviews.Resource(schema.GroupVersionResource{Group: "authentication.k8s.io", Version: "v1", Resource: "tokenreviews"}).Create(ctx,
 		&unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": map[string]any{"token": raw, "audiences": audiences},
 		}}, metav1.CreateOptions{})

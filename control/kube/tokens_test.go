@@ -58,7 +58,7 @@ func TestTokens(t *testing.T) {
 	if err != nil || c != want {
 		t.Fatalf("%+v %v", c, err)
 	}
-	for raw, why := range map[string]string{"bad": "expired", "elsewhere": "not for audience istio-ca", "person": `"alice" is no service account`} {
+	for raw, why := range map[string]string{"bad": "expired", "elsewhere": "not for audience istio-ca", "person": `"alice" is no service account`, strings.Repeat("x", maxToken+1): "bytes"} {
 		if _, err := as(raw); err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("%s: %v", raw, err)
 		}
