@@ -32,6 +32,51 @@ func (e *Env) borrowed(d *waypoint.Destination, w *workload.Workload, port uint3
 	})
 }
 
+// closedPorts are the ports of pods that are not to be had at the pod's own address: a service there has policies that we
+// enforce, and they are not asked for connections to the pod. Its guard would let us in all the same.
+func (e *Env) closedPorts() map[netip.Addr][]*waypoint.Guard {
+	if !e.Gateway.GetWorkloads() || e.Workloads == nil {
+		return nil
+	}
+	o := e.options()
+	self := spiffeID(o.TrustDomain, o.Namespace, o.ServiceAccount)
+	out := map[netip.Addr][]*waypoint.Guard{}
+	for _, w := range e.Workloads() {
+		var all waypoint.Guards
+		if w.GetNetwork() != o.Network || !extension(w, mesh.ExtensionGuards, &all) {
+			continue
+		}
+		for _, g := range all.GetGuards() {
+			if g.GetService() == "" || g.GetOpen() || !slices.Contains(g.GetWaypoints(), self) {
+				continue
+			}
+			for _, raw := range w.GetAddresses() {
+				if a, ok := netip.AddrFromSlice(raw); ok {
+					out[a] = append(out[a], g)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// around is the way to a pod, but for the ports that guards close.
+func around(guards []*waypoint.Guard, way, nowhere *onMatch) *onMatch {
+	ports := map[string]*onMatch{}
+	for _, g := range guards {
+		if len(g.GetPorts()) == 0 {
+			return nowhere
+		}
+		for _, port := range g.GetPorts() {
+			ports[portText(port)] = nowhere
+		}
+	}
+	if len(ports) == 0 {
+		return way
+	}
+	return lookUp(portInput(), ports, way)
+}
+
 // accepted are the identities a service accepts at the end of a tunnel besides those of its workloads: none of the mesh
 // that are of another namespace.
 func (e *Env) accepted(svc *workload.Service) []string {

@@ -120,13 +120,14 @@ func (e *Env) findChain(services []*waypoint.Service, detected bool) *onMatch {
 	for prefix, byNumber := range ports {
 		ranges[prefix] = lookUp(port, byNumber, nowhere)
 	}
+	closed := e.closedPorts()
 	for _, d := range e.directs() {
 		way := toChain(chainDetect)
 		if detected {
 			way = byProtocol(toChain(d.name(kindHTTP)), toChain(d.name(kindTCP)))
 		}
 		for _, a := range d.addresses {
-			claim(ranges, netip.PrefixFrom(a, a.BitLen()), way)
+			claim(ranges, netip.PrefixFrom(a, a.BitLen()), around(closed[a], way, nowhere))
 		}
 	}
 	keepOut(ranges, nowhere)

@@ -65,6 +65,15 @@ func (e *Env) directs() []podGroup {
 		return nil
 	}
 	by := map[string]*podGroup{}
+	// A WorkloadEntry may claim any address; a pod is what really has it.
+	pods := map[netip.Addr]bool{}
+	for _, w := range e.Workloads() {
+		for _, raw := range w.GetAddresses() {
+			if a, ok := netip.AddrFromSlice(raw); ok && isPod(w) && w.GetNetwork() == e.Options.Network {
+				pods[a] = true
+			}
+		}
+	}
 	for _, w := range e.Workloads() {
 		san := ""
 		if w.GetTunnelProtocol() == workload.TunnelProtocol_HBONE {
@@ -77,7 +86,7 @@ func (e *Env) directs() []podGroup {
 			continue
 		}
 		for _, raw := range w.GetAddresses() {
-			if a, ok := netip.AddrFromSlice(raw); ok {
+			if a, ok := netip.AddrFromSlice(raw); ok && (isPod(w) || !pods[a]) {
 				by[san].addresses = append(by[san].addresses, a)
 			}
 		}
@@ -90,6 +99,9 @@ func (e *Env) directs() []podGroup {
 	slices.SortFunc(out, func(a, b podGroup) int { return strings.Compare(a.san, b.san) })
 	return out
 }
+
+// isPod tells pods from what is only said to be somewhere, by the form of uids: <cluster>/<group>/Pod/<namespace>/<name>.
+func isPod(w *workload.Workload) bool { return strings.Contains(w.GetUid(), "//Pod/") }
 
 // encapCluster tunnels to the address in filter state; plainCluster dials the one the client dialed.
 func encapCluster() *clusterv3.Cluster {
