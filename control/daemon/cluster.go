@@ -52,7 +52,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 		return nil, err
 	}
 	c.source = kube.NewSource(kube.SourceConfig{
-		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Logger: d.logger,
+		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Namespace: cfg.RootNamespace, Logger: d.logger,
 	})
 	d.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -169,6 +169,7 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		wg.Go(func() { feed.Run(ctx) })
+		wg.Go(func() { c.source.KeepLastGood(ctx) })
 		wg.Go(func() { _ = c.d.gateways.reconciler.Run(ctx) })                       // ends only with ctx
 		wg.Go(func() { _ = conditions.New(conditionsOver(c.d, c.writer)).Run(ctx) }) // so does this
 		wg.Go(func() { kube.NewEvents(c.source, c.d.status, c.d.cfg.RootNamespace, c.d.logger).Run(ctx) })

@@ -8,7 +8,7 @@
 //
 // What an object means is decided by control/intake, as for files; what is in force stays in force while its object is
 // refused, while the API server is away, and while a kind is not served. Nothing of an object is kept here but its name
-// and version, so memory is the model's. Every Run lends the goroutines it needs from its caller's context and waits
+// and version, and of policies what the leader notes for the next process should a later version be refused. Every Run lends the goroutines it needs from its caller's context and waits
 // for them. Start reading at Source.Run.
 package kube
 

@@ -29,7 +29,7 @@ func (s *Source) discover(ctx context.Context) {
 	wg.Go(func() { s.definitions(ctx, news) })
 	pause := time.NewTimer(0)
 	defer pause.Stop()
-	again := 200 * time.Millisecond
+	again, loaded := 200*time.Millisecond, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -38,12 +38,16 @@ func (s *Source) discover(ctx context.Context) {
 		case <-news:
 		}
 		served, err := s.cfg.Cluster.served(ctx)
+		if err == nil && !loaded {
+			err = s.keep.load(ctx, s.cfg.Cluster)
+			loaded = err == nil
+		}
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
 			s.cfg.Status.Set("kube/discover", status.Entry{
-				Severity: status.Warning, Kind: "APIServer", Problem: "cannot be asked which kinds it serves: " + err.Error(), Fix: "what was known stays in force; it is tried again all the time",
+				Severity: status.Warning, Kind: "APIServer", Problem: "cannot be asked what it serves: " + err.Error(), Fix: "what was known stays in force; it is tried again all the time",
 			})
 			s.log.Warn("the API server cannot be asked, trying again", "err", err)
 			pause.Reset(again)

@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
@@ -17,7 +18,8 @@ import (
 	"github.com/ambit-mesh/ambit/control/status"
 )
 
-// feed follows one kind and knows which of its objects are in force. It holds their names and versions only.
+// feed follows one kind and knows which of its objects are in force. It holds their names and versions only, and of
+// policies the good version.
 //
 // It implements cache.ReflectorStore, whose methods come from one goroutine at a time. A feed outlives its watch: when the
 // kind is served again after an absence, what it remembers says what is missing from the new list.
@@ -25,6 +27,7 @@ type feed struct {
 	kind object.Kind
 	to   *Source
 	have map[object.Key]seen
+	raw  map[object.Key][]byte // the good version, of kinds that guard something
 
 	mu     sync.Mutex
 	synced bool  // a complete list was taken in, or there is none to have
@@ -71,10 +74,16 @@ func (f *feed) put(in any) error {
 	if f.kind == object.KindSecret {
 		entries = nil // most are nobody's business here; what is wrong with one that is named, its listener says
 	}
+	refused := o == nil
+	if u, ok := in.(*unstructured.Unstructured); ok && guards(f.kind) {
+		if earlier := f.guarded(key, u, !refused, was); earlier != nil {
+			o, was.good = earlier, true
+		}
+	}
 	now := seen{version: m.GetResourceVersion(), good: o != nil || was.good, said: len(entries) > 0}
 	f.have[key] = now
 	if now.said || was.said {
-		f.to.tell(key, entries, o == nil && was.good)
+		f.to.tell(key, entries, refused && was.good)
 	}
 	if o != nil {
 		f.to.emit(object.Put(o))
@@ -101,6 +110,10 @@ func (f *feed) remove(key object.Key) {
 		return
 	}
 	delete(f.have, key)
+	if guards(f.kind) {
+		delete(f.raw, key)
+		f.to.keep.hold(key, nil)
+	}
 	if was.said {
 		f.to.tell(key, nil, false)
 	}

@@ -23,6 +23,8 @@ type SourceConfig struct {
 	Limits  intake.Limits
 	// ClusterDomain completes short names of hosts; "cluster.local" when it is empty.
 	ClusterDomain string
+	// Namespace is where the last good versions of refused policies are noted, in a Secret; empty for nowhere.
+	Namespace string
 	// Places, when given, hears where pods run.
 	Places *Places
 	// Discover is how often the API server is asked which kinds it serves, beside news of CustomResourceDefinitions; 30 s.
@@ -37,6 +39,7 @@ type Source struct {
 	dec   *intake.Decoder
 	feeds []*feed // one for each kind that is read, in the order of kinds
 	refs  references
+	keep  *keep
 
 	wake chan struct{} // something is queued, or a feed's state changed
 
@@ -55,7 +58,7 @@ func NewSource(cfg SourceConfig) *Source {
 	cfg.Discover = cmp.Or(cfg.Discover, 30*time.Second)
 	s := &Source{
 		cfg: cfg, log: cfg.Logger, dec: intake.NewDecoder(cfg.Limits, intake.ClusterDomain(cfg.ClusterDomain)),
-		wake: make(chan struct{}, 1), queue: make(map[object.Key]object.Event),
+		keep: newKeep(cfg.Namespace), wake: make(chan struct{}, 1), queue: make(map[object.Key]object.Event),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -64,7 +67,7 @@ func NewSource(cfg SourceConfig) *Source {
 		if r.Kind == object.KindServiceAccount {
 			continue // accounts are known by the pods that use them
 		}
-		s.feeds = append(s.feeds, &feed{kind: r.Kind, to: s, have: make(map[object.Key]seen)})
+		s.feeds = append(s.feeds, &feed{kind: r.Kind, to: s, have: make(map[object.Key]seen), raw: make(map[object.Key][]byte)})
 	}
 	s.refs.init()
 	return s

@@ -131,7 +131,7 @@ func start(t *testing.T, a *kubetest.Server) *world {
 	t.Helper()
 	w := &world{Server: a, sink: newSink(), status: status.New(), places: NewPlaces()}
 	w.source = NewSource(SourceConfig{
-		Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute,
+		Namespace: "ambit-system", Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -330,6 +330,50 @@ func TestBadObject(t *testing.T) {
 	await(t, "the refusal", func() bool { return len(w.status.List()) > 0 })
 	a.Remove(policies, "shop", "web")
 	await(t, "the policy's end", func() bool { return w.sink.get(policyKey) == nil && len(w.status.List()) == 0 })
+}
+
+// The last good version of a refused policy outlives the process, as long as the policy is the same one.
+func TestLastGoodSurvivesRestart(t *testing.T) {
+	a := kubetest.New(t)
+	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(shop)
+	a.Put(fmt.Sprintf(policy, "bad"))
+	first := start(t, a)
+	first.synced(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { first.source.KeepLastGood(ctx) })
+	a.Put(strings.Replace(fmt.Sprintf(policy, "worse"), "DENY", "MAYBE", 1))
+	kept := func() int {
+		data, _ := a.Object("api/v1/secrets", "ambit-system", keepSecret)["data"].(kubetest.Doc)
+		return len(data)
+	}
+	await(t, "the note", func() bool { return kept() == 1 })
+	cancel()
+	wg.Wait()
+	second := start(t, a)
+	second.synced(t)
+	if o := second.sink.get(policyKey); o == nil || !strings.Contains(shown(o), "bad") {
+		t.Fatalf("the good version is gone: %v", o)
+	}
+	if l := second.status.List(); len(l) != 1 || !l[0].Kept {
+		t.Error(l)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	wg.Go(func() { second.source.KeepLastGood(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	// Another policy of the same name is another policy.
+	a.Remove(policies, "shop", "web")
+	a.Put(strings.Replace(fmt.Sprintf(policy, "other"), "DENY", "MAYBE", 1))
+	await(t, "the end of the note", func() bool { return kept() == 0 })
+	third := start(t, a)
+	third.synced(t)
+	if third.sink.get(policyKey) != nil {
+		t.Error("a policy that was deleted is in force")
+	}
+	a.Put(fmt.Sprintf(policy, "good"))
+	await(t, "the mended policy", func() bool { return third.sink.get(policyKey) != nil && len(third.status.List()) == 0 })
 }
 
 // Secrets that nothing names are passed over; one that is named later is fetched, and let go when it no longer is.

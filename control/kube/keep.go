@@ -1,0 +1,191 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// keep remembers the last good version of policies that are refused now, in a Secret: the API server has only what is
+// refused, and without a note elsewhere the good version would end with the process, and let in whoever it kept out.
+// Replicas note in memory; the leader writes.
+type keep struct {
+	namespace string // of the Secret; "" keeps nothing
+
+	mu sync.Mutex
+	// guarded by mu
+	earlier map[object.Key][]byte // from before this process
+	held    map[object.Key][]byte
+	changed chan struct{} // closed and replaced when held changes
+}
+
+const (
+	keepSecret = "ambitd-last-good"
+	// keepMost is what fits into a Secret.
+	keepMost = 900 << 10
+)
+
+func newKeep(namespace string) *keep {
+	return &keep{namespace: namespace, earlier: map[object.Key][]byte{}, held: map[object.Key][]byte{}, changed: make(chan struct{})}
+}
+
+// guards reports whether something is let in when objects of the kind go.
+func guards(k object.Kind) bool {
+	switch k {
+	case object.KindAuthorizationPolicy, object.KindPeerAuthentication, object.KindRequestAuthentication,
+		object.KindLocalRateLimitPolicy, object.KindExtensionPolicy, object.KindWasmPlugin, object.KindTrafficExtension,
+		object.KindBackendTLSPolicy, object.KindDestinationRule: // the last two: with which TLS something is talked to
+		return true
+	}
+	return false
+}
+
+// hold notes the good version of an object that is refused; nil lets go of it.
+func (k *keep) hold(key object.Key, good []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.earlier, key)
+	if bytes.Equal(k.held[key], good) {
+		return
+	}
+	if good == nil {
+		delete(k.held, key)
+	} else {
+		k.held[key] = good
+	}
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+// recall is the good version from before this process of an object that is still the same one.
+func (k *keep) recall(key object.Key, uid string) *unstructured.Unstructured {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	u := &unstructured.Unstructured{}
+	if data := k.earlier[key]; data == nil || u.UnmarshalJSON(data) != nil || string(u.GetUID()) != uid {
+		return nil
+	}
+	return u
+}
+
+// load reads what an earlier process noted.
+func (k *keep) load(ctx context.Context, c *Cluster) error {
+	if k.namespace == "" {
+		return nil
+	}
+	var s corev1.Secret
+	err := c.get(ctx, "/api/v1/namespaces/"+k.namespace+"/secrets/"+keepSecret, &s)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read Secret %s/%s with the last good versions: %w", k.namespace, keepSecret, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, data := range s.Data {
+		u := &unstructured.Unstructured{}
+		if u.UnmarshalJSON(data) != nil {
+			continue // somebody has been at it
+		}
+		if kind, ok := object.ParseKind(u.GetKind()); ok && guards(kind) {
+			k.earlier[object.Key{Kind: kind, Namespace: u.GetNamespace(), Name: u.GetName()}] = data
+		}
+	}
+	return nil
+}
+
+// KeepLastGood writes the last good versions of refused policies where the next process finds them, until ctx ends. It is
+// the leader's to do, and starts when the cluster is read.
+func (s *Source) KeepLastGood(ctx context.Context) {
+	k := s.keep
+	if k.namespace == "" {
+		return
+	}
+	for ctx.Err() == nil {
+		k.mu.Lock()
+		changed, held := k.changed, maps.Clone(k.held)
+		k.mu.Unlock()
+		if err := s.writeKept(ctx, held); err != nil && ctx.Err() == nil {
+			s.log.Error("the last good versions of refused policies cannot be noted, a restart may lose them; trying again", "err", err)
+			sleep(ctx, 5*time.Second)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+}
+
+func (s *Source) writeKept(ctx context.Context, held map[object.Key][]byte) error {
+	data, size := map[string]any{}, 0
+	for key, b := range held {
+		if size += len(b); size > keepMost {
+			return fmt.Errorf("they have more than %d bytes: correct the refused policies", keepMost)
+		}
+		sum := sha256.Sum256([]byte(key.String())) // names may be longer than keys of Secrets
+		data[hex.EncodeToString(sum[:])] = base64.StdEncoding.EncodeToString(b)
+	}
+	client := s.cfg.Cluster.dynamic.Resource(secretResource).Namespace(s.keep.namespace)
+	there, err := client.Get(ctx, keepSecret, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		if len(data) == 0 {
+			return nil
+		}
+		_, err = client.Create(ctx, &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1", "kind": "Secret", "type": "ambit.io/last-good",
+			"metadata": map[string]any{"name": keepSecret, "namespace": s.keep.namespace}, "data": data,
+		}}, metav1.CreateOptions{FieldManager: manager})
+		return err
+	case err != nil:
+		return err
+	}
+	if old, _, _ := unstructured.NestedMap(there.Object, "data"); len(old) == len(data) && same(old, data) {
+		return nil
+	}
+	there.Object["data"] = data
+	_, err = client.Update(ctx, there, metav1.UpdateOptions{FieldManager: manager})
+	return err
+}
+
+// guarded takes a policy's new version in, and returns the version from before this process when the new one is refused
+// and nothing else is known.
+func (f *feed) guarded(key object.Key, u *unstructured.Unstructured, good bool, before seen) object.Object {
+	switch {
+	case good:
+		if data, err := json.Marshal(u.Object); err == nil { // it has been JSON before
+			f.raw[key] = data
+		}
+		f.to.keep.hold(key, nil)
+	case before.good:
+		f.to.keep.hold(key, f.raw[key])
+	default:
+		was := f.to.keep.recall(key, string(u.GetUID()))
+		if was == nil {
+			return nil
+		}
+		o, _ := convert(f.to.dec, f.kind, was)
+		if data, err := json.Marshal(was.Object); o != nil && err == nil {
+			f.raw[key] = data
+			f.to.keep.hold(key, data)
+		}
+		return o
+	}
+	return nil
+}
