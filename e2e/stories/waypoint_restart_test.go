@@ -41,6 +41,10 @@ func TestWaypointRollsUnderLoad(t *testing.T) {
 		}
 	}
 	s := w.storm("shop", "client", url)
+	// Some requests take long; whoever is asked to end while they are under way waits for them.
+	for _, keep := range []bool{true, false} {
+		s.stops = append(s.stops, w.requests(w.client("shop", "client", keep), "POST "+url+"delay?d=1500ms"))
+	}
 	w.rolled(restart)
 	w.must(scale(2)())
 	w.rolled(restart)
@@ -150,7 +154,7 @@ func TestWaypointKilled(t *testing.T) {
 		return func() { w.must(syscall.Kill(w.processOf(w.instance(node), name), syscall.SIGKILL)) }
 	}
 	// The client's node is the first, so the instance there is the one it uses while it can.
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name      string
 		kill      []func()
 		unnoticed bool
@@ -164,6 +168,9 @@ func TestWaypointKilled(t *testing.T) {
 		{"the client's ztunnel, and ambitd", []func(){daemon("ambitd"), daemon("ztunnel@node1")}, false},
 	} {
 		s := w.storm("shop", "client", url)
+		// A change is on its way when they die.
+		version := []string{"v1", "v2"}[i%2]
+		w.apply(churnRoute(100*(1-i%2), 100*(i%2)))
 		for _, kill := range c.kill {
 			kill()
 		}
@@ -184,5 +191,8 @@ func TestWaypointKilled(t *testing.T) {
 		}
 		t.Logf("%s: %s", c.name, got)
 		w.status("shop", "client", "DELETE "+url, http.StatusForbidden)
+		if a := w.status("shop", "client", "GET "+url, http.StatusOK); !strings.Contains(a.Body, "Text="+version) {
+			t.Errorf("%s: the change of the route got lost: %q", c.name, a.Body)
+		}
 	}
 }
