@@ -319,6 +319,7 @@ func (a *agent) trim(ctx context.Context) error {
 		}
 		runtimemetrics.Read(allocated)
 		if total := allocated[0].Value.Uint64(); total-trimmed >= trimFrom {
+			a.ads.Trim()
 			debug.FreeOSMemory()
 			trimmed = total
 		}

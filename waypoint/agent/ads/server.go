@@ -151,6 +151,13 @@ func (s *Server) Apply(updates ...Update) {
 	}
 }
 
+// Trim lets go of what only speeds up the next Apply.
+func (s *Server) Trim() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.packer = packer{}
+}
+
 func (s *Server) put(typeURL string, entries map[string]*entry, r Resource) {
 	e := entries[r.Name]
 	if e == nil {
