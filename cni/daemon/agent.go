@@ -105,6 +105,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.operate(ctx)
 	})
 	err := g.Wait()
+	if b, ok := a.backend.(*redirect.EBPF); ok {
+		err = errors.Join(err, b.Close())
+	}
 	if a.cfg.RemoveOnShutdown {
 		err = errors.Join(err, a.node.Remove())
 	}
@@ -122,7 +125,7 @@ func (a *Agent) prepare() error {
 		return fmt.Errorf("node's network namespace: %w", err)
 	}
 	a.host = host
-	if a.backend, err = redirect.Detect(a.cfg.Backend, a.log); err != nil {
+	if a.backend, err = redirect.Detect(a.cfg.Backend, a.cfg.BPF, a.log); err != nil {
 		return errors.Join(err, host.Close())
 	}
 	a.node = redirect.NewNode(host, redirect.NodeOptions{ProbeIPv4: a.cfg.ProbeIPv4, ProbeIPv6: a.cfg.ProbeIPv6, ProbeUser: a.cfg.ProbeUser})
@@ -147,6 +150,11 @@ func (a *Agent) prepare() error {
 // proxy gets is complete, and only then open the sockets.
 func (a *Agent) operate(ctx context.Context) error {
 	a.recoverPods(ctx)
+	if _, ok := a.backend.(*redirect.EBPF); !ok {
+		if err := redirect.Clear(a.cfg.BPF); err != nil {
+			a.log.Warn("BPF programs of an earlier agent stay", "err", err)
+		}
+	}
 	plugin, err := listenUnix(a.cfg.PluginSocket())
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/cni/enroll"
+	"github.com/ambit-mesh/ambit/cni/redirect/bpf"
 )
 
 // Config is all the agent is told from outside. Default, then FromEnv, then flags.
@@ -40,8 +41,10 @@ type Config struct {
 	ProbeIPv4, ProbeIPv6 netip.Addr
 	// ProbeUser is the user that probes pods.
 	ProbeUser uint32
-	// Backend is auto, nftables or iptables (NATIVE_NFTABLES=true means nftables).
+	// Backend is auto, nftables, iptables or ebpf (AMBIT_REDIRECTION; NATIVE_NFTABLES=true means nftables).
 	Backend string
+	// BPF is where BPF programs are kept (AMBIT_BPF_DIR) and hang (AMBIT_CGROUP_ROOT).
+	BPF bpf.Place
 	// ReconcileOnStartup puts rules right in enrolled pods when the agent starts.
 	ReconcileOnStartup bool
 	// RemoveOnShutdown takes the node's rules away when the agent ends (AMBIENT_DISABLE_SAFE_UPGRADE). Otherwise all
@@ -66,7 +69,7 @@ func Default() Config {
 		Policy: enroll.Policy{
 			Selectors: enroll.DefaultSelectors(), SystemNamespace: mesh.SystemNamespace, ExcludeNamespaces: []string{"kube-system"},
 		},
-		DNS: true, IPv6: true, Backend: "auto", ReconcileOnStartup: true,
+		DNS: true, IPv6: true, Backend: "auto", BPF: bpf.Place{Dir: bpf.DefaultDir}, ReconcileOnStartup: true,
 		ProbeIPv4: netip.MustParseAddr(mesh.ProbeSourceIPv4), ProbeIPv6: netip.MustParseAddr(mesh.ProbeSourceIPv6),
 		AddTimeout: 4 * time.Second, LeaveGrace: 500 * time.Millisecond, Resync: time.Minute,
 	}
@@ -95,6 +98,8 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		c.Backend = "nftables"
 	}
 	e.text("AMBIT_REDIRECTION", &c.Backend)
+	e.text("AMBIT_BPF_DIR", &c.BPF.Dir)
+	e.text("AMBIT_CGROUP_ROOT", &c.BPF.Cgroup)
 	if text := ""; e.text("EXCLUDE_NAMESPACES", &text) {
 		c.Policy.ExcludeNamespaces = strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
 	}

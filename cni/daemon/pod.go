@@ -112,7 +112,7 @@ func (a *Agent) enrol(ctx context.Context, pod enroll.Pod, r request) error {
 	if fresh && r.live && r.wait {
 		handed = a.handOver(ctx, next, true)
 	}
-	if err := a.capture(next, old, fresh); err != nil {
+	if err := a.capture(next, old, fresh, r.addrs != nil || addressesChanged(old, next)); err != nil {
 		return err
 	}
 	if !a.proxies.Acked(pod.UID, next.ns.ID()) {
@@ -156,10 +156,16 @@ func (a *Agent) plan(pod enroll.Pod, r request, old *record) (*record, error) {
 	return next, nil
 }
 
-// capture puts the rules in place and records it. If it fails, a fresh namespace is closed and nothing recorded.
-func (a *Agent) capture(next, old *record, fresh bool) error {
+// addressesChanged is whether the pod was captured when it had other addresses, or none yet.
+func addressesChanged(old, next *record) bool {
+	return old != nil && !slices.Equal(old.addrs(), next.addrs())
+}
+
+// capture puts the rules in place and records it. If it fails, a fresh namespace is closed and nothing recorded. Not all
+// back ends see by themselves that the namespace was readdressed since.
+func (a *Agent) capture(next, old *record, fresh, readdressed bool) error {
 	k := next.pod.Key()
-	if fresh || !sameOptions(old.options, next.options) {
+	if fresh || readdressed || !sameOptions(old.options, next.options) {
 		if err := a.backend.Apply(next.ns, next.options); err != nil {
 			if fresh {
 				next.ns.Close()
@@ -267,6 +273,9 @@ func (a *Agent) disown(ctx context.Context, pod enroll.Pod) error {
 func (a *Agent) forget(ctx context.Context, k enroll.Key, rec *record) {
 	if err := a.node.Set(rec.pod.UID, nil); err != nil {
 		a.log.Warn("address of a pod that is gone stays in the probe set until the next start", "pod", k, "err", err)
+	}
+	if err := a.backend.Forget(rec.ns); err != nil {
+		a.log.Warn("something of a pod that is gone stays until the next start", "pod", k, "err", err)
 	}
 	a.drop(ctx, k, rec)
 	a.log.Info("pod is gone", "pod", k, "uid", rec.pod.UID)

@@ -66,7 +66,7 @@ func (a *Agent) recoverPod(p enroll.Pod) {
 		err := a.backend.Verify(ns, rec.options)
 		if errors.Is(err, redirect.ErrDrift) {
 			log.Info("refreshing rules", "why", err)
-			err = redirect.Supersede(a.backend, ns, rec.options)
+			err = redirect.Supersede(a.backend, ns, rec.options, a.cfg.BPF)
 		}
 		if err != nil {
 			log.Error("rules cannot be refreshed", "err", err)

@@ -3,14 +3,18 @@ package redirect
 import (
 	"errors"
 	"fmt"
-	"log/slog"
+	"os"
+	"slices"
+
+	"github.com/google/nftables"
 
 	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/cni/redirect/bpf"
 )
 
 // Backend carries a pod's rules into its network namespace.
 type Backend interface {
-	// Name is for logs: nftables, iptables-nft or iptables-legacy.
+	// Name is for logs: nftables, iptables-nft, iptables-legacy or ebpf.
 	Name() string
 	// Apply makes the namespace redirect as o says, whatever an earlier Apply said. IPv6 is left out where the
 	// namespace has none. Traffic meets either the old rules or the new.
@@ -19,74 +23,92 @@ type Backend interface {
 	Verify(ns *netns.Netns, o Options) error
 	// Remove takes everything away again. What is not there is no error.
 	Remove(ns *netns.Netns) error
+	// Forget is for a pod that is gone: it lets go of what is kept outside of the pod's namespace.
+	Forget(ns *netns.Netns) error
+
+	// drop is Remove without the routes, which all back ends share: without them, connections captured before would
+	// be torn.
+	drop(ns *netns.Netns) error
 }
 
 // ErrDrift says that the rules in a namespace are not those that were applied.
 var ErrDrift = errors.New("rules differ from what was applied")
 
 // Supersede applies with b and removes what any other back end left in the namespace, so that an agent started with
-// another setting takes its pods over.
-func Supersede(b Backend, ns *netns.Netns, o Options) error {
+// another setting takes its pods over. Open connections stay open, also those that are captured already. at is where an
+// agent that used BPF programs kept them.
+func Supersede(b Backend, ns *netns.Netns, o Options, at bpf.Place) error {
 	if err := b.Apply(ns, o); err != nil {
 		return err
 	}
-	removed := false
-	for _, other := range []Backend{NFTables{}, IPTables{Variant: "nft"}, IPTables{Variant: "legacy"}} {
-		if other.Name() == b.Name() {
+	for _, other := range []filters{NFTables{}, IPTables{Variant: "nft"}, IPTables{Variant: "legacy"}} {
+		if other.Name() == b.Name() || !other.installed() {
 			continue
 		}
-		if ipt, ok := other.(IPTables); ok && !ipt.installed() {
-			continue
-		}
-		if err := other.Remove(ns); err != nil {
-			return fmt.Errorf("remove what %s left: %w", other.Name(), err)
-		}
-		removed = true
-	}
-	if !removed {
-		return nil
-	}
-	// The routes are common to all back ends and went with the others.
-	return b.Apply(ns, o)
-}
-
-// Detect finds a back end the kernel and the installed binaries can carry, by trying in a namespace of its own. want is
-// "auto" (or empty), "nftables" or "iptables".
-func Detect(want string, log *slog.Logger) (Backend, error) {
-	scratch, err := netns.Make()
-	if err != nil {
-		return nil, fmt.Errorf("probe the kernel's packet filter: %w", err)
-	}
-	defer scratch.Close()
-	var problems []error
-	try := func(b Backend) bool {
-		err := b.Apply(scratch, Options{IPv6: true, DNS: true})
-		if err == nil {
-			err = b.Remove(scratch)
+		var err error
+		if _, ok := b.(*EBPF); ok {
+			err = other.retire(ns, o)
+		} else {
+			err = other.drop(ns)
 		}
 		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", b.Name(), err))
-		}
-		return err == nil
-	}
-	var candidates []Backend
-	switch want {
-	case "", "auto":
-		candidates = append(candidates, NFTables{}, IPTables{Variant: "nft"}, IPTables{Variant: "legacy"})
-	case "nftables":
-		candidates = append(candidates, NFTables{})
-	case "iptables":
-		candidates = append(candidates, IPTables{Variant: "nft"}, IPTables{Variant: "legacy"})
-	default:
-		return nil, fmt.Errorf("unknown redirection back end %q: want auto, nftables or iptables", want)
-	}
-	for _, b := range candidates {
-		if try(b) {
-			if len(problems) > 0 {
-				log.Warn("preferred redirection is not available here", "using", b.Name(), "err", errors.Join(problems...))
-			}
-			return b, nil
+			return fmt.Errorf("remove what %s left: %w", other.Name(), err)
 		}
 	}
-	return nil, fmt.Errorf("no way to redirect traffic on this node; the kernel needs nf_tables with nat and conntrack (CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_REDIR, CONFIG_NFT_CT) or the iptables binaries: %w", errors.Join(problems...))
+	if _, ok := b.(*EBPF); ok {
+		return nil
+	}
+	old, err := bpf.Leftover(at)
+	if old == nil || err != nil {
+		return err
+	}
+	return errors.Join(dropSteering(old, ns), old.Close())
+}
+
+// Clear removes what an earlier agent that used BPF programs left on the machine, once Supersede has taken all its pods.
+func Clear(at bpf.Place) error { return bpf.Clear(at) }
+
+// filters are the back ends that work by conntrack and NAT.
+type filters interface {
+	Backend
+	installed() bool
+	// retire leaves what connections need that were captured by address translation, and captures no new ones.
+	retire(ns *netns.Netns, o Options) error
+}
+
+// retired are a pod's rules without those that capture. What is left keeps address translation at work, and brings the
+// app's answers to the proxy.
+func retired(o Options) []Rule {
+	return slices.DeleteFunc(PodRules(o), func(r Rule) bool { return r.Do.Verb == ToPort })
+}
+
+// dropFilters removes what is retired in a pod.
+func dropFilters(ns *netns.Netns) error {
+	var errs []error
+	for _, f := range []filters{NFTables{}, IPTables{Variant: "nft"}, IPTables{Variant: "legacy"}} {
+		if f.installed() && mayHave(ns, f) {
+			errs = append(errs, f.drop(ns))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mayHave spares pods that never had a packet filter the binaries, and kernels without one the question.
+func mayHave(ns *netns.Netns, f filters) bool {
+	there := false
+	err := ns.Do(func() error {
+		if f.Name() == "iptables-legacy" {
+			names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+			there = len(names) > 0
+			return err
+		}
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := c.ListTables()
+		there = len(tables) > 0
+		return err
+	})
+	return err == nil && there
 }

@@ -2,6 +2,7 @@ package redirect
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -87,8 +88,13 @@ func (b IPTables) Verify(ns *netns.Netns, o Options) error {
 }
 
 // Remove implements Backend.
-func (b IPTables) Remove(ns *netns.Netns) error {
-	err := inPod(ns, Options{IPv6: true}, func(o Options, lo int) error {
+func (b IPTables) Remove(ns *netns.Netns) error { return errors.Join(b.drop(ns), removeRoutesIn(ns)) }
+
+// Forget implements Backend.
+func (IPTables) Forget(*netns.Netns) error { return nil }
+
+func (b IPTables) drop(ns *netns.Netns) error {
+	err := inPod(ns, Options{IPv6: true}, func(o Options, _ int) error {
 		for _, f := range iptFamilies(o.IPv6) {
 			there, err := b.save(f)
 			if err != nil {
@@ -100,10 +106,32 @@ func (b IPTables) Remove(ns *netns.Netns) error {
 				}
 			}
 		}
-		return removeRoutes(o.IPv6, lo)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("remove redirection rules: %w", err)
+	}
+	return nil
+}
+
+func (b IPTables) retire(ns *netns.Netns, o Options) error {
+	err := inPod(ns, o, func(o Options, _ int) error {
+		for _, f := range iptFamilies(o.IPv6) {
+			there, err := b.save(f)
+			if err != nil {
+				return err
+			}
+			if there.leftovers(nil) == "" {
+				continue
+			}
+			if err := b.restore(f, IPTText(retired(o), f, there.jumps())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("retire redirection rules: %w", err)
 	}
 	return nil
 }

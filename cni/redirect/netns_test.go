@@ -19,6 +19,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/api/netns/netnstest"
+	"github.com/ambit-mesh/ambit/cni/redirect/bpf"
 )
 
 // wire is a pod and a node joined by a veth pair, each in a namespace of its own.
@@ -85,10 +86,25 @@ func up(name string, addrs ...netip.Prefix) error {
 	return nil
 }
 
+// asProxy makes a listener as the node proxy makes them.
+func asProxy(_, _ string, rc syscall.RawConn) error {
+	var errs []error
+	err := rc.Control(func(fd uintptr) {
+		errs = append(errs,
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mesh.MarkProxy),
+			unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1))
+	})
+	return errors.Join(append(errs, err)...)
+}
+
 // serve answers each line on a TCP port with the server's name, the line, and who asked.
 func (w *wire) serve(ns *netns.Netns, name string, port uint16) {
 	w.t.Helper()
-	ln, err := ns.Listen(context.Background(), "tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), port), nil)
+	var control netns.Control
+	if ns == w.pod && port != 8080 {
+		control = asProxy
+	}
+	ln, err := ns.Listen(context.Background(), "tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), port), control)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -186,7 +202,39 @@ func backends(t *testing.T) []Backend {
 		}
 		out = append(out, b)
 	}
+	if b := ebpfBackend(t); b != nil {
+		out = append(out, b)
+	}
 	return out
+}
+
+// place is a folder for the programs of one test, in a BPF file system of its own.
+func place(t *testing.T) bpf.Place {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+		t.Skip("needs a BPF file system:", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return bpf.Place{Dir: dir}
+}
+
+func ebpfBackend(t *testing.T) *EBPF {
+	t.Helper()
+	if err := bpf.Supported(); err != nil {
+		t.Log("not tested:", err)
+		return nil
+	}
+	b, err := NewEBPF(place(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
 }
 
 func eachBackend(t *testing.T, fn func(t *testing.T, b Backend)) {
@@ -399,6 +447,14 @@ func TestBypassAndInterfaces(t *testing.T) {
 		reach(w.node, on(pod4, 8080), "app")
 		reach(w.node, on(pod6, 8080), "app")
 		reach(w.pod, on(node4, 8080), "outbound")
+		if _, ok := b.(*EBPF); ok {
+			if err := b.Apply(w.pod, Options{VirtualInterfaces: []string{"eth0"}}); err == nil || !strings.Contains(err.Error(), "eth0") {
+				t.Errorf("virtual interfaces, which it cannot do: %v", err)
+			}
+			apply(Options{IPv6: true})
+			reach(w.node, on(pod4, 8080), "inbound")
+			return
+		}
 		apply(Options{IPv6: true, VirtualInterfaces: []string{"eth0", "absent"}})
 		reach(w.node, on(pod4, 8080), "outbound")
 		reach(w.node, on(pod6, 8080), "outbound")

@@ -19,6 +19,8 @@ type NFTables struct{}
 // Name is "nftables".
 func (NFTables) Name() string { return "nftables" }
 
+func (NFTables) installed() bool { return true }
+
 // Apply implements Backend.
 func (NFTables) Apply(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, lo int) error {
@@ -49,17 +51,43 @@ func (NFTables) Verify(ns *netns.Netns, o Options) error {
 }
 
 // Remove implements Backend.
-func (NFTables) Remove(ns *netns.Netns) error {
-	err := inPod(ns, Options{IPv6: true}, func(o Options, lo int) error {
-		if err := unload(Mangle, NAT, Raw); err != nil {
-			return err
-		}
-		return removeRoutes(o.IPv6, lo)
-	})
-	if err != nil {
+func (b NFTables) Remove(ns *netns.Netns) error { return errors.Join(b.drop(ns), removeRoutesIn(ns)) }
+
+// Forget implements Backend.
+func (NFTables) Forget(*netns.Netns) error { return nil }
+
+func (NFTables) drop(ns *netns.Netns) error {
+	if err := ns.Do(func() error { return unload(Mangle, NAT, Raw) }); err != nil {
 		return fmt.Errorf("remove redirection rules: %w", err)
 	}
 	return nil
+}
+
+func (b NFTables) retire(ns *netns.Netns, o Options) error {
+	err := inPod(ns, o, func(o Options, _ int) error {
+		there, err := b.there()
+		if err != nil || !there {
+			return err
+		}
+		return load(retired(o), nil)
+	})
+	if err != nil {
+		return fmt.Errorf("retire redirection rules: %w", err)
+	}
+	return nil
+}
+
+// there says whether the calling thread's namespace has our rules.
+func (NFTables) there() (bool, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open netfilter netlink: %w", err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == nftTable(NAT) }), nil
 }
 
 // inPod runs fn inside the namespace with IPv6 narrowed to what the namespace has.

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/netns"
 )
 
 // route is the policy route that brings packets marked mesh.MarkConn, the app's answers to the proxy, to loopback
@@ -28,10 +30,13 @@ func routesOf(ipv6 bool) []route {
 }
 
 // applyRoutes, verifyRoutes and removeRoutes do it for each family of a pod.
-func applyRoutes(ipv6 bool, lo int) error {
+func applyRoutes(ipv6 bool, lo int) error { return applyRoutesFrom(ipv6, lo, nil) }
+
+// applyRoutesFrom gives connections that are marked before they have an address one of sources, which go by family.
+func applyRoutesFrom(ipv6 bool, lo int, sources map[int]netip.Addr) error {
 	tune("1")
 	for _, r := range routesOf(ipv6) {
-		if err := r.apply(lo); err != nil {
+		if err := r.apply(lo, sources[r.family]); err != nil {
 			return err
 		}
 	}
@@ -43,6 +48,15 @@ func verifyRoutes(ipv6 bool) error {
 		if err := r.verify(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// removeRoutesIn is removeRoutes for a namespace the caller is not in.
+func removeRoutesIn(ns *netns.Netns) error {
+	err := inPod(ns, Options{IPv6: true}, func(o Options, lo int) error { return removeRoutes(o.IPv6, lo) })
+	if err != nil {
+		return fmt.Errorf("remove redirection routes: %w", err)
 	}
 	return nil
 }
@@ -86,7 +100,7 @@ func loopback() (int, error) {
 	return lo.Attrs().Index, nil
 }
 
-func (r route) apply(lo int) error {
+func (r route) apply(lo int, source netip.Addr) error {
 	ok, err := r.ruleThere()
 	if err != nil {
 		return err
@@ -96,7 +110,9 @@ func (r route) apply(lo int) error {
 			return fmt.Errorf("add ip rule for mark %#x: %w", mesh.MarkConn, err)
 		}
 	}
-	if err := netlink.RouteReplace(r.route(lo)); err != nil {
+	route := r.route(lo)
+	route.Src = source.AsSlice()
+	if err := netlink.RouteReplace(route); err != nil {
 		return fmt.Errorf("add the local route of table %d: %w", mesh.RouteTable, err)
 	}
 	return nil

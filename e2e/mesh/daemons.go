@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ambit-mesh/ambit/api/labfile"
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/ca/token"
@@ -25,6 +27,8 @@ import (
 const (
 	// EnvBin is the folder of the mesh's programs; without it they are looked for beside the running one.
 	EnvBin = "AMBIT_BIN"
+	// EnvRedirection is how pods' traffic is captured where Options do not say it.
+	EnvRedirection = "AMBIT_REDIRECTION"
 
 	controlName = "ambitd.ambit-system.svc"
 	caName      = "ambit-ca.ambit-system.svc"
@@ -42,6 +46,9 @@ type Options struct {
 	// ZtunnelEnv is added to each proxy's environment, ControlArgs and CNIArgs to the other daemons' arguments.
 	ZtunnelEnv           []string
 	ControlArgs, CNIArgs []string
+	// Redirection is how pods' traffic is captured: nftables, iptables, ebpf or auto. Empty means what the environment
+	// says in AMBIT_REDIRECTION, and then what the agents choose.
+	Redirection string
 	// Envoy is the binary that waypoints run; empty means the one that the waypoint program itself would find or fetch.
 	Envoy string
 }
@@ -58,6 +65,12 @@ func DaemonsWith(l *lab.Lab, o Options) ([]lab.Daemon, error) {
 		return nil, err
 	}
 	p.bin = bin
+	if p.o.Redirection == "" {
+		p.o.Redirection = os.Getenv(EnvRedirection)
+	}
+	if err := p.pins(); err != nil {
+		return nil, err
+	}
 	if err := p.keys(); err != nil {
 		return nil, fmt.Errorf("prepare the lab for the mesh: %w", err)
 	}
@@ -98,6 +111,26 @@ type plan struct {
 
 func (p plan) file(elem ...string) string {
 	return filepath.Join(append([]string{p.dir}, elem...)...)
+}
+
+// bpf is where the agents keep programs: a file system of the lab's own, which goes with the lab, and the programs with it.
+func (p plan) bpf() string { return filepath.Join(p.l.Dir, "bpf") }
+
+// pins mounts it, before the daemons start, which would not see it otherwise.
+func (p plan) pins() error {
+	dir := p.bpf()
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		var st unix.Statfs_t
+		if serr := unix.Statfs(dir, &st); serr == nil && st.Type == unix.BPF_FS_MAGIC {
+			return nil
+		}
+		err = unix.Mount("bpf", dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700")
+	}
+	if err != nil && p.o.Redirection == "ebpf" {
+		return fmt.Errorf("mount a BPF file system for the lab (CONFIG_BPF_SYSCALL): %w", err)
+	}
+	return nil
 }
 
 // program is the path of one of the mesh's binaries.
@@ -186,7 +219,10 @@ func (p plan) control() lab.Daemon {
 func (p plan) cni(n labfile.Node) lab.Daemon {
 	args := []string{p.program("ambit-cni-agent"),
 		"--node", n.Name, "--pods-dir", p.l.ConfigDir, "--run-dir", n.RunDir, "--ztunnel-socket", n.ZtunnelSocket,
-		"--host-netns", n.Netns, "--admin-socket", n.CNIAdmin,
+		"--host-netns", n.Netns, "--admin-socket", n.CNIAdmin, "--bpf-dir", filepath.Join(p.bpf(), n.Name),
+	}
+	if p.o.Redirection != "" {
+		args = append(args, "--redirection", p.o.Redirection)
 	}
 	return lab.Daemon{
 		Name: "ambit-cni-agent@" + n.Name, Kind: "cni", Host: n.Name, Ready: "unix:" + n.CNIAdmin + ":/readyz",

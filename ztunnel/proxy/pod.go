@@ -75,7 +75,7 @@ func (pd *pod) listen(ctx context.Context) error {
 	if !pd.own() {
 		pd.migrateQueues()
 	}
-	opts := []func(int) error{marked(cfg.Mark)}
+	opts := []func(int) error{marked(cfg.Mark), answersAsOthers}
 	if cfg.PortReuse {
 		opts = append(opts, reusePort)
 	}

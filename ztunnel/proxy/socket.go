@@ -32,8 +32,9 @@ func originalDst(c *net.TCPConn) (netip.AddrPort, error) {
 		}
 	})
 	if err = errors.Join(ctlErr, err); err != nil {
-		// Without a conntrack entry the connection was made to the listener itself.
-		if errors.Is(err, unix.ENOENT) {
+		// Without a conntrack entry, or without conntrack, nothing was rewritten: the connection was made to the listener
+		// itself, or given to it under the address that it was made to.
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOPROTOOPT) {
 			return local, nil
 		}
 		return netip.AddrPort{}, fmt.Errorf("read original destination: %w", err)
@@ -122,6 +123,13 @@ func transparent(fd int) error {
 	return errors.Join(
 		wrapOpt("IP_TRANSPARENT", unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1)),
 		wrapOpt("IP_FREEBIND", unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1)))
+}
+
+// answersAsOthers lets a listener answer from the address a connection was made to, where redirection does not rewrite it
+// (BPF, TPROXY). A proxy that may not do so still serves where it is rewritten.
+func answersAsOthers(fd int) error {
+	_ = transparent(fd)
+	return nil
 }
 
 // reuseAddr lets two connections from one spoofed address share a port as long as they go to different places.

@@ -23,7 +23,7 @@ func (a *app) up() *cobra.Command {
 	var dir string
 	var ipv6, plain bool
 	var hosts map[string]string
-	var ztunnel, redirection string
+	var ztunnel string
 	var peer mesh.Options
 	var timeout time.Duration
 	c := &cobra.Command{
@@ -42,8 +42,8 @@ func (a *app) up() *cobra.Command {
 			if nodes < 1 {
 				return usagef("--nodes %d: a lab needs at least one", nodes)
 			}
-			if !slices.Contains([]string{"", "auto", "nftables", "iptables"}, redirection) {
-				return usagef("--redirection %q: auto, nftables or iptables", redirection)
+			if !slices.Contains([]string{"", "auto", "nftables", "iptables", "ebpf"}, peer.Redirection) {
+				return usagef("--redirection %q: auto, nftables, iptables or ebpf", peer.Redirection)
 			}
 			if dir != "" && dir != "-" {
 				if _, err := os.Stat(dir); err != nil {
@@ -55,9 +55,6 @@ func (a *app) up() *cobra.Command {
 				return err
 			}
 			peer.Ztunnel = strings.Fields(ztunnel)
-			if redirection != "" {
-				peer.CNIArgs = []string{"--redirection", redirection}
-			}
 			p := newProgress()
 			l, err := lab.Up(ctx, lab.Spec{Name: name, Nodes: nodes, DualStack: ipv6, Path: path, Names: outside(hosts)})
 			if err != nil {
@@ -85,7 +82,7 @@ func (a *app) up() *cobra.Command {
 	c.Flags().StringToStringVar(&hosts, "host", nil, "names of the outside world, as NAME=ADDRESS; 172.30.0.2 is the control host")
 	c.Flags().StringVar(&ztunnel, "ztunnel", "", "another node proxy, with its arguments, as in \"/opt/ztunnel proxy ztunnel\"")
 	c.Flags().StringArrayVar(&peer.ZtunnelEnv, "ztunnel-env", nil, "NAME=VALUE for every node proxy, over what the lab sets")
-	c.Flags().StringVar(&redirection, "redirection", "", "how pods' traffic is captured: auto, nftables or iptables")
+	c.Flags().StringVar(&peer.Redirection, "redirection", "", "how pods' traffic is captured: auto, nftables, iptables or ebpf")
 	c.Flags().BoolVar(&plain, "plain", false, "without the mesh")
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
 	return c

@@ -1,0 +1,97 @@
+package bpf
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Place is where programs hang and where they are kept.
+type Place struct {
+	// Dir is a folder in a BPF file system that belongs to one agent alone.
+	Dir string
+	// Cgroup is the root of control groups v2; empty means where they are mounted.
+	Cgroup string
+}
+
+// DefaultDir is the agent's folder on a node.
+const DefaultDir = mountPoint + "/ambit"
+
+const mountPoint = "/sys/fs/bpf"
+
+// layout is the version of the maps' shapes: an agent with other shapes does not touch those in use.
+const layout = "v1"
+
+func (p Place) maps() string         { return filepath.Join(p.Dir, layout, "maps") }
+func (p Place) links() string        { return filepath.Join(p.Dir, layout, "links") }
+func (p Place) pods() string         { return filepath.Join(p.Dir, layout, "pods") }
+func (p Place) pod(c uint64) string  { return filepath.Join(p.pods(), fmt.Sprintf("%x", c)) }
+func (p Place) link(n string) string { return filepath.Join(p.links(), n) }
+
+// prepare makes the folders, in a BPF file system.
+func (p Place) prepare() error {
+	if p.Dir == "" {
+		return errors.New("no folder for BPF programs: set --bpf-dir")
+	}
+	ok, err := inBPF(p.Dir)
+	if err == nil && !ok && strings.HasPrefix(p.Dir, mountPoint+"/") {
+		if err = unix.Mount("bpf", mountPoint, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+			return fmt.Errorf("mount a BPF file system at %s (CONFIG_BPF_SYSCALL, CAP_SYS_ADMIN): %w", mountPoint, err)
+		}
+		ok = true
+	}
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("%s is not in a BPF file system: mount one there (mount -t bpf bpf DIR) or set --bpf-dir to a folder in one", p.Dir)
+	}
+	for _, dir := range []string{p.maps(), p.links(), p.pods()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("folder for BPF programs: %w", err)
+		}
+	}
+	return nil
+}
+
+// inBPF asks the nearest folder that exists.
+func inBPF(dir string) (bool, error) {
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		if err == nil {
+			return st.Type == unix.BPF_FS_MAGIC, nil
+		}
+		if !errors.Is(err, unix.ENOENT) || dir == filepath.Dir(dir) {
+			return false, fmt.Errorf("look at %s: %w", dir, err)
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// cgroup finds the root of control groups v2: a hook there sees every process of the machine.
+func (p Place) cgroup() (string, error) {
+	if p.Cgroup != "" {
+		return p.Cgroup, nil
+	}
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("find control groups v2: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		// proc(5): … root mount-point options … - type source options
+		before, after, ok := strings.Cut(lines.Text(), " - ")
+		fields := strings.Fields(before)
+		if ok && strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 && fields[3] == "/" {
+			return fields[4], nil
+		}
+	}
+	return "", errors.Join(lines.Err(), errors.New("the root of control groups v2 is not mounted here (mount -t cgroup2, or set --cgroup-root)"))
+}

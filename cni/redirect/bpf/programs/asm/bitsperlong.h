@@ -1,0 +1,3 @@
+/* BPF is a machine of 64 bits. */
+#pragma once
+#define __BITS_PER_LONG 64
