@@ -186,6 +186,47 @@ spec: {hosts: [partner.example.com], addresses: [10.97.0.9], resolution: STATIC,
 	}
 }
 
+// TestWaypointPolicyKinds: whatever refuses at a waypoint, or would if it could be evaluated, closes the ways around it.
+func TestWaypointPolicyKinds(t *testing.T) {
+	w := startWaypoints(t, options{nodes: 2})
+	w.guardedShop()
+	service, pod := "http://"+w.vip("shop", "web")+"/", "http://"+w.podIP("shop", "web")+":8080/"
+	const at = `metadata: {name: kind, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: web}]
+`
+	const jwks = `{"keys":[{"use":"sig","kty":"EC","kid":"sample","crv":"P-256","alg":"ES256","x":"IH52_1dyQBWUDbNXJmJoj1oIhS6BJXAVNeZh1MWQCDo","y":"eCvwvr71-Zwr_EenrpKgqXuC8jhmhNe1DG4zMf2eAd4"}]}`
+	authorization, authentication := "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"+at, "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n"+at
+	for _, c := range []struct {
+		what, yaml string
+		status     int
+	}{
+		{"tokens that nobody must have", authentication + `  jwtRules: [{issuer: shop, jwks: '` + jwks + `'}]`, 200},
+		{"tokens whose keys cannot be had", authentication + "  jwtRules: [{issuer: shop, jwksUri: \"https://127.0.0.1/keys\"}]", 200},
+		{"nothing is allowed", authorization, 403},
+		{"everything is denied", authorization + "  action: DENY\n  rules: [{}]", 403},
+		{"everything is allowed", authorization + "  rules: [{}]", 200},
+		{"an authorizer nobody knows", authorization + "  action: CUSTOM\n  provider: {name: nobody}\n  rules: [{}]", 403},
+	} {
+		w.now(c.yaml)
+		if a, err := w.fetch("shop", "client", service); err != nil || a.Status != c.status {
+			t.Errorf("%s: %d %q, %v; want %d", c.what, a.Status, a.Body, err, c.status)
+		}
+		if a, err := w.fetch("shop", "client", service, "Authorization: Bearer nonsense"); err != nil || strings.Contains(c.what, "tokens") && a.Status != http.StatusUnauthorized {
+			t.Errorf("%s, with a bad token: %d, %v", c.what, a.Status, err)
+		}
+		for _, from := range []string{"shop/client", "outside/stranger"} {
+			ns, name, _ := strings.Cut(from, "/")
+			if a, err := w.fetch(ns, name, pod); err == nil {
+				t.Errorf("%s: %s gets around with %d", c.what, from, a.Status)
+			}
+		}
+		w.remove(c.yaml)
+	}
+	w.synced()
+	w.through("shop", "client", pod, "")
+}
+
 // target is a policy that lets clients read what it is bound to.
 func target(ns, group, kind, name string) string {
 	return fmt.Sprintf(`
