@@ -71,12 +71,26 @@ func (e Endpoint) do(ctx context.Context, method, path string) (io.ReadCloser, e
 	if resp.StatusCode/100 != 2 {
 		defer resp.Body.Close()
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-		return nil, fmt.Errorf("%s refuses %s %s: %s: %s", e.What, method, path, resp.Status, strings.TrimSpace(string(text)))
+		return nil, &Refusal{What: e.What, Request: method + " " + path, Status: resp.Status, Code: resp.StatusCode, Text: strings.TrimSpace(string(text))}
 	}
 	return struct {
 		io.Reader
 		io.Closer
 	}{io.LimitReader(resp.Body, maxAnswer), resp.Body}, nil
+}
+
+// Refusal is an answer that is none.
+type Refusal struct {
+	What, Request, Status, Text string
+	Code                        int
+}
+
+// Error implements error.
+func (r *Refusal) Error() string {
+	if r.Code == http.StatusNotFound && strings.Contains(r.Text, " ") && !strings.HasPrefix(r.Text, "404 ") {
+		return r.What + ": " + r.Text // it knows the question, and says what it does not know
+	}
+	return fmt.Sprintf("%s refuses %s: %s: %s", r.What, r.Request, r.Status, r.Text)
 }
 
 // explain names the usual reasons why nobody answers.

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,4 +43,19 @@ func TestLongPath(t *testing.T) {
 	body.Close()
 	srv.Close()
 	<-done
+}
+
+func TestRefusal(t *testing.T) {
+	answer := "the mesh knows no \"x\""
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Error(w, answer, http.StatusNotFound) }))
+	defer srv.Close()
+	e := Endpoint{What: "ztunnel of node1", Address: strings.TrimPrefix(srv.URL, "http://")}
+	_, err := e.Get(t.Context(), "/explain")
+	if err == nil || err.Error() != "ztunnel of node1: the mesh knows no \"x\"" {
+		t.Error(err)
+	}
+	answer = "404 page not found"
+	if _, err = e.Get(t.Context(), "/explain"); err == nil || !strings.Contains(err.Error(), "refuses GET /explain: 404 Not Found") {
+		t.Error(err)
+	}
 }
