@@ -170,6 +170,10 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 		defer wg.Wait()
 		wg.Go(func() { feed.Run(ctx) })
 		wg.Go(func() { c.source.KeepLastGood(ctx) })
+		if sel := c.d.cfg.UntaintFor; sel != "" {
+			u := &kube.Untaint{Cluster: c.cluster, Namespace: c.d.cfg.RootNamespace, Selector: sel, Logger: c.d.logger}
+			wg.Go(func() { u.Run(ctx) })
+		}
 		wg.Go(func() { _ = c.d.gateways.reconciler.Run(ctx) })                       // ends only with ctx
 		wg.Go(func() { _ = conditions.New(conditionsOver(c.d, c.writer)).Run(ctx) }) // so does this
 		wg.Go(func() { kube.NewEvents(c.source, c.d.status, c.d.cfg.RootNamespace, c.d.logger).Run(ctx) })

@@ -29,6 +29,9 @@ type Config struct {
 	TrustedNodeAccounts []string
 	// GatewayImage is what runs for Gateways, in a cluster.
 	GatewayImage string
+	// UntaintFor selects the pods of the CNI agent; nodes on which one is ready lose the taint cni.istio.io/not-ready. Empty
+	// leaves taints alone.
+	UntaintFor string
 	// ServingNames are further names of the authority's own certificate.
 	ServingNames []string
 	// StateDir is where the last good versions of policies are kept over a restart; empty keeps none.
@@ -106,6 +109,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"AMBIT_ADMIN_SOCKET":  &c.AdminSocket,
 		"AMBIT_ADMIN_ADDRESS": &c.AdminAddress,
 		"AMBIT_GATEWAY_IMAGE": &c.GatewayImage,
+		"AMBIT_UNTAINT_FOR":   &c.UntaintFor,
 		"AMBIT_MONITORING":    &c.MonitoringAddress,
 		"TRUST_DOMAIN":        &c.TrustDomain,
 		"CLUSTER_ID":          &c.ClusterID,

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -273,4 +275,28 @@ func TestEvents(t *testing.T) {
 			t.Error(o)
 		}
 	}
+}
+
+// A node loses the taint, and no other, when its agent is ready.
+func TestUntaint(t *testing.T) {
+	a := kubetest.New(t)
+	a.Put("apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {taints: [{key: cni.istio.io/not-ready, effect: NoSchedule}, {key: other, effect: NoSchedule}]}\n")
+	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: ambit-system, labels: {k8s-app: %s}}\nspec: {nodeName: n1}\nstatus: {conditions: [{type: Ready, status: %q}]}\n"
+	a.Put(fmt.Sprintf(pod, "somebody", "else", "True"))
+	a.Put(fmt.Sprintf(pod, "agent", "cni", "False"))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	u := &Untaint{Cluster: clusterOf(t, a), Namespace: "ambit-system", Selector: "k8s-app=cni", Logger: slog.New(slog.DiscardHandler)}
+	wg.Go(func() { u.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	taints := func() int {
+		return len(a.Object("api/v1/nodes", "", "n1")["spec"].(kubetest.Doc)["taints"].([]any))
+	}
+	await(t, "the watch", func() bool { return a.Watches() == 1 })
+	if taints() != 2 {
+		t.Error("untainted before its agent was ready")
+	}
+	a.Put(fmt.Sprintf(pod, "agent", "cni", "True"))
+	await(t, "the end of the taint", func() bool { return taints() == 1 })
 }

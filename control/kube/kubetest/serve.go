@@ -112,8 +112,11 @@ func selects(r *http.Request, namespace string, o Doc) bool {
 		return false
 	}
 	labels, _ := meta["labels"].(Doc)
-	if l := r.URL.Query().Get("labelSelector"); l != "" && labels[l] == nil {
-		return false
+	if l := r.URL.Query().Get("labelSelector"); l != "" {
+		key, value, exact := strings.Cut(l, "=")
+		if labels[key] == nil || exact && text(labels[key]) != value {
+			return false
+		}
 	}
 	for _, f := range strings.Split(r.URL.Query().Get("fieldSelector"), ",") {
 		if name, ok := strings.CutPrefix(f, "metadata.name="); ok && text(meta["name"]) != name {
