@@ -87,7 +87,7 @@ func (e *Env) extensionFilter(x *waypoint.Extension) (*corev3.TypedExtensionConf
 		if err := checkScript(k.Lua.GetSource()); err != nil {
 			return nil, err
 		}
-		return luaFilter(ExtensionObject(x), guardedScript(k.Lua.GetSource(), x.GetFailOpen())), nil
+		return luaFilter(ExtensionObject(x), guardedScript(ExtensionObject(x), k.Lua.GetSource(), x.GetFailOpen())), nil
 	case *waypoint.Extension_Processor:
 		return e.processorFilter(x, k.Processor)
 	}

@@ -16,12 +16,13 @@ const defaultProcessorTimeout = 200 * time.Millisecond
 // requests pass when one fails while it runs; with the wrapping, a script is compiled where it runs, and its failure is
 // an answer 503, or nothing if it may be passed over. The script is a long string here, which has no escapes: it ends
 // where the first bracket of its level does, and that does not occur in it (Lua 5.1 reference manual §2.1). The newlines
-// at both ends keep its first and last characters from becoming part of a bracket.
+// at both ends keep its first and last characters from becoming part of a bracket. What it fails with is logged by the name
+// of the object, which as every name in Kubernetes has no character that a Lua string would need to escape.
 //
 // Envoy gives scripts all of LuaJIT: files, programs, C. Whoever may write an ExtensionPolicy must not have the proxy's
 // private key for it, so a script sees the harmless part of the language, and asks services but not Envoy or its agent.
 // Bytecode, which could be made to leave that (LuaJIT, security notes), is refused before by checkScript.
-func guardedScript(source string, failOpen bool) string {
+func guardedScript(object, source string, failOpen bool) string {
 	level := "="
 	for strings.Contains(source, "]"+level+"]") {
 		level += "="
@@ -60,7 +61,7 @@ local function confine(handle)
   end
 end
 local function failed(handle, message, respond)
-  handle:logErr("script failed: " .. tostring(message))
+  handle:logErr("%s: " .. tostring(message))
   if open then return end
   if respond then
     handle:respond({[":status"] = "503"}, "an extension failed\n")
@@ -84,7 +85,7 @@ if ready and response then
     if not ok then failed(handle, message, false) end
   end
 end
-`, failOpen, level, source, level)
+`, failOpen, level, source, level, object)
 }
 
 // checkScript says why a script cannot be run.

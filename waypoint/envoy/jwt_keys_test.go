@@ -143,7 +143,7 @@ func FuzzGuardedScript(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, source string) {
-		script := guardedScript(source, false)
+		script := guardedScript("ExtensionPolicy a/b", source, false)
 		_, rest, ok := strings.Cut(script, "local source = [")
 		if !ok {
 			t.Fatal("no string")
