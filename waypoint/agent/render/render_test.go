@@ -242,7 +242,7 @@ func TestFootprint(t *testing.T) {
 	s.Apply(w.r.Render(w.store.Take())...)
 	after := heap()
 	t.Logf("facts %d KiB, configuration %d KiB", (known-before)>>10, (after-known)>>10)
-	if after-before > 32<<20 {
+	if after-before > 24<<20 {
 		t.Errorf("the agent's state takes %d MiB", (after-before)>>20)
 	}
 	runtime.KeepAlive(w)
