@@ -56,7 +56,7 @@ func (h *heads) next() error {
 	return err
 }
 
-// visit asks once and returns status and a field of the answer.
+// visitor asks on one connection and looks at one field of the answers.
 type visitor struct {
 	c    io.ReadWriteCloser
 	in   *heads
@@ -74,6 +74,7 @@ func newVisitor(c io.ReadWriteCloser, field string) *visitor {
 	return v
 }
 
+// ask sends a request and returns the answer's status and that field.
 func (v *visitor) ask(host string) (status int, field string, err error) {
 	v.got = ""
 	if _, err := fmt.Fprintf(v.c, "GET /items/42 HTTP/1.1\r\nhost: %s\r\nuser-agent: bench\r\n\r\n", host); err != nil {

@@ -23,10 +23,10 @@ var (
 
 // way is one way from a client to a server.
 type way struct {
-	Name string `json:"name"`
-	// Proxies are those whose CPU counts, Envoy apart.
-	nodes []int // process ids of node proxies
-	envoy int   // 0: none
+	Name string
+	// The processes whose CPU counts: node proxies, and Envoy (0 if there is none).
+	nodes []int
+	envoy int
 
 	client string // network namespace
 	addr   string

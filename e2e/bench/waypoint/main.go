@@ -12,7 +12,8 @@
 // routes, with mTLS on both sides.
 //
 // It needs root, and the mesh's binaries in bin/ or $AMBIT_BIN (make build). Nothing here is a test: there are no bounds. Start
-// reading at command; scale.go and hop.go are the two halves.
+// reading at command; scale.go and hop.go are the two halves, town.go and
+// crossing.go their worlds.
 package main
 
 import (
