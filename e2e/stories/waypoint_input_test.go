@@ -147,6 +147,20 @@ func TestWaypointBadInput(t *testing.T) {
 		w.remove(m.text)
 		w.said("nothing any more", "Nothing is refused.")
 	}
+	// A script is known to be none when it runs: the policy's service fails closed, and the log names it.
+	w.now(l7(policyV1, "ExtensionPolicy", "bad", "{"+webTarget+", lua: {source: 'function envoy_on_request('}}"))
+	w.status("shop", "client", "GET "+url, http.StatusServiceUnavailable)
+	w.eventually("the log to name the script", func() error {
+		p, err := w.Pod(w.ctx, "shop", w.proxies("shop", "waypoint")[0])
+		if err != nil {
+			return err
+		}
+		log, err := w.ReadLog(p.Containers[0].Log)
+		if err == nil && !strings.Contains(string(log), "ExtensionPolicy shop/bad: script:") {
+			err = errNotYet
+		}
+		return err
+	})
 	w.unharmed(s)
 }
 
