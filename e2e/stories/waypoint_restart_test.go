@@ -176,8 +176,8 @@ func TestWaypointKilled(t *testing.T) {
 		}
 		w.recovered()
 		back := time.Now()
-		w.eventually("a second and a half of load", func() error {
-			if time.Since(back) < 1500*time.Millisecond {
+		w.eventually("a second of load", func() error {
+			if time.Since(back) < 1200*time.Millisecond {
 				return errNotYet
 			}
 			return nil
