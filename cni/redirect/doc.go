@@ -6,6 +6,9 @@
 // iptables-restore where the kernel has no nf_tables. Both apply idempotently and all or nothing per table, can tell
 // whether what is there is what was wanted, and remove without a trace.
 //
+// A third, EBPF, does the same without packet filters, by the programs of package bpf. Connections that are open stay open
+// when pods change from one back end to another (Supersede).
+//
 // Redirection of TCP matches connection requests (SYN) alone: connections that were open when the pod was enrolled go on
 // as they were. The marks and addresses are Istio's (istio/istio cni/pkg/iptables), so that its ztunnel works here too.
 //

@@ -110,6 +110,12 @@ func (r route) apply(lo int, source netip.Addr) error {
 			return fmt.Errorf("add ip rule for mark %#x: %w", mesh.MarkConn, err)
 		}
 	}
+	if !source.IsValid() {
+		// What is marked before it has an address would lose its source while another back end is taken over.
+		if there, err := r.routeThere(); there || err != nil {
+			return err
+		}
+	}
 	route := r.route(lo)
 	route.Src = source.AsSlice()
 	if err := netlink.RouteReplace(route); err != nil {
@@ -126,6 +132,14 @@ func (r route) ruleThere() (bool, error) {
 	return len(rules) > 0, nil
 }
 
+func (r route) routeThere() (bool, error) {
+	routes, err := netlink.RouteListFiltered(r.family, &netlink.Route{Table: mesh.RouteTable, Type: unix.RTN_LOCAL}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return false, fmt.Errorf("list routes of table %d: %w", mesh.RouteTable, err)
+	}
+	return len(routes) > 0, nil
+}
+
 func (r route) verify() error {
 	ok, err := r.ruleThere()
 	if err != nil {
@@ -134,11 +148,10 @@ func (r route) verify() error {
 	if !ok {
 		return fmt.Errorf("%w: ip rule for mark %#x is missing", ErrDrift, mesh.MarkConn)
 	}
-	routes, err := netlink.RouteListFiltered(r.family, &netlink.Route{Table: mesh.RouteTable, Type: unix.RTN_LOCAL}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-	if err != nil {
-		return fmt.Errorf("list routes of table %d: %w", mesh.RouteTable, err)
+	if ok, err = r.routeThere(); err != nil {
+		return err
 	}
-	if len(routes) == 0 {
+	if !ok {
 		return fmt.Errorf("%w: local route of table %d is missing", ErrDrift, mesh.RouteTable)
 	}
 	return nil
