@@ -61,8 +61,8 @@ type Config struct {
 	Store Store
 	// Reports returns all reports there are.
 	Reports func() []Report
-	// Changed returns a channel that is closed at the next change of a report; nil looks again and again.
-	Changed func() <-chan struct{}
+	// Changed returns channels of which one is closed at the next change of a report; nil looks again and again.
+	Changed func() []<-chan struct{}
 	Logger  *slog.Logger
 	// Now is the clock; nil means the real one.
 	Now func() time.Time
@@ -89,7 +89,7 @@ func New(cfg Config) *Writer {
 func (w *Writer) Run(ctx context.Context) error {
 	tick := time.NewTicker(period)
 	defer tick.Stop()
-	var changed <-chan struct{}
+	var changed []<-chan struct{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -107,16 +107,15 @@ func (w *Writer) Run(ctx context.Context) error {
 }
 
 // due says whether something changed; nil means that it may have.
-func due(changed <-chan struct{}) bool {
-	if changed == nil {
-		return true
+func due(changed []<-chan struct{}) bool {
+	for _, c := range changed {
+		select {
+		case <-c:
+			return true
+		default:
+		}
 	}
-	select {
-	case <-changed:
-		return true
-	default:
-		return false
-	}
+	return changed == nil
 }
 
 // round writes what is different from what was written. What could not be written is tried again.

@@ -150,6 +150,23 @@ func TestCluster(t *testing.T) {
 	c.await("the policy's status", func() bool {
 		return c.api.Object("apis/security.istio.io/v1/authorizationpolicies", "shop", "deny")["status"] != nil
 	})
+	refused := func() string {
+		status, _ := c.api.Object("apis/security.istio.io/v1/authorizationpolicies", "shop", "deny")["status"].(kubetest.Doc)
+		list, _ := status["conditions"].([]any)
+		for _, v := range list {
+			if x := v.(kubetest.Doc); x["type"] == conditionRefused {
+				return fmt.Sprint(x["message"])
+			}
+		}
+		return ""
+	}
+	good := c.api.Object("apis/security.istio.io/v1/authorizationpolicies", "shop", "deny")
+	bad := c.api.Object("apis/security.istio.io/v1/authorizationpolicies", "shop", "deny")
+	bad["spec"].(kubetest.Doc)["action"] = "MAYBE"
+	c.api.PutDoc(bad)
+	c.await("word of the refusal", func() bool { return strings.Contains(refused(), "the earlier version stays in force") })
+	c.api.PutDoc(good)
+	c.await("the end of it", func() bool { return refused() == "" })
 	if _, b := c.get("/metrics"); !strings.Contains(b, "ambit_control_leader 1") || !strings.Contains(b, "ambit_control_unreadable_kinds 0") {
 		t.Error("the metrics do not say that this replica leads")
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/push"
+	"github.com/ambit-mesh/ambit/control/status"
 	"github.com/ambit-mesh/ambit/waypoint/deploy"
 )
 
@@ -45,11 +46,58 @@ func newGateways(d *Daemon) *gatewayRunner {
 	return g
 }
 
+// conditionsOver writes what there is to say about objects into a store. In a cluster that has no file to name, objects
+// that are refused say so themselves.
 func conditionsOver(d *Daemon, s conditions.Store) conditions.Config {
 	return conditions.Config{
-		Store: s, Reports: func() []conditions.Report { return reportsOf(d.pusher.Reports(), d.cluster != nil) }, Changed: d.pusher.ReportsChanged,
-		Logger: d.logger.With("part", "conditions"),
+		Store: s, Logger: d.logger.With("part", "conditions"),
+		Reports: func() []conditions.Report {
+			list := reportsOf(d.pusher.Reports(), d.cluster != nil)
+			if d.cluster != nil {
+				list = withRefusals(list, d.status.List())
+			}
+			return list
+		},
+		Changed: func() []<-chan struct{} { return []<-chan struct{}{d.pusher.ReportsChanged(), d.status.Changed()} },
 	}
+}
+
+// conditionRefused is on objects of which a version is refused.
+const conditionRefused = "ambit.io/Refused"
+
+// withRefusals adds to reports what is refused as a whole. Kubernetes' own objects and routes have no place for it.
+func withRefusals(list []conditions.Report, entries []status.Entry) []conditions.Report {
+	at := make(map[conditions.Key]int, len(list))
+	for i, r := range list {
+		at[r.Key] = i
+	}
+	told := map[conditions.Key]bool{}
+	for _, e := range entries {
+		kind, ok := object.ParseKind(e.Kind)
+		k := conditions.Key{Kind: e.Kind, Namespace: e.Namespace, Name: e.Name}
+		if e.Severity != status.Refused || !ok || kind < object.KindServiceEntry || kind == object.KindSecret || kind == object.KindConfigMap || e.Name == "" || told[k] {
+			continue
+		}
+		told[k] = true
+		text := e.Problem
+		if e.Field != "" {
+			text = e.Field + ": " + text
+		}
+		if e.Fix != "" {
+			text += "; " + e.Fix
+		}
+		reason := "Invalid"
+		if e.Kept {
+			reason, text = "EarlierVersionInForce", text+" (the earlier version stays in force)"
+		}
+		if _, ok := at[k]; !ok {
+			at[k] = len(list)
+			list = append(list, conditions.Report{Key: k})
+		}
+		r := &list[at[k]]
+		r.Conditions = append(r.Conditions, conditions.Condition{Type: conditionRefused, True: true, Reason: reason, Message: text})
+	}
+	return list
 }
 
 // store is the folder as the writer of conditions sees it.

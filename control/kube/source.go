@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +47,8 @@ type Source struct {
 	mu     sync.Mutex
 	queue  map[object.Key]object.Event // what the sink is to hear; the latest of each object
 	order  []object.Key
-	served bool // the API server has said which kinds it serves
+	said   map[object.Key]string // what was told of objects
+	served bool                  // the API server has said which kinds it serves
 	// resources is where kinds are that not every API server has.
 	resources map[object.Kind]schema.GroupVersionResource
 	// failing is how many kinds cannot be asked about.
@@ -58,7 +60,7 @@ func NewSource(cfg SourceConfig) *Source {
 	cfg.Discover = cmp.Or(cfg.Discover, 30*time.Second)
 	s := &Source{
 		cfg: cfg, log: cfg.Logger, dec: intake.NewDecoder(cfg.Limits, intake.ClusterDomain(cfg.ClusterDomain)),
-		keep: newKeep(cfg.Namespace), wake: make(chan struct{}, 1), queue: make(map[object.Key]object.Event),
+		keep: newKeep(cfg.Namespace), wake: make(chan struct{}, 1), queue: make(map[object.Key]object.Event), said: make(map[object.Key]string),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -143,12 +145,25 @@ func (s *Source) poke() {
 	}
 }
 
-// tell says what is wrong with an object; nothing clears.
+// tell says what is wrong with an object, once; nothing clears.
 func (s *Source) tell(key object.Key, entries []status.Entry, kept bool) {
+	var all strings.Builder
 	for i := range entries {
 		e := &entries[i]
 		e.Kind, e.Namespace, e.Name = key.Kind.String(), key.Namespace, key.Name
 		e.Kept = kept && e.Severity == status.Refused
+		all.WriteString(e.String() + "\n")
+	}
+	s.mu.Lock()
+	same := s.said[key] == all.String()
+	if s.said[key] = all.String(); len(entries) == 0 {
+		delete(s.said, key)
+	}
+	s.mu.Unlock()
+	if same {
+		return // writing the status is a change of the object, too
+	}
+	for _, e := range entries {
 		level := slog.LevelWarn
 		if e.Severity == status.Refused {
 			level = slog.LevelError
