@@ -172,9 +172,11 @@ spec: {hosts: [unguarded], http: [{directResponse: {status: 418}}]}
 `, asked: []inquiry{{from: outsider, to: "shop/unguarded", status: 200, pod: "unguarded"}, {to: "shop/unguarded", status: 418}, {to: "pod:shop/unguarded", status: 200}}},
 		{name: "guarded", objects: own("guarded") + servicePolicy("guarded", "guarded", get), asked: []inquiry{
 			{to: "shop/guarded", status: 200, pod: "guarded", by: "shop/guarded rule 0"}, {to: "shop/guarded", method: "POST", status: 403, by: "shop/guarded"},
-			{to: "pod:shop/guarded"}, {from: outsider, to: "shop/guarded"}, {from: outsider, to: "pod:shop/guarded"}}},
+			{to: "pod:shop/guarded", by: "AuthorizationPolicy shop/guarded"}, {from: outsider, to: "shop/guarded", by: "AuthorizationPolicy shop/guarded"},
+			{from: outsider, to: "pod:shop/guarded", by: "AuthorizationPolicy shop/guarded"}}},
 		{name: "waypoint is not there", objects: gone("waypointless"), asked: []inquiry{{to: "shop/waypointless", status: 200, pod: "waypointless"}}},
-		{name: "waypoint with a policy is not there", objects: gone("unenforced") + servicePolicy("unenforced", "unenforced", get), asked: []inquiry{{to: "shop/unenforced"}, {to: "pod:shop/unenforced"}}},
+		{name: "waypoint with a policy is not there", objects: gone("unenforced") + servicePolicy("unenforced", "unenforced", get), asked: []inquiry{
+			{to: "shop/unenforced", by: "AuthorizationPolicy shop/unenforced"}, {to: "pod:shop/unenforced", by: "shop/unenforced"}}},
 		{name: "real client", objects: own("real") + selected("real", `rules: [{from: [{source: {principals: ["*/sa/client"]}}]}]`), asked: []inquiry{
 			{to: "shop/real", status: 200, pod: "real", by: "shop/real"}, {from: "shop/other", to: "shop/real", status: 503, by: "AuthorizationPolicy shop/real"}, {from: "shop/other", to: "pod:shop/real", by: "shop/real"}}},
 		{name: "real client denied", objects: own("unwanted") + selected("unwanted", "action: DENY\n  "+`rules: [{from: [{source: {principals: ["*/sa/other"]}}]}]`), asked: []inquiry{

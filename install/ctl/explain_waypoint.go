@@ -235,7 +235,11 @@ func (w *walker) arrive(ctx context.Context, pods []hop, from arrival) (o outcom
 			w.add("pod "+p.String(), pass, "", "is not in the mesh: nobody asks policies")
 		case !v.Allow:
 			o.also(outcome{refused: 1, reason: v.Reason, by: v.by()})
-			w.add(at, deny, v.by(), "%s: %s", p, v.Error)
+			object := v.by()
+			if len(v.Enforced) > 0 {
+				object = "" // the text names them
+			}
+			w.add(at, deny, object, "%s: %s", p, v.Error)
 		default:
 			o.taken++
 			w.add(at, pass, v.by(), "%s %s", p, v.how())
@@ -248,7 +252,7 @@ func (w *walker) arrive(ctx context.Context, pods []hop, from arrival) (o outcom
 type arrived struct {
 	Captured, Allow               bool
 	Policy, Reason, Error, Around string
-	DryRun, Asked                 []string
+	DryRun, Asked, Enforced       []string
 }
 
 // by names the policies that decided.
@@ -261,7 +265,7 @@ func (v arrived) by() string {
 	for _, n := range names {
 		out = append(out, "AuthorizationPolicy "+n)
 	}
-	return strings.Join(out, ", ")
+	return strings.Join(append(out, v.Enforced...), ", ")
 }
 
 func (v arrived) how() string {

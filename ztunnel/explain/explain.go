@@ -263,8 +263,10 @@ type Verdict struct {
 	Asked []string `json:"asked,omitempty"`
 	// DryRun are policies that matched and decide nothing.
 	DryRun []string `json:"dryRun,omitempty"`
-	Reason string   `json:"reason,omitempty"`
-	Error  string   `json:"error,omitempty"`
+	// Enforced are the policies of the waypoint that was gone around, when that is why.
+	Enforced []string `json:"enforced,omitempty"`
+	Reason   string   `json:"reason,omitempty"`
+	Error    string   `json:"error,omitempty"`
 	// Around says what a tolerated connection went around.
 	Around string `json:"around,omitempty"`
 }
@@ -311,7 +313,7 @@ func Inbound(s *state.Snapshot, m Mesh, a Arrival) (Verdict, error) {
 	if v.Allow {
 		p := authz.Guard(w.Guards, c.Source, port)
 		if err = p.Error(); err != nil {
-			out.Allow = false
+			out.Allow, out.Policy, out.Enforced = false, "", p.Guard.Policies
 		} else if p.Open {
 			out.Around = p.String()
 		}
