@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -126,14 +127,32 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 	if d.cluster != nil {
 		sc.Review, sc.Register = d.cluster.tokens.Review, d.cluster.register
 	}
-	d.server, err = serve.New(sc, append([]*xds.Collection{d.addresses, d.policies}, d.facts...)...)
+	d.server, err = serve.New(sc, append([]*xds.Collection{d.addresses, d.policies}, d.served()...)...)
 	return d, err
+}
+
+// anybody reports whether clients are served without proving who they are.
+func (d *Daemon) anybody() bool { return d.cfg.TokenKeys == "" && d.cluster == nil }
+
+// served are the facts clients may read. Private keys are for clients that have proved to be their Gateway's: where nobody
+// proves anything there are none.
+func (d *Daemon) served() []*xds.Collection {
+	if !d.anybody() {
+		return d.facts
+	}
+	out := slices.Clone(d.facts)
+	for i, c := range out {
+		if c.TypeURL() == mesh.TypeWaypointSecret {
+			out[i] = xds.NewCollection(mesh.TypeWaypointSecret)
+		}
+	}
+	return out
 }
 
 // Run serves until ctx ends or a part cannot go on.
 func (d *Daemon) Run(ctx context.Context) error {
-	if d.cfg.TokenKeys == "" && d.cluster == nil {
-		d.logger.Warn("no --token-keys: every client that reaches the listener is served")
+	if d.anybody() {
+		d.logger.Warn("no --token-keys: every client that reaches the listener is served, but for certificates of Gateways, which are kept back")
 	}
 	if d.cfg.StateDir == "" && d.cluster == nil {
 		d.logger.Warn("no --state-dir: a policy that is refused loses its last good version when the control plane restarts")
