@@ -42,7 +42,28 @@ func (a *agent) expand(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		a.settle(ctx)
 		a.awaitAnswers(ctx)
+	}
+}
+
+// What belongs together comes in several messages, one for each type, directly after each other. A subset without the
+// labels of its pods, or the other way round, would have nobody in it for the time between two of them.
+const (
+	settleGap  = 2 * time.Millisecond
+	settleMost = 5
+)
+
+// settle waits until no more comes directly after what has come, and not long if it goes on coming.
+func (a *agent) settle(ctx context.Context) {
+	for range settleMost {
+		select {
+		case <-a.facts.Changed():
+		case <-time.After(settleGap):
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

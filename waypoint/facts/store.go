@@ -16,8 +16,9 @@ import (
 // Types are the resource types a Store takes, in the order they are asked for.
 func Types() []string {
 	return []string{
-		mesh.TypeWaypointGateway, mesh.TypeWaypointSecret, mesh.TypeWaypointDestination, mesh.TypeWaypointService,
-		mesh.TypeWaypointVirtualHost, mesh.TypeAddress,
+		// The control plane sends what changed at once in this order: the labels of pods before the subsets that ask for them.
+		mesh.TypeAddress, mesh.TypeWaypointGateway, mesh.TypeWaypointSecret, mesh.TypeWaypointDestination, mesh.TypeWaypointService,
+		mesh.TypeWaypointVirtualHost,
 	}
 }
 
