@@ -19,6 +19,8 @@ type one struct {
 	// prepare opens what ask needs, before the change; ask reports whether a request sees it.
 	prepare func(ctx context.Context) (io.Closer, error)
 	ask     func(ctx context.Context) (bool, error)
+	// every is how long to wait between asking.
+	every time.Duration
 	// status and value are the last answer.
 	status int
 	value  string
@@ -38,6 +40,7 @@ var kinds = []kind{
 // kept is a change seen on a connection that was open before.
 func (b *bench) kept(o *one, s int, field string, sees func(status int, value string) bool) *one {
 	var v *visitor
+	o.every = 200 * time.Microsecond
 	o.prepare = func(ctx context.Context) (c io.Closer, err error) {
 		if v, err = b.visit(ctx, s, field); err != nil {
 			return nil, err
@@ -80,11 +83,14 @@ func changeEndpoint(b *bench, n int) *one {
 	return b.kept(o, mover, "x-pod", func(status int, value string) bool { return status == 200 && value == want })
 }
 
+// connecting is how long to wait where asking opens a tunnel: that costs the waypoint too much to do it all the time.
+const connecting = 2 * time.Millisecond
+
 // addService adds a service, which a new connection must reach.
 func addService(b *bench, _ int) *one {
 	s, write := b.town.add()
 	return &one{
-		resource: fact(s), write: write,
+		resource: fact(s), write: write, every: connecting,
 		ask: func(ctx context.Context) (bool, error) {
 			v, err := b.visit(ctx, s, "x-revision")
 			if err != nil {
@@ -102,7 +108,7 @@ func removeService(b *bench, _ int) *one {
 	b.town.next--
 	s := b.town.next
 	return &one{
-		write: func() error { return b.town.remove(s) },
+		write: func() error { return b.town.remove(s) }, every: connecting,
 		ask: func(ctx context.Context) (bool, error) {
 			v, err := b.visit(ctx, s, "")
 			if err == nil {
@@ -172,7 +178,7 @@ func (b *bench) try(ctx context.Context, o *one, f *changeFigures) error {
 			problems, _ := get(toolsURL + "/problems")
 			return fmt.Errorf("%s has not come into force after 10 s (pushed %v, last answer %d %q); the agent's problems: %s", o.resource, !b.watch.pushed().IsZero(), o.status, o.value, problems)
 		}
-		if err := pause(ctx, 200*time.Microsecond); err != nil {
+		if err := pause(ctx, o.every); err != nil {
 			return err
 		}
 	}
