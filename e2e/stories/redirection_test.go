@@ -67,6 +67,7 @@ func TestRedirections(t *testing.T) {
 	// A pod that is made under BPF programs, and an agent that is not there.
 	w.pod("shop", "late", "late", "node1")
 	w.serve("shop", "late", 8080)
+	w.protocol("shop", "HBONE")
 	w.want("shop", "client", w.podIP("shop", "late")+":8080", "late "+w.podIP("shop", "client"))
 	w.logged("node1", "connection complete", `dst.workload="late"`, `src.identity="spiffe://cluster.local/ns/shop/sa/client"`)
 	agent := agents["node1"].Name
