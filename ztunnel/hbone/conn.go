@@ -70,6 +70,7 @@ type conn struct {
 	refuseFrom uint32 // server: streams above this id are refused; maxStreamID until the second GOAWAY
 	drainPing  bool   // the PING between the two GOAWAYs is out
 	drainTimer *time.Timer
+	resets     int // client: streams we have reset
 
 	// liveness, guarded by mu
 	alive      *time.Timer

@@ -220,6 +220,11 @@ func (c *conn) headersLocked(id uint32, endStream bool, fields []Header) {
 	}
 }
 
+// maxResets is how many streams a client resets on one connection before it opens further ones on another. Servers count
+// resets against a flood and end the whole connection, with every stream on it, when there are too many: nghttp2, and with
+// it Envoy, after a thousand and 33 a second. What is still open may be reset too and has to stay below.
+const maxResets = 800
+
 // resetLocked queues RST_STREAM behind the DATA already queued, so that what was sent before the reset arrives.
 func (c *conn) resetLocked(id uint32, code ErrCode) {
 	if c.dead != nil {
@@ -233,5 +238,10 @@ func (c *conn) resetLocked(id uint32, code ErrCode) {
 	var frame [frameHeaderLen + 4]byte
 	c.out.Write(appendWords(frame[:0], frameRSTStream, 0, id, uint32(code)))
 	c.forgotten.add(id)
+	if c.client {
+		if c.resets++; c.resets >= maxResets {
+			c.draining = true
+		}
+	}
 	c.wakeWriter()
 }

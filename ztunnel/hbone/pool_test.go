@@ -157,6 +157,24 @@ func TestPoolReplacesDrainingConnection(t *testing.T) {
 	})
 }
 
+// TestPoolSpreadsResets: a peer that counts resets against a flood must not end a connection that others use.
+func TestPoolSpreadsResets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, PoolConfig{}, echo)
+		held := w.open(key("a"))
+		for range maxResets + 10 {
+			w.open(key("a")).Reset(Cancel)
+		}
+		w.expect(2, 2)
+		io.WriteString(held, "x")
+		held.CloseWrite()
+		if b, err := io.ReadAll(held); string(b) != "x" || err != nil {
+			t.Errorf("a stream of the connection before: %q, %v", b, err)
+		}
+		w.expect(2, 1)
+	})
+}
+
 // TestPoolRetriesOnLostConnection loses the connection between CONNECT and its answer.
 func TestPoolRetriesOnLostConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
