@@ -37,7 +37,7 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if got := strings.Count(string(out), "✓"); got < 13 {
-		t.Errorf("%d proofs, want at least 8:\n%s", got, out)
+		t.Errorf("%d proofs, want at least 13:\n%s", got, out)
 	}
 	if _, err := os.Stat(labfile.Dir(name)); err == nil {
 		t.Error("the demo left its lab behind")
