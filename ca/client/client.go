@@ -87,6 +87,22 @@ func TokenFile(path string) func() (string, error) {
 	}
 }
 
+// RootsFile reads a file with the roots of a control plane's certificates at each call, for connections that verify it by
+// them alone. Setting names where the path came from, in errors.
+func RootsFile(path, setting string) func() (*tls.Config, error) {
+	return func() (*tls.Config, error) {
+		pem, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read roots of the control plane (%s): %w", setting, err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s (%s) contains no certificate", path, setting)
+		}
+		return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}, nil
+	}
+}
+
 // Close ends the connection. Requests after it fail.
 func (c *Client) Close() error {
 	c.mu.Lock()

@@ -3,8 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -227,22 +225,9 @@ func (a *agent) xdsConfig() xds.ClientConfig {
 	}
 	if !plaintext {
 		cfg.Token = client.TokenFile(c.TokenFile)
-		cfg.TLS = func() (*tls.Config, error) { return serverTLS(c.XDSRootCA) }
+		cfg.TLS = client.RootsFile(c.XDSRootCA, "XDS_ROOT_CA")
 	}
 	return cfg
-}
-
-// serverTLS trusts the roots in a file, as they are now.
-func serverTLS(rootFile string) (*tls.Config, error) {
-	roots, err := os.ReadFile(rootFile)
-	if err != nil {
-		return nil, fmt.Errorf("read roots of the control plane (XDS_ROOT_CA): %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(roots) {
-		return nil, fmt.Errorf("%s (XDS_ROOT_CA) contains no certificate", rootFile)
-	}
-	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}, nil
 }
 
 // node is how this process introduces itself to the control plane.

@@ -8,8 +8,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -256,22 +254,9 @@ func (z *ztunnel) xdsConfig(logs *telemetry.Logs) xds.ClientConfig {
 		cfg.Dial = func(ctx context.Context) (net.Conn, error) { return c.dialMarked(ctx, u.Host) }
 	}
 	if u.Scheme == "https" {
-		cfg.TLS = func() (*tls.Config, error) { return serverTLS(c.XDSRootCA) }
+		cfg.TLS = client.RootsFile(c.XDSRootCA, "XDS_ROOT_CA")
 	}
 	return cfg
-}
-
-// serverTLS trusts the roots in a file, as they are now.
-func serverTLS(rootFile string) (*tls.Config, error) {
-	pem, err := os.ReadFile(rootFile)
-	if err != nil {
-		return nil, fmt.Errorf("read roots of the control plane (XDS_ROOT_CA): %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s (XDS_ROOT_CA) contains no certificate", rootFile)
-	}
-	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}, nil
 }
 
 // node is how the proxy introduces itself. Istio ambient wire contract, xDS transport, Node.id.
