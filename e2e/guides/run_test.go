@@ -2,16 +2,11 @@ package guides
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -115,9 +110,13 @@ func TestREADMENamesEveryGuide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range files {
-		if link := "(docs/" + filepath.Base(file) + ")"; !bytes.Contains(data, []byte(link)) {
-			t.Errorf("README.md has no link to docs/%s", filepath.Base(file))
+	onCluster, err := filepath.Glob(root + "/docs/kubernetes/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, onCluster...) {
+		if name, _ := filepath.Rel(root, file); !bytes.Contains(data, []byte("("+name+")")) {
+			t.Errorf("README.md has no link to %s", name)
 		}
 	}
 }
@@ -147,74 +146,8 @@ func follow(t *testing.T, file string, steps []Step) {
 		os.RemoveAll(labs)
 	})
 	began := time.Now()
-	output, err := shell(t.Context(), env, steps)
-	parts := split(output, len(steps))
-	last := 0
-	for i, part := range parts {
-		if part != nil {
-			last = i
-		}
-	}
-	if err != nil {
-		step := steps[last]
-		t.Fatalf("%s:%d: %v\n%s\n--- printed:\n%s", file, step.Line, err, step.Command, deref(parts[last]))
-	}
-	for i, step := range steps {
-		if missing := Compare(step.Want, deref(parts[i])); missing != "" {
-			t.Errorf("%s:%d: the output lacks the line\n  %s\n--- command:\n%s\n--- printed:\n%s", file, step.Line, missing, step.Command, deref(parts[i]))
-		}
+	for _, problem := range (Session{Dir: root, Env: env, Limit: limit}).Follow(t.Context(), file, steps) {
+		t.Error(problem)
 	}
 	t.Logf("%d blocks in %s", len(steps), time.Since(began).Round(10*time.Millisecond))
-}
-
-const marker = "\x1e--- step "
-
-// shell runs all steps in one session and returns everything they printed, with a marker before each step.
-func shell(ctx context.Context, env []string, steps []Step) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	var script strings.Builder
-	for i, s := range steps {
-		fmt.Fprintf(&script, "printf '%s%%d\\n' %d\n%s\n", marker, i, s.Command)
-	}
-	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script.String())
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = root, env, &out, &out
-	// What a step left in the background ends with the session.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 5 * time.Second
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		err = errors.Join(fmt.Errorf("not done after %s", limit), err)
-	}
-	return out.String(), err
-}
-
-var mark = regexp.MustCompile(marker + `(\d+)\n`)
-
-// split cuts the output of a session into that of its steps; nil stands for a step that was not reached.
-func split(output string, steps int) []*string {
-	parts := make([]*string, steps)
-	at := mark.FindAllStringSubmatchIndex(output, -1)
-	for n, m := range at {
-		end := len(output)
-		if n+1 < len(at) {
-			end = at[n+1][0]
-		}
-		i, err := strconv.Atoi(output[m[2]:m[3]])
-		if err != nil || i >= steps {
-			continue
-		}
-		text := output[m[1]:end]
-		parts[i] = &text
-	}
-	return parts
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }
