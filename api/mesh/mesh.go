@@ -99,6 +99,14 @@ const (
 	GatewayClassEastWest = "istio-east-west"
 )
 
+// What a proxy says of itself in the metadata of its xDS node. MetadataVersion is ours; Istio's proxies say MetadataIstioVersion,
+// which ours keep quiet about: a control plane of Istio's would compare it with its own releases.
+const (
+	MetadataCluster      = "CLUSTER_ID"
+	MetadataVersion      = "AMBIT_VERSION"
+	MetadataIstioVersion = "ISTIO_VERSION"
+)
+
 // Defaults.
 const (
 	DefaultTrustDomain    = "cluster.local"

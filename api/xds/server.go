@@ -198,10 +198,15 @@ func (s *Server) admit(ctx context.Context) (done func()) {
 
 // ClientStatus is one connected client, for people who look.
 type ClientStatus struct {
-	NodeID    string       `json:"nodeId"`
-	Peer      string       `json:"peer"`
-	Connected time.Time    `json:"connected"`
-	Types     []TypeStatus `json:"types"`
+	NodeID    string    `json:"nodeId"`
+	Peer      string    `json:"peer"`
+	Connected time.Time `json:"connected"`
+	// Cluster and Version are what the client says of itself.
+	Cluster string `json:"cluster,omitempty"`
+	Version string `json:"version,omitempty"`
+	// Server is the name of the instance of the control plane that answers, where it has one.
+	Server string       `json:"server,omitempty"`
+	Types  []TypeStatus `json:"types"`
 }
 
 // TypeStatus is what a client has of one resource type.

@@ -1,11 +1,13 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,8 @@ type stream struct {
 	mu        sync.Mutex // also guards the status fields of the watches
 	watches   []*watch   // in the order of pushes; written by serve under mu
 	nodeID    string     // guarded by mu
+	cluster   string     // guarded by mu
+	version   string     // guarded by mu
 	peer      string
 	connected time.Time
 }
@@ -162,13 +166,21 @@ func (st *stream) introduce(ctx context.Context, req *request) error {
 			return refusal(err, codes.PermissionDenied)
 		}
 	}
+	said := func(key string) string {
+		text := node.GetMetadata().GetFields()[key].GetStringValue()
+		return strings.ToValidUTF8(text[:min(len(text), maxSaid)], "")
+	}
 	st.node = node.GetMetadata().GetFields()["NODE_NAME"].GetStringValue()
 	st.mu.Lock()
 	st.nodeID = node.GetId()
+	st.cluster, st.version = said(mesh.MetadataCluster), cmp.Or(said(mesh.MetadataVersion), said(mesh.MetadataIstioVersion))
 	st.mu.Unlock()
 	st.srv.log.Info("xds client connected", "peer", st.peer, "node", node.GetId())
 	return nil
 }
+
+// maxSaid bounds what is kept of a client's words about itself.
+const maxSaid = 64
 
 // permit checks that the client may read what it subscribes to. A permission given holds for the stream, which ends at some time.
 func (st *stream) permit(ctx context.Context, req *request) error {
@@ -331,7 +343,7 @@ func (st *stream) leave() {
 func (st *stream) describe() ClientStatus {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	cs := ClientStatus{NodeID: st.nodeID, Peer: st.peer, Connected: st.connected}
+	cs := ClientStatus{NodeID: st.nodeID, Peer: st.peer, Connected: st.connected, Cluster: st.cluster, Version: st.version}
 	for _, w := range st.watches {
 		cs.Types = append(cs.Types, w.status)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -110,6 +111,15 @@ func (d *Daemon) monitoring() http.Handler {
 	return mux
 }
 
+// clients lists who is connected to this instance.
+func (d *Daemon) clients(w http.ResponseWriter, _ *http.Request) {
+	list := d.server.Clients()
+	for i := range list {
+		list[i].Server = d.cfg.Instance
+	}
+	reply(w, list)
+}
+
 // admin is what operators can ask.
 func (d *Daemon) admin() http.Handler {
 	mux := http.NewServeMux()
@@ -118,7 +128,10 @@ func (d *Daemon) admin() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/refusals", d.refusals)
-	mux.HandleFunc("GET /debug/clients", func(w http.ResponseWriter, _ *http.Request) { reply(w, d.server.Clients()) })
+	mux.HandleFunc("GET /debug/clients", d.clients)
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, map[string]string{"version": d.cfg.Version, "goVersion": runtime.Version(), "instance": d.cfg.Instance})
+	})
 	mux.HandleFunc("GET /config_dump", d.configDump)
 	mux.HandleFunc("GET /debug/facts", d.factDump)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -133,7 +146,8 @@ func (d *Daemon) help(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprint(w, `/readyz           200 once served, else what is missing
 /metrics          Prometheus metrics
 /debug/refusals   what is refused or doubtful in the configuration, and why; conditions of objects
-/debug/clients    connected node proxies and what they acknowledged
+/debug/clients    connected proxies and what they acknowledged
+/version          of this program
 /config_dump      what is served; ?name=PART filters by resource name
 /debug/facts      what waypoints and gateways are served; ?gateway=NAMESPACE/NAME, ?name=PART
 /debug/pprof/     profiles

@@ -76,6 +76,9 @@ type Config struct {
 
 	LogLevel slog.Level
 	LogJSON  bool
+
+	// Version is this release's. Instance (POD_NAME) tells replicas apart for people who look.
+	Version, Instance string
 }
 
 // Default is the configuration without flags and environment.
@@ -116,6 +119,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"NETWORK":             &c.Network,
 		"ROOT_NAMESPACE":      &c.RootNamespace,
 		"CLUSTER_DOMAIN":      &c.ClusterDomain,
+		"POD_NAME":            &c.Instance,
 	} {
 		if s := lookup(name); s != "" {
 			*v = s

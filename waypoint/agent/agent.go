@@ -236,7 +236,7 @@ func (a *agent) node() *corev3.Node {
 	for k, v := range map[string]string{
 		"NAME": a.cfg.PodName, "NAMESPACE": a.cfg.PodNamespace, "GATEWAY_NAME": a.cfg.GatewayName, "SERVICE_ACCOUNT": a.cfg.ServiceAccount,
 		"CLUSTER_ID": a.cfg.ClusterID, "NETWORK": a.cfg.Network, "NODE_NAME": a.cfg.NodeName, "WORKLOAD_NAME": a.cfg.WorkloadName,
-		"AMBIT_VERSION": a.deps.Version,
+		mesh.MetadataVersion: a.deps.Version,
 	} {
 		if v != "" {
 			meta[k] = structpb.NewStringValue(v)

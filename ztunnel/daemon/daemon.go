@@ -169,6 +169,9 @@ func (z *ztunnel) follow(logs *telemetry.Logs) {
 		return
 	}
 	cfg := z.xdsConfig(logs)
+	if z.version != "" {
+		cfg.Node.Metadata.Fields[mesh.MetadataVersion] = structpb.NewStringValue(z.version)
+	}
 	cfg.Registerer = z.rec.Registry()
 	z.xds = xds.NewClient(cfg, z.state, mesh.TypeAddress, mesh.TypeAuthorization)
 	z.synced = z.xds.Synced()

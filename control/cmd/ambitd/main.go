@@ -69,6 +69,7 @@ PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE
 			if cfg.LogJSON {
 				h = slog.NewJSONHandler(os.Stderr, opts)
 			}
+			cfg.Version = version
 			d, err := daemon.New(cfg, slog.New(h))
 			if err != nil {
 				return err
