@@ -69,7 +69,7 @@ var Forbidden = []Forbid{
 	{From: "control/push", Path: "k8s.io/", Reason: "as for control/model"},
 	{From: "control/object", Path: "k8s.io/", Reason: "slim objects are plain Go"},
 	{From: "control", Except: []string{"control/kube", "control/daemon", "control/cmd"}, Path: "k8s.io/client-go", Reason: "one door: control/kube"},
-	{From: "install", Except: []string{"install/apply"}, Path: "k8s.io/client-go", Reason: "one door: install/apply"},
+	{From: "install", Except: []string{"install/apply", "install/cluster", "install/ctl", "install/cmd"}, Path: "k8s.io/client-go", Reason: "one door: install/apply"},
 }
 
 // badNames are package names that say nothing about their content.
