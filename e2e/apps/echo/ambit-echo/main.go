@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -114,13 +115,20 @@ func loop() *cobra.Command {
 	var l echo.Load
 	var duration time.Duration
 	var output string
-	var quiet bool
+	var quiet, untilEOF bool
 	allow := 0
 	c := &cobra.Command{Use: "loop URL", Short: "Fetch a URL again and again, and report errors and latencies", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), duration)
 			defer cancel()
 			l.URL = args[0]
+			if untilEOF {
+				go func() {
+					// Nothing waits for this reader: it ends with the process.
+					io.Copy(io.Discard, os.Stdin)
+					cancel()
+				}()
+			}
 			if !quiet {
 				l.Progress = os.Stderr
 			}
@@ -145,6 +153,7 @@ func loop() *cobra.Command {
 	f.IntVar(&allow, "allow-errors", 0, "exit with status 0 up to so many errors")
 	f.StringVarP(&output, "output", "o", "text", "text or json")
 	f.BoolVarP(&quiet, "quiet", "q", false, "no progress")
+	f.BoolVar(&untilEOF, "until-eof", false, "end when standard input does")
 	return c
 }
 

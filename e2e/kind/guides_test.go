@@ -1,0 +1,46 @@
+//go:build kind
+
+package kind
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ambit-mesh/ambit/e2e/guides"
+)
+
+// TestGuides executes the guides of docs/kubernetes on the cluster, one after the other: each cleans up behind itself.
+func TestGuides(t *testing.T) {
+	open(t)
+	files, err := filepath.Glob(root + "/docs/kubernetes/*.md")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no guides: %v", err)
+	}
+	bin := os.Getenv("AMBIT_BIN")
+	if bin == "" {
+		bin = root + "/bin"
+	}
+	if bin, err = filepath.Abs(bin); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".md"), func(t *testing.T) {
+			f, err := os.Open(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			steps, err := guides.Parse(f)
+			if err != nil || len(steps) == 0 {
+				t.Fatalf("%s: %d steps, %v", file, len(steps), err)
+			}
+			env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1", "TMPDIR="+t.TempDir())
+			for _, problem := range (guides.Session{Dir: root, Env: env, Limit: 10 * time.Minute}).Follow(t.Context(), file, steps) {
+				t.Error(problem)
+			}
+		})
+	}
+}
