@@ -1,0 +1,81 @@
+package cluster
+
+import (
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
+	"testing/fstest"
+)
+
+// meshNamespaces are those of the mesh's tests. Gateway API conformance/utils/suite MeshNamespace, MeshConsumerNamespace
+func meshNamespaces() []string {
+	return []string{"gateway-conformance-mesh", "gateway-conformance-mesh-consumer"}
+}
+
+// waypoint is how an operator has a namespace's services handled by a waypoint.
+const waypoint = `---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: waypoint
+  namespace: %s
+  labels:
+    istio.io/waypoint-for: service
+spec:
+  gatewayClassName: istio-waypoint
+  listeners:
+    - name: mesh
+      port: 15008
+      protocol: HBONE
+`
+
+// labels enrol a namespace.
+const labels = `    istio.io/dataplane-mode: ambient
+    istio.io/use-waypoint: waypoint
+`
+
+var (
+	image     = regexp.MustCompile(`registry\.k8s\.io/gateway-api/(echo-basic|echo-advanced):\S+`)
+	namespace = regexp.MustCompile(`(?m)^kind: Namespace\nmetadata:\n  name: (\S+)\n  labels:\n`)
+)
+
+// meshManifests is the file that the mesh's tests share.
+const meshManifests = "mesh/manifests.yaml"
+
+// Manifests are the suite's own, with images of hub and tag for those of its registry, and with the namespaces of the mesh
+// enrolled and given waypoints.
+func Manifests(from fs.FS, hub, tag string) (fs.FS, error) {
+	out := fstest.MapFS{}
+	enrolled := map[string]bool{}
+	err := fs.WalkDir(from, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(name, ".yaml") {
+			return err
+		}
+		data, err := fs.ReadFile(from, name)
+		if err != nil {
+			return err
+		}
+		text := image.ReplaceAllString(string(data), hub+"/$1:"+tag)
+		if name == meshManifests {
+			text = namespace.ReplaceAllStringFunc(text, func(s string) string {
+				enrolled[namespace.FindStringSubmatch(s)[1]] = true
+				return s + labels
+			})
+			for _, ns := range meshNamespaces() {
+				text += fmt.Sprintf(waypoint, ns)
+			}
+		}
+		out[name] = &fstest.MapFile{Data: []byte(text), Mode: 0o444}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, ns := range meshNamespaces() {
+		if !enrolled[ns] {
+			return nil, fmt.Errorf("%s has no Namespace %s to enrol: the module has changed, and this package must follow", meshManifests, ns)
+		}
+	}
+	return out, nil
+}
