@@ -92,7 +92,7 @@ func (d *Decoder) root(doc *Document, file string, root *yaml.Node, budget *int,
 			doc.Ignored = v.ignored
 			return
 		}
-		r.refuse(at(v.field), v.problem, v.fix)
+		r.refuseAs(status.UnknownKind, locate(r.root, at(v.field)), at(v.field), v.problem, v.fix)
 	}
 	d.finish(doc, r, nil)
 }

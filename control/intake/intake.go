@@ -141,7 +141,7 @@ func (d *Decoder) File(name string, data []byte, known func(Sum) bool) []Documen
 
 // broken is a document about which nothing is known but what is wrong with it.
 func (d *Decoder) broken(file string, line int, problem, fix string) Document {
-	e := status.Entry{Severity: status.Refused, File: file, Line: line, Problem: problem, Fix: fix}
+	e := status.Entry{Severity: status.Refused, Code: status.NotUnderstood, File: file, Line: line, Problem: problem, Fix: fix}
 	return Document{Line: line, Broken: true, Items: []Item{{Line: line, Entries: []status.Entry{e}}}}
 }
 

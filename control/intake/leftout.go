@@ -6,6 +6,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // notCarriedOut are the fields of Istio's messages that are valid and mean something, and that this mesh does not carry
@@ -104,12 +106,12 @@ func (r *reader) leftOutOf(m protoreflect.Message, path []any) {
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		p := sub(path, fd.JSONName())
 		if fix, ok := notCarriedOut[fd.FullName()]; ok {
-			problem := "the field is not carried out"
+			code, problem := status.NotCarriedOut, "the field is not carried out"
 			if strings.Contains(fix, "works still") {
-				problem = "the field is deprecated"
+				code, problem = status.OldVersion, "the field is deprecated"
 				fix, _, _ = strings.Cut(fix, ";")
 			}
-			r.warn(p, problem, fix)
+			r.warnAs(code, p, problem, fix)
 			return true
 		}
 		if fd.Message() == nil || wellKnownField(fd) {

@@ -6,6 +6,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // readNoEffect reads a kind that means nothing without sidecars, to say so.
@@ -17,7 +18,7 @@ func readNoEffect(kind object.Kind, why string, fix func(spec *yaml.Node) string
 		if r.refused > 0 {
 			return nil
 		}
-		r.warn(at("kind"), why, fix(in.Spec))
+		r.warnAs(status.KindWithoutEffect, at("kind"), why, fix(in.Spec))
 		return &object.NoEffect{Meta: m, Kind: kind}
 	}
 }

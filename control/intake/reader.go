@@ -66,23 +66,31 @@ func (r *reader) refuse(path []any, problem, fix string) {
 }
 
 func (r *reader) refuseLine(line int, path []any, problem, fix string) {
+	r.refuseAs(status.WrongValue, line, path, problem, fix)
+}
+
+func (r *reader) refuseAs(code status.Code, line int, path []any, problem, fix string) {
 	r.refused++
 	if r.refused > r.d.limits.Problems {
 		return
 	}
-	r.add(status.Refused, line, path, problem, fix)
+	r.add(status.Refused, code, line, path, problem, fix)
 }
 
 // warn says that the object is used but probably does not do what its author meant.
 func (r *reader) warn(path []any, problem, fix string) {
+	r.warnAs(status.DoubtfulValue, path, problem, fix)
+}
+
+func (r *reader) warnAs(code status.Code, path []any, problem, fix string) {
 	if len(r.entries) < 2*r.d.limits.Problems {
-		r.add(status.Warning, locate(r.root, path), path, problem, fix)
+		r.add(status.Warning, code, locate(r.root, path), path, problem, fix)
 	}
 }
 
-func (r *reader) add(sev status.Severity, line int, path []any, problem, fix string) {
+func (r *reader) add(sev status.Severity, code status.Code, line int, path []any, problem, fix string) {
 	r.entries = append(r.entries, status.Entry{
-		Severity: sev, File: r.file, Line: line, Kind: r.kind, Namespace: r.namespace, Name: r.name,
+		Severity: sev, Code: code, File: r.file, Line: line, Kind: r.kind, Namespace: r.namespace, Name: r.name,
 		Field: pathString(path), Problem: problem, Fix: fix,
 	})
 }
@@ -249,7 +257,7 @@ func (r *reader) unknown(key *yaml.Node, sh *shape) {
 	} else if home := r.home(key.Value, sh); home != "" {
 		fix = home
 	}
-	r.refuseLine(key.Line, r.here(key.Value), fmt.Sprintf("there is no field %q", clip(key.Value)), fix)
+	r.refuseAs(status.UnknownField, key.Line, r.here(key.Value), fmt.Sprintf("there is no field %q", clip(key.Value)), fix)
 }
 
 // home finds where a field belongs that stands one level too deep or too high, which is what a slip of the indentation

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // authentication is a RequestAuthentication: of interest here is what it is bound to.
@@ -85,6 +86,17 @@ func remedy(reason string) string {
 		return "correct the name, or create the object"
 	}
 	return "name a Service, ServiceEntry, Gateway or, in the root namespace, a GatewayClass"
+}
+
+// remedyCode is what a target that is not enforced is called.
+func remedyCode(reason string) status.Code {
+	switch reason {
+	case reasonClosed:
+		return status.WaypointNotReady
+	case "TargetNotFound":
+		return status.TargetNotFound
+	}
+	return status.TargetUnenforced
 }
 
 // subsetRule is what of a DestinationRule matters to workloads: by which labels its subsets tell them apart.

@@ -7,6 +7,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // binding is what came of an object's wish for a waypoint.
@@ -23,7 +24,11 @@ type binding struct {
 }
 
 // problem has a reason from Istio's list.
-type problem struct{ reason, message string }
+type problem struct {
+	reason, message string
+	// missing says that there is no such Gateway.
+	missing bool
+}
 
 // reasonNotReady is Istio's for a waypoint that is missing or has no address.
 const reasonNotReady = "WaypointIsNotReady"
@@ -39,6 +44,24 @@ func (p *problem) fix() string {
 		return "set label " + mesh.LabelWaypointFor + " on the Gateway, or use another waypoint"
 	}
 	return "use a waypoint of the same namespace"
+}
+
+// code is what the problem is called.
+func (p *problem) code() status.Code {
+	switch p.reason {
+	case reasonNotReady:
+		if p.missing {
+			return status.WaypointMissing
+		}
+		return status.WaypointNotReady
+	case "AttachmentDenied":
+		return status.WaypointNotAllowed
+	case "UnsupportedTrafficType":
+		return status.WaypointForOthers
+	case "CrossNamespaceWaypointForbidden":
+		return status.WaypointNotAllowed
+	}
+	return status.CanaryUnusable
 }
 
 // wish is the waypoint an object asks for: by its own label, else by its account, else by the label of its namespace.
@@ -78,14 +101,14 @@ func (m *Model) resolve(ns *namespace, labels object.Labels, account string) (w 
 // attach finds a waypoint and asks whether the namespace may use it.
 func (m *Model) attach(ns *namespace, id gatewayName) (*waypoint, *problem) {
 	w := m.waypoints[id]
-	if w == nil {
-		return nil, &problem{reasonNotReady, fmt.Sprintf("waypoint %q is not ready: there is no such Gateway", id)}
+	if w == nil || w.obj == nil {
+		return nil, &problem{reasonNotReady, fmt.Sprintf("waypoint %q is not ready: there is no such Gateway", id), true}
 	}
 	if !w.fact.ready {
-		return nil, &problem{reasonNotReady, fmt.Sprintf("waypoint %q is not ready: %s", id, w.fact.why)}
+		return nil, &problem{reasonNotReady, fmt.Sprintf("waypoint %q is not ready: %s", id, w.fact.why), false}
 	}
 	if !w.fact.admits(ns, id.ns) {
-		return nil, &problem{"AttachmentDenied", fmt.Sprintf("waypoint %q does not admit namespace %q; see allowedRoutes.namespaces of its HBONE listener", id, ns.name)}
+		return nil, &problem{"AttachmentDenied", fmt.Sprintf("waypoint %q does not admit namespace %q; see allowedRoutes.namespaces of its HBONE listener", id, ns.name), false}
 	}
 	return w, nil
 }
@@ -117,7 +140,7 @@ func (m *Model) bindService(s *service) binding {
 		w, p = nil, unsupported(w, "service")
 	}
 	if w != nil && w.id.ns != s.ns.name && m.visibility(s) == NamespaceOnly {
-		w, p = nil, &problem{"CrossNamespaceWaypointForbidden", fmt.Sprintf("waypoint %q is in another namespace, which a ServiceEntry visible in its own namespace only may not use", w.id)}
+		w, p = nil, &problem{"CrossNamespaceWaypointForbidden", fmt.Sprintf("waypoint %q is in another namespace, which a ServiceEntry visible in its own namespace only may not use", w.id), false}
 	}
 	if w == nil {
 		return binding{problem: p, inherited: inherited}
@@ -129,7 +152,7 @@ func (m *Model) bindService(s *service) binding {
 }
 
 func unsupported(w *waypoint, want string) *problem {
-	return &problem{"UnsupportedTrafficType", fmt.Sprintf("waypoint %q handles traffic of type %q, not %q; set label %s on the Gateway", w.id, w.fact.traffic, want, mesh.LabelWaypointFor)}
+	return &problem{"UnsupportedTrafficType", fmt.Sprintf("waypoint %q handles traffic of type %q, not %q; set label %s on the Gateway", w.id, w.fact.traffic, want, mesh.LabelWaypointFor), false}
 }
 
 // bindCanary adds the second waypoint. It is taken from where the first one was asked for: the namespace is only looked
@@ -146,7 +169,7 @@ func (m *Model) bindCanary(b *binding, s *service) {
 		return
 	}
 	if id == b.to.id {
-		b.problem = &problem{"CanarySameAsPrimary", fmt.Sprintf("canary waypoint %q is the waypoint itself; name another Gateway", id)}
+		b.problem = &problem{"CanarySameAsPrimary", fmt.Sprintf("canary waypoint %q is the waypoint itself; name another Gateway", id), false}
 		return
 	}
 	v, ok := meta.Annotations.Lookup(mesh.AnnotationCanaryWeight)
@@ -157,7 +180,7 @@ func (m *Model) bindCanary(b *binding, s *service) {
 	if ok {
 		var err error
 		if weight, err = strconv.Atoi(v); err != nil || weight < 0 || weight > 100 {
-			b.problem = &problem{"CanaryInvalidWeight", fmt.Sprintf("weight %q of canary waypoint %q is not a number from 0 to 100", v, id)}
+			b.problem = &problem{"CanaryInvalidWeight", fmt.Sprintf("weight %q of canary waypoint %q is not a number from 0 to 100", v, id), false}
 			return
 		}
 	}

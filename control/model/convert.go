@@ -9,10 +9,14 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // verdict is what is wrong with a policy for a node proxy.
-type verdict struct{ field, message, fix string }
+type verdict struct {
+	code                status.Code
+	field, message, fix string
+}
 
 // convertPolicy turns an AuthorizationPolicy into what a node proxy evaluates. The policy is nil when node proxies have
 // nothing to do with it or cannot carry it out; the verdict then says why, if there is anything to say. A policy and a
@@ -22,14 +26,14 @@ func convertPolicy(cfg Config, o *object.AuthorizationPolicy) (*security.Authori
 		return nil, nil
 	}
 	if o.Action != object.Allow && o.Action != object.Deny {
-		return nil, &verdict{"spec.action", "a node proxy cannot carry out action " + o.Action.String(), "bind the policy to a waypoint with targetRefs"}
+		return nil, &verdict{status.BeyondNodeProxy, "spec.action", "a node proxy cannot carry out action " + o.Action.String(), "bind the policy to a waypoint with targetRefs"}
 	}
 	dryRun, err := strconv.ParseBool(o.Annotations.Get(mesh.AnnotationDryRun))
 	if v, ok := o.Annotations.Lookup(mesh.AnnotationDryRun); ok && err != nil {
-		return nil, &verdict{"metadata.annotations", "annotation " + mesh.AnnotationDryRun + " is " + strconv.Quote(v) + ", neither true nor false", "correct it; the policy is not enforced meanwhile"}
+		return nil, &verdict{status.WithoutEffect, "metadata.annotations", "annotation " + mesh.AnnotationDryRun + " is " + strconv.Quote(v) + ", neither true nor false", "correct it; the policy is not enforced meanwhile"}
 	}
 	if dryRun && !cfg.DryRun {
-		return nil, &verdict{"metadata.annotations", "the policy is annotated as dry run, which the control plane was not told to support", "start it with --dry-run-policies"}
+		return nil, &verdict{status.WithoutEffect, "metadata.annotations", "the policy is annotated as dry run, which the control plane was not told to support", "start it with --dry-run-policies"}
 	}
 	a := &security.Authorization{Name: o.Name, Namespace: o.Namespace, DryRun: dryRun}
 	switch {
@@ -53,7 +57,7 @@ func convertPolicy(cfg Config, o *object.AuthorizationPolicy) (*security.Authori
 		}
 	}
 	if c.bad != "" {
-		return nil, &verdict{"spec.rules", c.bad, "correct it; the policy is not enforced meanwhile"}
+		return nil, &verdict{status.WrongValue, "spec.rules", c.bad, "correct it; the policy is not enforced meanwhile"}
 	}
 	if len(c.dropped) == 0 {
 		return a, nil
@@ -68,7 +72,7 @@ func convertPolicy(cfg Config, o *object.AuthorizationPolicy) (*security.Authori
 	default:
 		msg += "nothing is left of the policy, it denies nothing"
 	}
-	return a, &verdict{"spec.rules", msg, "bind the policy to a waypoint with targetRefs"}
+	return a, &verdict{status.BeyondNodeProxy, "spec.rules", msg, "bind the policy to a waypoint with targetRefs"}
 }
 
 // fires reports whether any rule can match at all.

@@ -7,6 +7,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 func (m *Model) putWorkloadEntry(ns *namespace, name string, e *object.WorkloadEntry) {
@@ -203,7 +204,7 @@ func (s *source) report(m *Model) (object.Key, Report) {
 	case *object.Pod:
 		for _, a := range ownIPs(o) {
 			if first := m.podAt(a); first != nil && first != s {
-				r.warn("status.podIP", "address "+a.String()+" also belongs to pod "+first.ns.name+"/"+first.name,
+				r.warn(status.AddressConflict, "status.podIP", "address "+a.String()+" also belongs to pod "+first.ns.name+"/"+first.name,
 					"delete the pod that no longer runs; until then traffic to the address is ambiguous")
 			}
 		}
@@ -211,7 +212,7 @@ func (s *source) report(m *Model) (object.Key, Report) {
 		m.reportSlice(&r, s, o)
 	case *object.WorkloadEntry:
 		if e := &o.Workload; address(e) == "" {
-			r.warn("spec.address", "the workload has no address the mesh could reach", "give an IP address or a hostname")
+			r.warn(status.EndpointUnusable, "spec.address", "the workload has no address the mesh could reach", "give an IP address or a hostname")
 		}
 		r.bound(m.bindWorkload(s.ns, s.group.labels, o.Workload.ServiceAccount), nil)
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // A PeerAuthentication reaches node proxies as DENY policies: plaintext is a connection without a principal.
@@ -242,16 +243,16 @@ func (p *peer) report(m *Model) (object.Key, Report) {
 	r.root(m.cfg, p.ns.name)
 	root := p.ns.name == m.cfg.RootNamespace
 	if root && !wide(p.obj) {
-		r.warn("spec.selector", "a PeerAuthentication of the root namespace is about the whole mesh and cannot choose workloads: it has no effect",
+		r.warn(status.WithoutEffect, "spec.selector", "a PeerAuthentication of the root namespace is about the whole mesh and cannot choose workloads: it has no effect",
 			"remove the selector, or put it in the namespace of the workloads")
 	}
 	if wide(p.obj) {
 		if first := p.ns.widest(); first != nil && first != p {
-			r.warn("metadata.name", "namespace "+p.ns.name+" already has PeerAuthentication "+first.name+", which is older: this one has no effect",
+			r.warn(status.WithoutEffect, "metadata.name", "namespace "+p.ns.name+" already has PeerAuthentication "+first.name+", which is older: this one has no effect",
 				"delete one of them")
 		}
 		if len(p.obj.Ports) > 0 {
-			r.warn("spec.portLevelMtls", "ports are only looked at when a selector chooses workloads", "add a selector")
+			r.warn(status.WithoutEffect, "spec.portLevelMtls", "ports are only looked at when a selector chooses workloads", "add a selector")
 		}
 	}
 	return p.key(), r

@@ -200,10 +200,10 @@ func (p *policy) report(m *Model) (object.Key, Report) {
 	switch {
 	case a == nil:
 		r.say(ZtunnelAccepted, false, "UnsupportedValue", v.message)
-		r.warn(v.field, v.message, v.fix)
+		r.warn(v.code, v.field, v.message, v.fix)
 	case v != nil:
 		r.say(ZtunnelAccepted, true, "UnsupportedValue", "attached to ztunnel, in part: "+v.message)
-		r.warn(v.field, v.message, v.fix)
+		r.warn(v.code, v.field, v.message, v.fix)
 	default:
 		r.say(ZtunnelAccepted, true, "Accepted", "attached to ztunnel")
 	}
@@ -229,7 +229,7 @@ func (m *Model) reportTargets(r *Report, ns string, refs []object.TargetRef) {
 		if reason == "" {
 			reason = why
 		}
-		r.warn("spec.targetRefs", text+unenforced, fix)
+		r.warn(remedyCode(why), "spec.targetRefs", text+unenforced, fix)
 	}
 	switch {
 	case len(bad) == 0:

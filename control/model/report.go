@@ -10,6 +10,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	facts "github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // Condition is a status condition as it would be written to an object.
@@ -22,9 +23,10 @@ type Condition struct {
 
 // Warning is something about an object that does not do what its author may think.
 type Warning struct {
-	Field   string `json:"field"`
-	Problem string `json:"problem"`
-	Fix     string `json:"fix"`
+	Code    status.Code `json:"code,omitempty"`
+	Field   string      `json:"field"`
+	Problem string      `json:"problem"`
+	Fix     string      `json:"fix"`
 }
 
 // Report is all there is to say about one object.
@@ -72,8 +74,8 @@ func (r Report) Equal(o Report) bool {
 		slices.EqualFunc(r.Parents, o.Parents, Part.equal) && slices.EqualFunc(r.Listeners, o.Listeners, Part.equal)
 }
 
-func (r *Report) warn(field, problem, fix string) {
-	r.Warnings = append(r.Warnings, Warning{field, problem, fix})
+func (r *Report) warn(code status.Code, field, problem, fix string) {
+	r.Warnings = append(r.Warnings, Warning{code, field, problem, fix})
 }
 
 func (r *Report) say(typ string, status bool, reason, message string) {
@@ -98,7 +100,7 @@ const istioRoot = "istio-system"
 // about one namespace, and nothing would show that the others go without it.
 func (r *Report) root(cfg Config, ns string) {
 	if ns == istioRoot && cfg.RootNamespace != istioRoot {
-		r.warn("metadata.namespace", "mesh-wide policies live in namespace "+cfg.RootNamespace+" here: this one is about namespace "+ns+" alone",
+		r.warn(status.OtherRootNamespace, "metadata.namespace", "mesh-wide policies live in namespace "+cfg.RootNamespace+" here: this one is about namespace "+ns+" alone",
 			"move it to namespace "+cfg.RootNamespace+", or start ambitd with --root-namespace="+istioRoot)
 	}
 }
@@ -116,7 +118,7 @@ func (r *Report) bound(b binding, guard *facts.Guard) {
 		}
 		if b.problem != nil {
 			msg += ". No canary: " + b.problem.message
-			r.warn("metadata.labels", b.problem.message, "correct the canary's labels and annotation")
+			r.warn(status.CanaryUnusable, "metadata.labels", b.problem.message, "correct the canary's labels and annotation")
 		}
 		r.say(WaypointBound, true, "WaypointAccepted", msg)
 	case b.problem != nil:
@@ -129,7 +131,7 @@ func (r *Report) bound(b binding, guard *facts.Guard) {
 		if guard != nil && !guard.Open {
 			until = "endpoints refuse all traffic, because of " + strings.Join(guard.Policies, ", ")
 		}
-		r.warn("metadata.labels", msg+"; until that is mended "+until, b.problem.fix())
+		r.warn(b.problem.code(), "metadata.labels", msg+"; until that is mended "+until, b.problem.fix())
 	}
 }
 
@@ -151,13 +153,13 @@ func (r *Report) guarded(g *facts.Guard, s *service) {
 	of := strings.Join(g.Policies, ", ")
 	if g.Open {
 		r.say(WaypointEnforced, false, "Open", "Traffic that goes around waypoint "+g.Gateway+" is let through and counted, although it escapes "+of)
-		r.warn("metadata.annotations", "traffic that goes around waypoint "+g.Gateway+" escapes "+of, "remove annotation "+mesh.AnnotationEnforcement+"=open to refuse it")
+		r.warn(status.GuardOpen, "metadata.annotations", "traffic that goes around waypoint "+g.Gateway+" escapes "+of, "remove annotation "+mesh.AnnotationEnforcement+"=open to refuse it")
 		return
 	}
 	if n, example := s.outside(); n > 0 {
 		text := fmt.Sprintf("%d of its endpoints are not in the mesh, %s for one: what goes around waypoint %s reaches them, and escapes %s", n, example, g.Gateway, of)
 		r.say(WaypointEnforced, false, "EndpointsNotInMesh", text)
-		r.warn("spec.selector", text, "take the pods into the mesh: label "+mesh.LabelDataplaneMode+"=ambient on their namespace")
+		r.warn(status.EndpointsNotInMesh, "spec.selector", text, "take the pods into the mesh: label "+mesh.LabelDataplaneMode+"=ambient on their namespace")
 		return
 	}
 	r.say(WaypointEnforced, true, "Closed", "Endpoints refuse what does not come through waypoint "+g.Gateway+", which enforces "+of)
@@ -178,11 +180,11 @@ func (s *service) report(m *Model) (object.Key, Report) {
 		r.guarded(guard, s)
 	}
 	if v, ok := firstOf(mesh.AnnotationEnforcement, s.obj.Metadata().Annotations); ok && v != mesh.EnforcementOpen && v != mesh.EnforcementClosed {
-		r.warn("metadata.annotations", mesh.AnnotationEnforcement+" is "+strconv.Quote(v)+", which counts as closed", "write open or closed")
+		r.warn(status.DoubtfulValue, "metadata.annotations", mesh.AnnotationEnforcement+" is "+strconv.Quote(v)+", which counts as closed", "write open or closed")
 	}
 	for _, c := range s.slots {
 		if c.winner != s && c.winner != nil {
-			r.warn("spec.hosts", "name "+c.hostname+" is taken by "+c.winner.key().String()+" in the same namespace",
+			r.warn(status.HostConflict, "spec.hosts", "name "+c.hostname+" is taken by "+c.winner.key().String()+" in the same namespace",
 				"use another host, or delete one of the two")
 			continue
 		}
@@ -197,19 +199,19 @@ func (s *service) report(m *Model) (object.Key, Report) {
 func (m *Model) reportAddresses(r *Report, c *slot) {
 	for _, p := range c.vips {
 		if h := m.holder(c, p); h != nil {
-			r.warn("spec.clusterIPs", "address "+addressText(p)+" belongs to "+h.key().String()+": "+c.hostname+" goes without it",
+			r.warn(status.AddressConflict, "spec.clusterIPs", "address "+addressText(p)+" belongs to "+h.key().String()+": "+c.hostname+" goes without it",
 				"give it an address of its own")
 			continue
 		}
 		if other := m.sharer(c, p); other != nil {
-			r.warn("spec.addresses", "address "+addressText(p)+" is shared with "+other.key().String()+": clients of other namespaces may reach either",
+			r.warn(status.AddressConflict, "spec.addresses", "address "+addressText(p)+" is shared with "+other.key().String()+": clients of other namespaces may reach either",
 				"give each an address of its own, or leave the addresses out")
 		}
 		if !p.IsSingleIP() {
 			continue
 		}
 		if pod := m.podAt(p.Addr()); pod != nil {
-			r.warn("spec.clusterIPs", "address "+addressText(p)+" is that of pod "+pod.ns.name+"/"+pod.name+", which gets the traffic",
+			r.warn(status.AddressConflict, "spec.clusterIPs", "address "+addressText(p)+" is that of pod "+pod.ns.name+"/"+pod.name+", which gets the traffic",
 				"take virtual addresses from a range that pods do not use")
 		}
 	}
@@ -242,19 +244,19 @@ func (m *Model) reportEntry(r *Report, e *object.ServiceEntry, s *service, b bin
 		}
 	}
 	if len(e.ExportTo) > 0 && !slices.Contains(e.ExportTo, "*") {
-		r.warn("spec.exportTo", "node proxies do not read exportTo: every namespace sees the hosts", "remove exportTo, or limit visibility mesh-wide")
+		r.warn(status.NotHidden, "spec.exportTo", "node proxies do not read exportTo: every namespace sees the hosts", "remove exportTo, or limit visibility mesh-wide")
 	}
 	if !resolves(e.Resolution) && e.Resolution != object.ResolutionNone && len(e.Endpoints) == 0 && !e.WorkloadSelector.Present {
-		r.warn("spec.endpoints", "resolution "+e.Resolution.String()+" without endpoints or workloadSelector leaves nothing to connect to", "list endpoints")
+		r.warn(status.EndpointUnusable, "spec.endpoints", "resolution "+e.Resolution.String()+" without endpoints or workloadSelector leaves nothing to connect to", "list endpoints")
 	}
 	seen := map[string]bool{}
 	for i := range e.Endpoints {
 		a := address(&e.Endpoints[i])
 		switch {
 		case a == "":
-			r.warn("spec.endpoints", "an endpoint has no address the mesh could reach; unix sockets are not supported", "give an IP address or a hostname")
+			r.warn(status.EndpointUnusable, "spec.endpoints", "an endpoint has no address the mesh could reach; unix sockets are not supported", "give an IP address or a hostname")
 		case seen[a]:
-			r.warn("spec.endpoints", "endpoint "+a+" is listed twice; the first one counts", "remove the second")
+			r.warn(status.EndpointUnusable, "spec.endpoints", "endpoint "+a+" is listed twice; the first one counts", "remove the second")
 		}
 		seen[a] = true
 	}
@@ -269,12 +271,14 @@ func (m *Model) reportEntry(r *Report, e *object.ServiceEntry, s *service, b bin
 		}
 	}
 	if m.exhausted(e) {
-		r.warn("spec.addresses", "the range for automatic IPv4 addresses is used up", "set spec.addresses")
+		r.warn(status.AddressConflict, "spec.addresses", "the range for automatic IPv4 addresses is used up", "set spec.addresses")
 	}
 }
 
 // Warn adds a warning.
-func (r *Report) Warn(field, problem, fix string) { r.warn(field, problem, fix) }
+func (r *Report) Warn(code status.Code, field, problem, fix string) {
+	r.warn(code, field, problem, fix)
+}
 
 // Say adds a condition.
 func (r *Report) Say(typ string, status bool, reason, message string) {

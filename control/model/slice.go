@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // EndpointSlices only matter for Services without a selector: for all others the pods themselves say more than the
@@ -126,9 +127,9 @@ func (m *Model) reportSlice(r *Report, s *source, e *object.EndpointSlice) {
 	svc := s.ns.services[e.Service]
 	switch {
 	case svc == nil || svc.obj == nil:
-		r.warn("metadata.labels", "there is no Service "+s.ns.name+"/"+e.Service+", which label kubernetes.io/service-name speaks of: nobody reaches the endpoints", "create the Service, or correct the label")
+		r.warn(status.HostNotFound, "metadata.labels", "there is no Service "+s.ns.name+"/"+e.Service+", which label kubernetes.io/service-name speaks of: nobody reaches the endpoints", "create the Service, or correct the label")
 	case e.Family == 0 && svc.sel == nil:
-		r.warn("addressType", "endpoints with names instead of addresses are not supported", "use a ServiceEntry with resolution DNS")
+		r.warn(status.EndpointUnusable, "addressType", "endpoints with names instead of addresses are not supported", "use a ServiceEntry with resolution DNS")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // gatewayName names a Gateway.
@@ -281,10 +282,10 @@ func (w *waypoint) report(m *Model) (object.Key, Report) {
 	}
 	r.Generation = w.obj.Generation
 	if t := w.fact.traffic; t != "none" && !w.fact.services && !w.fact.workload {
-		r.warn("metadata.labels", "label istio.io/waypoint-for is "+strconv.Quote(t)+": the waypoint takes no traffic", "set it to service, workload, all or none")
+		r.warn(status.WaypointForOthers, "metadata.labels", "label istio.io/waypoint-for is "+strconv.Quote(t)+": the waypoint takes no traffic", "set it to service, workload, all or none")
 	}
 	if len(w.services)+len(w.sources)+len(w.namespaces) > 0 && !w.fact.ready {
-		r.warn("status.addresses", "the waypoint is asked for but not ready: "+w.fact.why, "see to it that its pods run")
+		r.warn(status.WaypointNotReady, "status.addresses", "the waypoint is asked for but not ready: "+w.fact.why, "see to it that its pods run")
 	}
 	return k, r
 }

@@ -61,7 +61,7 @@ func (r *reports) set(who int, k object.Key, rep model.Report) {
 	for _, w := range rep.Warnings {
 		entries = append(entries, status.Entry{
 			Severity: status.Warning, Kind: k.Kind.String(), Namespace: k.Namespace, Name: k.Name,
-			Field: w.Field, Problem: w.Problem, Fix: w.Fix,
+			Code: w.Code, Field: w.Field, Problem: w.Problem, Fix: w.Fix,
 		})
 	}
 	r.registry.Set([...]string{"model/", "waypoints/"}[who]+k.String(), entries...)

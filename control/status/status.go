@@ -26,6 +26,7 @@ const (
 // Entry is one thing that is wrong.
 type Entry struct {
 	Severity  Severity `json:"severity"`
+	Code      Code     `json:"code,omitempty"`
 	File      string   `json:"file,omitempty"`
 	Line      int      `json:"line,omitempty"`
 	Kind      string   `json:"kind,omitempty"`

@@ -7,6 +7,7 @@ import (
 	facts "github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // A waypoint asks the policies of the service a request is for, and then sends it where the routes say. A route to
@@ -108,7 +109,7 @@ func (r *reader) reportEvasion(rep *model.Report, route object.Key, own, to mode
 			return t
 		}
 		if policy := r.evaded(gw, to); policy != "" {
-			rep.Warn("spec", fmt.Sprintf("requests for %s go on to %s, and its %s is not asked", own.Object, to.Object, policy),
+			rep.Warn(status.PolicyBypassed, "spec", fmt.Sprintf("requests for %s go on to %s, and its %s is not asked", own.Object, to.Object, policy),
 				"bind the policy to "+own.Object.String()+" as well")
 			break
 		}

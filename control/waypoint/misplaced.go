@@ -7,6 +7,7 @@ import (
 	facts "github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // Things that are well formed and in the wrong place: what was written for an installation of Istio, for sidecars, or for
@@ -23,7 +24,7 @@ func (m *Model) strayMesh(k object.Key) bool {
 // misplaced warns about what is for the whole mesh in an installation of Istio, and for one namespace here.
 func (m *Model) misplaced(rep *model.Report, ns string) {
 	if ns == istioRoot && m.cfg.RootNamespace != istioRoot {
-		rep.Warn("metadata.namespace", "what is about the whole mesh is in namespace "+m.cfg.RootNamespace+" here: this is about namespace "+ns+" alone",
+		rep.Warn(status.OtherRootNamespace, "metadata.namespace", "what is about the whole mesh is in namespace "+m.cfg.RootNamespace+" here: this is about namespace "+ns+" alone",
 			"move it to namespace "+m.cfg.RootNamespace+", or start ambitd with --root-namespace="+istioRoot)
 	}
 }
@@ -39,7 +40,7 @@ func reportSelector(rep *model.Report, s object.Selector) {
 			return
 		}
 	}
-	rep.Warn("spec.selector", "labels choose gateways at the edge alone: applications have no proxy of their own, and waypoints are not chosen so",
+	rep.Warn(status.WithoutEffect, "spec.selector", "labels choose gateways at the edge alone: applications have no proxy of their own, and waypoints are not chosen so",
 		"name the Service or the waypoint's Gateway in targetRefs")
 }
 
@@ -61,7 +62,7 @@ func (r *reader) reportPortKind(rep *model.Report, o object.Object, p object.Par
 		}
 	}
 	if asked > 0 {
-		rep.Warn(field, fmt.Sprintf("what %s takes there is not read as requests, by its port's name or appProtocol: the route has no effect", k),
+		rep.Warn(status.RouteNotCarriedOut, field, fmt.Sprintf("what %s takes there is not read as requests, by its port's name or appProtocol: the route has no effect", k),
 			"name the port http-… or grpc-…, or set its appProtocol, or write a TCPRoute or TLSRoute")
 	}
 }

@@ -9,6 +9,7 @@ import (
 	facts "github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // Condition types of the Gateway API.
@@ -29,7 +30,7 @@ func (m *Model) buildReport(r *reader, k object.Key) model.Report {
 	rep.Generation = o.Metadata().Generation
 	switch o := o.(type) {
 	case *object.ConfigMap:
-		rep.Warn("metadata.namespace", "the mesh configuration is read from namespace "+m.cfg.RootNamespace+" here: this one has no effect",
+		rep.Warn(status.OtherRootNamespace, "metadata.namespace", "the mesh configuration is read from namespace "+m.cfg.RootNamespace+" here: this one has no effect",
 			"move it to namespace "+m.cfg.RootNamespace+", or start ambitd with --root-namespace="+istioRoot)
 	case *object.Gateway:
 		m.reportGateway(r, &rep, o)
@@ -85,7 +86,7 @@ func (m *Model) reportGateway(r *reader, rep *model.Report, g *object.Gateway) {
 		}
 	}
 	if _, t := r.sets(g); t > 0 {
-		rep.Warn("spec.allowedListeners", fmt.Sprintf("%d ListenerSets name this Gateway but may not add to it", t), "admit their namespaces in spec.allowedListeners, or delete them")
+		rep.Warn(status.ListenerUnusable, "spec.allowedListeners", fmt.Sprintf("%d ListenerSets name this Gateway but may not add to it", t), "admit their namespaces in spec.allowedListeners, or delete them")
 	}
 }
 
@@ -129,11 +130,11 @@ func (m *Model) reportListener(r *reader, rep *model.Report, g *object.Gateway, 
 	case !l.protocolKnown:
 		good = false
 		p.Say(condAccepted, false, "UnsupportedProtocol", "protocol "+l.spec.Protocol+" is not served here")
-		rep.Warn(field+".protocol", "protocol "+l.spec.Protocol+" is not served here", "use HTTP, HTTPS, TLS or TCP")
+		rep.Warn(status.ListenerUnusable, field+".protocol", "protocol "+l.spec.Protocol+" is not served here", "use HTTP, HTTPS, TLS or TCP")
 	case l.conflict != nil:
 		good = false
 		p.Say(condAccepted, false, l.conflict.reason, l.conflict.text)
-		rep.Warn(field, l.conflict.text, "change its port or hostname; until then it serves nothing")
+		rep.Warn(status.ListenerUnusable, field, l.conflict.text, "change its port or hostname; until then it serves nothing")
 	default:
 		p.Say(condAccepted, true, "Accepted", "")
 	}
@@ -161,7 +162,7 @@ func (m *Model) reportListener(r *reader, rep *model.Report, g *object.Gateway, 
 		p.Say(condResolvedRefs, true, "ResolvedRefs", "")
 	} else {
 		p.Say(condResolvedRefs, false, refs.reason, refs.text)
-		rep.Warn(field, refs.text, "see that it exists and may be named")
+		rep.Warn(status.CertificateMissing, field, refs.text, "see that it exists and may be named")
 	}
 	if good {
 		p.Say(condProgrammed, true, "Programmed", "")
@@ -176,14 +177,14 @@ func (m *Model) reportListenerSet(r *reader, rep *model.Report, s *object.Listen
 	switch {
 	case g == nil:
 		rep.Say(condAccepted, false, "ParentNotAccepted", "There is no "+refKey(s.Parent).String())
-		rep.Warn("spec.parentRef", "there is no "+refKey(s.Parent).String(), "correct the name, or create the Gateway")
+		rep.Warn(status.ParentNotFound, "spec.parentRef", "there is no "+refKey(s.Parent).String(), "correct the name, or create the Gateway")
 		return
 	case !ok || kind != facts.Gateway_EDGE:
 		rep.Say(condAccepted, false, "ParentNotAccepted", g.Key().String()+" is not a gateway at the edge of this mesh")
 		return
 	case !r.takesSet(g, s):
 		rep.Say(condAccepted, false, "NotAllowed", g.Key().String()+" does not admit ListenerSets of namespace "+s.Namespace)
-		rep.Warn("spec.parentRef", g.Key().String()+" does not admit ListenerSets of namespace "+s.Namespace, "admit it in the Gateway's spec.allowedListeners")
+		rep.Warn(status.ListenerUnusable, "spec.parentRef", g.Key().String()+" does not admit ListenerSets of namespace "+s.Namespace, "admit it in the Gateway's spec.allowedListeners")
 		return
 	}
 	rep.Say(condAccepted, true, "Accepted", "")

@@ -9,6 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // reportAuthorization adds what a waypoint cannot do of a policy.
@@ -18,14 +19,14 @@ func (m *Model) reportAuthorization(r *reader, rep *model.Report, a *object.Auth
 	}
 	if f := m.authorization(r, gatewayName{ns: a.Namespace}, a); f.Broken != "" {
 		rep.Say(condResolvedRefs, false, "ProviderNotFound", f.Broken+": what the policy's rules match is denied")
-		rep.Warn("spec.provider", f.Broken+": what the policy's rules match is denied", "add the provider to the mesh configuration's extensionProviders, or correct its service")
+		rep.Warn(status.ProviderMissing, "spec.provider", f.Broken+": what the policy's rules match is denied", "add the provider to the mesh configuration's extensionProviders, or correct its service")
 	}
 	r.forget()
 }
 
 func (m *Model) reportAuthentication(r *reader, rep *model.Report, a *object.RequestAuthentication) {
 	if len(a.TargetRefs) == 0 {
-		rep.Warn("spec", "without targetRefs only gateways at the edge carry it out, no waypoint does", "name the Service or Gateway whose waypoint is to do it")
+		rep.Warn(status.WithoutEffect, "spec", "without targetRefs only gateways at the edge carry it out, no waypoint does", "name the Service or Gateway whose waypoint is to do it")
 		return
 	}
 	var problems []string
@@ -44,7 +45,7 @@ func (m *Model) reportAuthentication(r *reader, rep *model.Report, a *object.Req
 			text = set.Problem + ": the keys before stay in use"
 		}
 		problems = append(problems, text)
-		rep.Warn(fmt.Sprintf("spec.jwtRules[%d].jwksUri", i), text, "see that the address can be reached from the control plane and answers with a key set")
+		rep.Warn(status.KeysMissing, fmt.Sprintf("spec.jwtRules[%d].jwksUri", i), text, "see that the address can be reached from the control plane and answers with a key set")
 	}
 	if len(problems) > 0 {
 		rep.Say(condResolvedRefs, false, "KeysNotFetched", strings.Join(problems, "; "))
@@ -63,9 +64,9 @@ func (m *Model) reportTelemetry(r *reader, rep *model.Report, t *object.Telemetr
 			p, ok := c.Provider(n)
 			switch {
 			case ok && p.Unsupported != "":
-				rep.Warn(field, fmt.Sprintf("provider %q is %s, which is not supported", n, p.Unsupported), "use one for OpenTelemetry, Zipkin or Envoy's own log")
+				rep.Warn(status.ProviderMissing, field, fmt.Sprintf("provider %q is %s, which is not supported", n, p.Unsupported), "use one for OpenTelemetry, Zipkin or Envoy's own log")
 			case !ok && n != "envoy" && n != "prometheus":
-				rep.Warn(field, fmt.Sprintf("the mesh configuration has no extension provider %q", n), "add it to extensionProviders")
+				rep.Warn(status.ProviderMissing, field, fmt.Sprintf("the mesh configuration has no extension provider %q", n), "add it to extensionProviders")
 			}
 		}
 	}
@@ -84,10 +85,10 @@ func (m *Model) reportExtension(r *reader, rep *model.Report, e *object.Extensio
 	m.misplaced(rep, e.Namespace)
 	reportSelector(rep, e.Selector)
 	if slices.ContainsFunc(e.Scopes, func(s object.ExtensionScope) bool { return len(s.Ports) > 0 }) {
-		rep.Warn("spec.match", "ports choose services here, not single ports: it runs on every port of a target that has one of them", "give what is different a Service of its own")
+		rep.Warn(status.PolicyPartlyApplied, "spec.match", "ports choose services here, not single ports: it runs on every port of a target that has one of them", "give what is different a Service of its own")
 	}
 	if !serverSide(e) {
-		rep.Warn("spec.match", "it is for clients with a proxy of their own, and has no effect here", "remove mode, or write SERVER")
+		rep.Warn(status.WithoutEffect, "spec.match", "it is for clients with a proxy of their own, and has no effect here", "remove mode, or write SERVER")
 	}
 	_, why := m.extensionFact(r, gatewayName{ns: e.Namespace}, e)
 	for _, t := range e.TargetRefs {
@@ -106,7 +107,7 @@ func (m *Model) reportExtension(r *reader, rep *model.Report, e *object.Extensio
 		text = why + ": requests pass without it"
 	}
 	rep.Say(condResolvedRefs, false, "Invalid", text)
-	rep.Warn("spec", text, "correct it, or remove the policy")
+	rep.Warn(status.ExtensionUnusable, "spec", text, "correct it, or remove the policy")
 }
 
 // forget takes back what a report wanted: it only looked.
@@ -127,11 +128,14 @@ func (m *Model) reportTargets(r *reader, rep *model.Report, ns string, refs []ob
 		}
 		bad = append(bad, why.text)
 		reason = cmp.Or(reason, why.reason)
-		fix := "correct the reference, or create the object"
-		if why.reason == "AncestorNotBound" {
+		code, fix := status.TargetUnenforced, "correct the reference, or create the object"
+		switch why.reason {
+		case "TargetNotFound":
+			code = status.TargetNotFound
+		case "AncestorNotBound":
 			fix = "give the target a waypoint: label " + mesh.LabelUseWaypoint + " on it or on its namespace"
 		}
-		rep.Warn("spec.targetRefs", why.text+": nothing carries the policy out for this target", fix)
+		rep.Warn(code, "spec.targetRefs", why.text+": nothing carries the policy out for this target", fix)
 	}
 	switch {
 	case len(bad) == 0:

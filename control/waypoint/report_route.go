@@ -9,6 +9,7 @@ import (
 	facts "github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 func (m *Model) reportHTTPRoute(r *reader, rep *model.Report, o *object.HTTPRoute) {
@@ -66,7 +67,7 @@ func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, par
 			}
 		default:
 			part.Say(condAccepted, false, "InvalidKind", "a route cannot be attached to a "+p.Kind)
-			rep.Warn(field, "a route cannot be attached to a "+p.Kind, "name a Gateway, ListenerSet, Service or ServiceEntry")
+			rep.Warn(status.ParentNotFound, field, "a route cannot be attached to a "+p.Kind, "name a Gateway, ListenerSet, Service or ServiceEntry")
 		}
 		troubles := refs(k, granted)
 		if len(troubles) == 0 {
@@ -79,7 +80,7 @@ func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, par
 			part.Say(condResolvedRefs, false, troubles[0].reason, strings.Join(texts, "; "))
 			if i == 0 {
 				for _, t := range texts {
-					rep.Warn("spec.rules", t+": its share of the requests is answered with status 500", "correct the reference, or create what it names")
+					rep.Warn(status.BackendNotFound, "spec.rules", t+": its share of the requests is answered with status 500", "correct the reference, or create what it names")
 				}
 			}
 		}
@@ -101,21 +102,21 @@ func parentName(p object.ParentRef) string {
 // reportServiceParent is about a route for traffic inside the mesh.
 func (r *reader) reportServiceParent(rep *model.Report, part *model.Part, o object.Object, p object.ParentRef, field string) {
 	k := refKey(p.Ref)
-	refuse := func(reason, text, fix string) {
+	refuse := func(code status.Code, reason, text, fix string) {
 		part.Say(condAccepted, false, reason, text)
-		rep.Warn(field, text, fix)
+		rep.Warn(code, field, text, fix)
 	}
 	names := r.namesOf(k)
 	switch {
 	case get[object.Object](r, k) == nil:
-		refuse("NoMatchingParent", "there is no "+k.String(), "correct the name, or create the object")
+		refuse(status.ParentNotFound, "NoMatchingParent", "there is no "+k.String(), "correct the name, or create the object")
 		return
 	case o.Metadata().Namespace != k.Namespace:
-		refuse("ConsumerRouteNotSupported", "a route in another namespace than its Service is for the clients of that namespace alone, and a waypoint serves all clients: it has no effect",
+		refuse(status.RouteNotCarriedOut, "ConsumerRouteNotSupported", "a route in another namespace than its Service is for the clients of that namespace alone, and a waypoint serves all clients: it has no effect",
 			"put the route into namespace "+k.Namespace)
 		return
 	case p.Port != 0 && !hasPort(r.ports(k), uint32(p.Port)):
-		refuse("NoMatchingParent", fmt.Sprintf("%s has no port %d", k, p.Port), "correct the port")
+		refuse(status.ParentNotFound, "NoMatchingParent", fmt.Sprintf("%s has no port %d", k, p.Port), "correct the port")
 		return
 	}
 	part.Say(condAccepted, true, "Accepted", "Route was valid")
@@ -125,7 +126,7 @@ func (r *reader) reportServiceParent(rep *model.Report, part *model.Part, o obje
 			return
 		}
 	}
-	rep.Warn(field, k.String()+" has no waypoint: nothing carries the route out", "give it one: label "+mesh.LabelUseWaypoint+" on it or on its namespace")
+	rep.Warn(status.RouteNotCarriedOut, field, k.String()+" has no waypoint: nothing carries the route out", "give it one: label "+mesh.LabelUseWaypoint+" on it or on its namespace")
 }
 
 // reportGatewayParent is about a route at the edge. It returns false when the Gateway is not of this mesh.
@@ -135,7 +136,7 @@ func (r *reader) reportGatewayParent(rep *model.Report, part *model.Part, o obje
 		s := get[*object.ListenerSet](r, k)
 		if s == nil {
 			part.Say(condAccepted, false, "NoMatchingParent", "there is no "+k.String())
-			rep.Warn(field, "there is no "+k.String(), "correct the name, or create it")
+			rep.Warn(status.ParentNotFound, field, "there is no "+k.String(), "correct the name, or create it")
 			return true
 		}
 		k = refKey(s.Parent)
@@ -144,19 +145,19 @@ func (r *reader) reportGatewayParent(rep *model.Report, part *model.Part, o obje
 	switch {
 	case g == nil:
 		part.Say(condAccepted, false, "NoMatchingParent", "there is no "+k.String())
-		rep.Warn(field, "there is no "+k.String(), "correct the name, or create the Gateway")
+		rep.Warn(status.ParentNotFound, field, "there is no "+k.String(), "correct the name, or create the Gateway")
 		return true
 	case !ours:
 		return false
 	case kind != facts.Gateway_EDGE:
 		text := k.String() + " is a waypoint: routes are attached to the Services behind it"
 		part.Say(condAccepted, false, "NoMatchingParent", text)
-		rep.Warn(field, text, "name the Service as parent")
+		rep.Warn(status.ParentNotFound, field, text, "name the Service as parent")
 		return true
 	}
 	if _, t := r.attach(g, o, p); t != nil {
 		part.Say(condAccepted, false, t.reason, t.text)
-		rep.Warn(field, t.text, "see spec.listeners of "+k.String())
+		rep.Warn(status.ParentNotFound, field, t.text, "see spec.listeners of "+k.String())
 		return true
 	}
 	part.Say(condAccepted, true, "Accepted", "Route was valid")
@@ -167,7 +168,7 @@ func (r *reader) reportGatewayParent(rep *model.Report, part *model.Part, o obje
 func (m *Model) reportVirtualService(r *reader, rep *model.Report, v *object.VirtualService) {
 	for _, g := range v.Gateways {
 		if g != meshGateway {
-			rep.Warn("spec.gateways", "gateway "+g+" is not served: gateways at the edge take routes of the Gateway API", "write an HTTPRoute with the Gateway as parent")
+			rep.Warn(status.RouteNotCarriedOut, "spec.gateways", "gateway "+g+" is not served: gateways at the edge take routes of the Gateway API", "write an HTTPRoute with the Gateway as parent")
 		}
 	}
 	if len(v.Hosts) == 0 {
@@ -178,11 +179,11 @@ func (m *Model) reportVirtualService(r *reader, rep *model.Report, v *object.Vir
 	switch {
 	case !found:
 		rep.Say(condAccepted, false, "HostNotFound", "There is no service "+strings.Join(v.Hosts, ", "))
-		rep.Warn("spec.hosts", "there is no service "+strings.Join(v.Hosts, ", "), "correct the host, or create the service; a short name is one of namespace "+v.Namespace)
+		rep.Warn(status.HostNotFound, "spec.hosts", "there is no service "+strings.Join(v.Hosts, ", "), "correct the host, or create the service; a short name is one of namespace "+v.Namespace)
 	case len(waypoints) == 0:
 		text := "no service it is about has a waypoint that applies it: one must be in the service's namespace or the waypoint's"
 		rep.Say(condAccepted, false, "AncestorNotBound", text)
-		rep.Warn("spec.hosts", text, "give the service a waypoint: label "+mesh.LabelUseWaypoint+" on it or on its namespace")
+		rep.Warn(status.RouteNotCarriedOut, "spec.hosts", text, "give the service a waypoint: label "+mesh.LabelUseWaypoint+" on it or on its namespace")
 	default:
 		rep.Say(condAccepted, true, "Accepted", "Applied by "+strings.Join(waypoints, ", "))
 		m.reportRivals(r, rep, v)
@@ -229,7 +230,7 @@ func (m *Model) reportVirtualService(r *reader, rep *model.Report, v *object.Vir
 	}
 	rep.Say(condResolvedRefs, false, "BackendNotFound", strings.Join(texts, "; "))
 	for _, t := range texts {
-		rep.Warn("spec", t+": its share of the requests is answered with status 500", "correct the name, or create what it names")
+		rep.Warn(status.BackendNotFound, "spec", t+": its share of the requests is answered with status 500", "correct the name, or create what it names")
 	}
 }
 
@@ -281,11 +282,11 @@ func (m *Model) eachBackend(v *object.VirtualService, visit func(*facts.Backend)
 func (m *Model) reportDestinationRule(r *reader, rep *model.Report, d *object.DestinationRule) {
 	switch {
 	case d.WorkloadSelector.Present:
-		rep.Warn("spec.workloadSelector", "the rule is for clients with a proxy of their own, and has no effect here", "remove workloadSelector")
+		rep.Warn(status.WithoutEffect, "spec.workloadSelector", "the rule is for clients with a proxy of their own, and has no effect here", "remove workloadSelector")
 	case strings.HasPrefix(d.Host, "*"):
 	default:
 		if _, ok := r.find(d.Namespace, d.Host); !ok {
-			rep.Warn("spec.host", "there is no service "+d.Host, "correct the host, or create the service; a short name is one of namespace "+d.Namespace)
+			rep.Warn(status.HostNotFound, "spec.host", "there is no service "+d.Host, "correct the host, or create the service; a short name is one of namespace "+d.Namespace)
 		}
 	}
 }
@@ -297,13 +298,13 @@ func (m *Model) reportBackendTLS(r *reader, rep *model.Report, p *object.Backend
 		switch {
 		case get[object.Object](r, k) == nil:
 			part.Say(condAccepted, false, "TargetNotFound", "there is no "+k.String())
-			rep.Warn(fmt.Sprintf("spec.targetRefs[%d]", i), "there is no "+k.String(), "correct the name, or create the Service")
+			rep.Warn(status.TargetNotFound, fmt.Sprintf("spec.targetRefs[%d]", i), "there is no "+k.String(), "correct the name, or create the Service")
 		default:
 			part.Say(condAccepted, true, "Accepted", "")
 		}
 		if tls := r.tlsOf(p); tls.Broken != "" {
 			part.Say(condResolvedRefs, false, "InvalidCACertificateRef", tls.Broken)
-			rep.Warn("spec.validation.caCertificateRefs", tls.Broken+": connections fail rather than go unverified", "create the ConfigMap with key ca.crt")
+			rep.Warn(status.CertificateMissing, "spec.validation.caCertificateRefs", tls.Broken+": connections fail rather than go unverified", "create the ConfigMap with key ca.crt")
 		} else {
 			part.Say(condResolvedRefs, true, "ResolvedRefs", "")
 		}

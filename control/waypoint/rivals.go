@@ -8,6 +8,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // anyPort stands for that of the request where a destination names no port.
@@ -35,7 +36,7 @@ func (m *Model) reportRivals(r *reader, rep *model.Report, v *object.VirtualServ
 			}
 			all := r.virtuals(gatewayOf(h.Waypoint), ns, host)
 			if i := slices.Index(all, v); i > 0 && slices.Contains(all[i-1].Hosts, host) {
-				rep.Warn("spec.hosts", fmt.Sprintf("VirtualService %s/%s is older and for %s, too: only what none of its rules matches comes here", all[i-1].Namespace, all[i-1].Name, host),
+				rep.Warn(status.RivalRoutes, "spec.hosts", fmt.Sprintf("VirtualService %s/%s is older and for %s, too: only what none of its rules matches comes here", all[i-1].Namespace, all[i-1].Name, host),
 					"put the rules for a host into one VirtualService")
 			}
 		}
