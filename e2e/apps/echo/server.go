@@ -19,6 +19,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // Server serves on every address that is not empty.
@@ -28,6 +32,8 @@ type Server struct {
 	// TCP sends back what it gets. First greets before it does. Sink takes everything, and says how much it was when the
 	// client has finished. Source sends until the client goes.
 	TCP, First, Sink, Source string
+	// Health answers gRPC health checks, as probes make them.
+	Health string
 	// Text is part of every answer.
 	Text string
 	// Drain is how long HTTP requests under way may take after the end was asked for; 0 means 5 s.
@@ -41,7 +47,7 @@ func (s Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	errs := make(chan error, 5)
+	errs := make(chan error, 6)
 	start := func(addr string, serve func(net.Listener) error) error {
 		if addr == "" {
 			return nil
@@ -67,6 +73,7 @@ func (s Server) Run(ctx context.Context) error {
 		start(s.First, tcp(s.greet)),
 		start(s.Sink, tcp(sink)),
 		start(s.Source, tcp(source)),
+		start(s.Health, func(l net.Listener) error { return serveHealth(ctx, l) }),
 	)
 	if err != nil {
 		cancel()
@@ -77,6 +84,17 @@ func (s Server) Run(ctx context.Context) error {
 		err = errors.Join(err, e)
 	}
 	return err
+}
+
+// serveHealth answers gRPC health checks until ctx ends.
+func serveHealth(ctx context.Context, l net.Listener) error {
+	g := grpc.NewServer()
+	healthpb.RegisterHealthServer(g, health.NewServer())
+	defer context.AfterFunc(ctx, g.Stop)()
+	if err := g.Serve(l); err != nil {
+		return fmt.Errorf("serve health checks: %w", err)
+	}
+	return nil
 }
 
 // accept serves connections until ctx ends, and then closes them.

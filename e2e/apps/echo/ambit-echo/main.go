@@ -38,6 +38,7 @@ func serve() *cobra.Command {
 	c.Flags().StringVar(&s.First, "first", ":9001", "TCP that greets first")
 	c.Flags().StringVar(&s.Sink, "sink", ":9002", "TCP that takes everything and says how much it was")
 	c.Flags().StringVar(&s.Source, "source", ":9003", "TCP that sends until the client goes")
+	c.Flags().StringVar(&s.Health, "health", ":9004", "gRPC health checks")
 	c.Flags().DurationVar(&s.LameDuck, "lame-duck", 500*time.Millisecond, "how long HTTP is served as before after the end was asked for")
 	c.Flags().StringVar(&s.Text, "text", os.Getenv("ECHO_TEXT"), "part of every answer (ECHO_TEXT)")
 	return c
