@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/ambit-mesh/ambit/e2e/bench/proc"
 )
 
 // process is a running ambitd.
@@ -22,7 +23,7 @@ type process struct {
 	xds   string
 	admin string
 	ready time.Duration
-	log   *lastLines
+	log   *proc.Log
 	ended chan error
 }
 
@@ -52,7 +53,7 @@ func startProcess(ctx context.Context, cfg config, dir string) (*process, error)
 	if err != nil {
 		return nil, err
 	}
-	p := &process{xds: xdsAddr, admin: adminAddr, log: &lastLines{echo: cfg.log.Enabled(ctx, -4)}, ended: make(chan error, 1)}
+	p := &process{xds: xdsAddr, admin: adminAddr, log: &proc.Log{Echo: cfg.log.Enabled(ctx, -4)}, ended: make(chan error, 1)}
 	p.cmd = exec.Command(cfg.ambitd, "--config-dir", dir, "--listen=", "--plaintext", p.xds, "--admin-address", p.admin)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	begin := time.Now()
@@ -125,38 +126,13 @@ func (p *process) get(path string) (string, error) {
 	return string(body), err
 }
 
-// cpu is the processor time used so far. The scheduler's own account is exact; the tick counters of stat are not.
-func (p *process) cpu() time.Duration {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	var sum int64
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			continue // the thread ended
-		}
-		if fields := strings.Fields(string(data)); len(fields) > 0 {
-			ns, _ := strconv.ParseInt(fields[0], 10, 64)
-			sum += ns
-		}
-	}
-	return time.Duration(sum)
-}
+// cpu is the processor time used so far.
+func (p *process) cpu() time.Duration { return proc.CPU(p.cmd.Process.Pid) }
 
 // rss is the resident memory in bytes.
 func (p *process) rss() int64 {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(data))
-	if len(fields) < 2 {
-		return 0
-	}
-	pages, _ := strconv.ParseInt(fields[1], 10, 64)
-	return pages * int64(os.Getpagesize())
+	resident, _ := proc.Memory(p.cmd.Process.Pid)
+	return resident
 }
 
 // heap is what is live after a garbage collection, in bytes.
@@ -199,32 +175,4 @@ func (p *process) peak() (stop func() int64) {
 		wg.Wait()
 		return max(highest, p.rss())
 	}
-}
-
-// lastLines keeps the end of a log, for when something goes wrong.
-type lastLines struct {
-	mu   sync.Mutex
-	buf  []byte // guarded by mu
-	echo bool
-}
-
-const keepLog = 8 << 10
-
-func (l *lastLines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.buf = append(l.buf, b...)
-	if len(l.buf) > keepLog {
-		l.buf = bytes.Clone(l.buf[len(l.buf)-keepLog:])
-	}
-	if l.echo {
-		os.Stderr.Write(b)
-	}
-	return len(b), nil
-}
-
-func (l *lastLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.buf)
 }

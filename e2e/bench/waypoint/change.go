@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/ambit-mesh/ambit/e2e/bench/proc"
 )
 
 // one is a single change.
@@ -191,7 +193,7 @@ func (b *bench) unwatched(ctx context.Context, k kind, f *changeFigures) error {
 	spent := func(do func(n int) error) (map[string]float64, error) {
 		before, out := map[string]time.Duration{}, map[string]float64{}
 		for name, pid := range pids {
-			before[name] = cpu(pid)
+			before[name] = proc.CPU(pid)
 		}
 		for n := range b.cfg.tries {
 			if err := errors.Join(do(n), wait()); err != nil {
@@ -199,7 +201,7 @@ func (b *bench) unwatched(ctx context.Context, k kind, f *changeFigures) error {
 			}
 		}
 		for name, pid := range pids {
-			out[name] = ms(cpu(pid)-before[name]) / float64(b.cfg.tries)
+			out[name] = ms(proc.CPU(pid)-before[name]) / float64(b.cfg.tries)
 		}
 		return out, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ambit-mesh/ambit/e2e/bench/proc"
 	"github.com/ambit-mesh/ambit/e2e/lab/netspace"
 )
 
@@ -195,18 +196,18 @@ func (w *way) timed(ctx context.Context, n int, length time.Duration, work func(
 		})
 	}
 	err := pause(ctx, warmUp)
-	nodes, envoy := cpu(w.nodes...), time.Duration(0)
+	nodes, envoy := proc.CPU(w.nodes...), time.Duration(0)
 	if w.envoy > 0 {
-		envoy = cpu(w.envoy)
+		envoy = proc.CPU(w.envoy)
 	}
 	counting.Store(true)
 	began := time.Now()
 	err = errors.Join(err, pause(ctx, length))
 	took := time.Since(began)
 	counting.Store(false)
-	nodes = cpu(w.nodes...) - nodes
+	nodes = proc.CPU(w.nodes...) - nodes
 	if w.envoy > 0 {
-		envoy = cpu(w.envoy) - envoy
+		envoy = proc.CPU(w.envoy) - envoy
 	}
 	stopped.Store(true)
 	workers.Wait()

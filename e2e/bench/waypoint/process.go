@@ -11,21 +11,22 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/ambit-mesh/ambit/e2e/bench/proc"
 )
 
 // process is one that was started here.
 type process struct {
 	name  string
 	cmd   *exec.Cmd
-	log   *lastLines
+	log   *proc.Log
 	ended chan error
 }
 
 func start(cfg config, name string, env []string, args ...string) (*process, error) {
-	p := &process{name: name, log: &lastLines{echo: cfg.verbose}, ended: make(chan error, 1)}
+	p := &process{name: name, log: &proc.Log{Echo: cfg.verbose}, ended: make(chan error, 1)}
 	p.cmd = exec.Command(program(name), args...)
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
@@ -99,49 +100,10 @@ func envoyBelow(pid int) (int, error) {
 	return 0, fmt.Errorf("no Envoy below process %d", pid)
 }
 
-// cpu is the processor time a process has used, by the scheduler's own account: ticks are too coarse for one change.
-func cpu(pids ...int) time.Duration {
-	var sum int64
-	for _, pid := range pids {
-		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-		if err != nil {
-			continue
-		}
-		for _, f := range files {
-			data, err := os.ReadFile(f)
-			if err != nil {
-				continue // the thread ended
-			}
-			if fields := strings.Fields(string(data)); len(fields) > 0 {
-				ns, _ := strconv.ParseInt(fields[0], 10, 64)
-				sum += ns
-			}
-		}
-	}
-	return time.Duration(sum)
-}
-
 // memory is the resident memory of a process in MiB, and that part of it that is its own and not its binary's.
 func memory(pid int) (rss, anonymous float64) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0
-	}
-	for line := range strings.Lines(string(data)) {
-		name, value, _ := strings.Cut(line, ":")
-		fields := strings.Fields(value)
-		if len(fields) == 0 {
-			continue
-		}
-		kib, _ := strconv.ParseFloat(fields[0], 64)
-		switch name {
-		case "VmRSS":
-			rss = kib / 1024
-		case "RssAnon":
-			anonymous = kib / 1024
-		}
-	}
-	return rss, anonymous
+	r, a := proc.Memory(pid)
+	return float64(r) / (1 << 20), float64(a) / (1 << 20)
 }
 
 var client = http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -178,32 +140,4 @@ func counter(url, name string) (float64, error) {
 		sum += v
 	}
 	return sum, nil
-}
-
-// lastLines keeps the end of a log, for when something goes wrong.
-type lastLines struct {
-	mu   sync.Mutex
-	buf  []byte // guarded by mu
-	echo bool
-}
-
-const keepLog = 8 << 10
-
-func (l *lastLines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.buf = append(l.buf, b...)
-	if len(l.buf) > keepLog {
-		l.buf = bytes.Clone(l.buf[len(l.buf)-keepLog:])
-	}
-	if l.echo {
-		os.Stderr.Write(b)
-	}
-	return len(b), nil
-}
-
-func (l *lastLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.buf)
 }

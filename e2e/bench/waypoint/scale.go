@@ -11,6 +11,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/ca/catest"
+	"github.com/ambit-mesh/ambit/e2e/bench/proc"
 )
 
 // What passes between two changes that are measured one at a time: more than any window in which changes are collected, so
@@ -184,8 +185,8 @@ func (b *bench) start(ctx context.Context, f *scaleFigures) (err error) {
 	if b.envoy, err = envoyBelow(b.agent.pid()); err != nil {
 		return err
 	}
-	f.StartCPU.Agent = append(f.StartCPU.Agent, ms(cpu(b.agent.pid())))
-	f.StartCPU.Envoy = append(f.StartCPU.Envoy, ms(cpu(b.envoy)))
+	f.StartCPU.Agent = append(f.StartCPU.Agent, ms(proc.CPU(b.agent.pid())))
+	f.StartCPU.Envoy = append(f.StartCPU.Envoy, ms(proc.CPU(b.envoy)))
 	bytes, err := b.received()
 	f.StartBytes = bytes
 	return err
