@@ -148,6 +148,13 @@ const (
 	ExtensionLabels = "ambit.io/labels"
 )
 
+// What a proxy calls itself in user_agent_name of its xDS node. Which of the extensions above it knows it says in
+// client_features, by their names: who does not say so is taken to ignore them.
+const (
+	AgentZtunnel  = "ambit-ztunnel"
+	AgentWaypoint = "ambit-waypoint"
+)
+
 // Request headers of an HBONE CONNECT with which a waypoint tells the destination's node proxy whom it speaks for. They
 // are believed of a waypoint bound to the destination and of nobody else.
 const (

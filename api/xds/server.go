@@ -204,6 +204,10 @@ type ClientStatus struct {
 	// Cluster and Version are what the client says of itself.
 	Cluster string `json:"cluster,omitempty"`
 	Version string `json:"version,omitempty"`
+	// Agent is the program it says it is, Features the extensions it says it understands, and NodeName the node it runs on.
+	Agent    string   `json:"agent,omitempty"`
+	Features []string `json:"features,omitempty"`
+	NodeName string   `json:"nodeName,omitempty"`
 	// Server is the name of the instance of the control plane that answers, where it has one.
 	Server string       `json:"server,omitempty"`
 	Types  []TypeStatus `json:"types"`

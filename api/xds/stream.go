@@ -1,13 +1,11 @@
 package xds
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,11 +35,10 @@ type stream struct {
 	// permitted are the scopes this client was found to be allowed to read; owned by serve.
 	permitted map[string]bool
 
-	mu        sync.Mutex // also guards the status fields of the watches
-	watches   []*watch   // in the order of pushes; written by serve under mu
-	nodeID    string     // guarded by mu
-	cluster   string     // guarded by mu
-	version   string     // guarded by mu
+	mu        sync.Mutex   // also guards the status fields of the watches
+	watches   []*watch     // in the order of pushes; written by serve under mu
+	nodeID    string       // guarded by mu
+	about     ClientStatus // what the client says of itself; guarded by mu
 	peer      string
 	connected time.Time
 }
@@ -166,21 +163,14 @@ func (st *stream) introduce(ctx context.Context, req *request) error {
 			return refusal(err, codes.PermissionDenied)
 		}
 	}
-	said := func(key string) string {
-		text := node.GetMetadata().GetFields()[key].GetStringValue()
-		return strings.ToValidUTF8(text[:min(len(text), maxSaid)], "")
-	}
-	st.node = node.GetMetadata().GetFields()["NODE_NAME"].GetStringValue()
+	st.node = node.GetMetadata().GetFields()[metadataNode].GetStringValue()
 	st.mu.Lock()
 	st.nodeID = node.GetId()
-	st.cluster, st.version = said(mesh.MetadataCluster), cmp.Or(said(mesh.MetadataVersion), said(mesh.MetadataIstioVersion))
+	st.about = introduction(node)
 	st.mu.Unlock()
-	st.srv.log.Info("xds client connected", "peer", st.peer, "node", node.GetId())
+	st.srv.log.Info("xds client connected", "peer", st.peer, "node", node.GetId(), "agent", st.about.Agent, "version", st.about.Version)
 	return nil
 }
-
-// maxSaid bounds what is kept of a client's words about itself.
-const maxSaid = 64
 
 // permit checks that the client may read what it subscribes to. A permission given holds for the stream, which ends at some time.
 func (st *stream) permit(ctx context.Context, req *request) error {
@@ -343,7 +333,8 @@ func (st *stream) leave() {
 func (st *stream) describe() ClientStatus {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	cs := ClientStatus{NodeID: st.nodeID, Peer: st.peer, Connected: st.connected, Cluster: st.cluster, Version: st.version}
+	cs := st.about
+	cs.Peer, cs.Connected = st.peer, st.connected
 	for _, w := range st.watches {
 		cs.Types = append(cs.Types, w.status)
 	}

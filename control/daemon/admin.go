@@ -184,11 +184,12 @@ func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
 	for i := range r.Entries {
 		d.locate(&r.Entries[i])
 	}
+	r.Entries = append(d.foreign(), r.Entries...)
 	if err := d.server.Problem(); err != nil {
-		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Certificate", Name: d.cfg.TLSDir, Problem: err.Error(), Fix: "the one before stays in use; write a matching tls.crt and tls.key"})
+		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Code: status.Operational, Kind: "Certificate", Name: d.cfg.TLSDir, Problem: err.Error(), Fix: "the one before stays in use; write a matching tls.crt and tls.key"})
 	}
 	if d.tokenKeys != nil && d.tokenKeys.Err() != nil {
-		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Kind: "Keys", Name: d.cfg.TokenKeys, Problem: d.tokenKeys.Err().Error(), Fix: "the keys before stay in use; correct the file"})
+		r.Entries = append(r.Entries, status.Entry{Severity: status.Warning, Code: status.Operational, Kind: "Keys", Name: d.cfg.TokenKeys, Problem: d.tokenKeys.Err().Error(), Fix: "the keys before stay in use; correct the file"})
 	}
 	reply(w, r)
 }

@@ -154,13 +154,17 @@ func (x *proxy) drain() []string {
 }
 
 func (p *plane) connect() *proxy {
+	return p.connectAs(&corev3.Node{Id: "ztunnel~10.0.0.1~zt.ambit-system~ambit-system.svc.cluster.local"})
+}
+
+func (p *plane) connectAs(node *corev3.Node) *proxy {
 	x := &proxy{have: map[string]string{}}
 	c := xds.NewClient(xds.ClientConfig{
 		Target: "control",
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(p.cfg.Plaintext, "unix:"))
 		},
-		Node: &corev3.Node{Id: "ztunnel~10.0.0.1~zt.ambit-system~ambit-system.svc.cluster.local"},
+		Node: node,
 	}, x, mesh.TypeAddress, mesh.TypeAuthorization)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -242,7 +242,7 @@ func (a *agent) node() *corev3.Node {
 			meta[k] = structpb.NewStringValue(v)
 		}
 	}
-	return &corev3.Node{Id: a.cfg.nodeID(), Metadata: &structpb.Struct{Fields: meta}}
+	return &corev3.Node{Id: a.cfg.nodeID(), UserAgentName: mesh.AgentWaypoint, ClientFeatures: []string{mesh.ExtensionLabels}, Metadata: &structpb.Struct{Fields: meta}}
 }
 
 // serveEnvoy answers Envoy's ADS and SDS until ctx ends.

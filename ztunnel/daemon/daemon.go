@@ -281,6 +281,7 @@ func (c Config) node() *corev3.Node {
 		}
 	}
 	return &corev3.Node{
+		UserAgentName: mesh.AgentZtunnel, ClientFeatures: []string{mesh.ExtensionGuards},
 		Id:       fmt.Sprintf("ztunnel~%s~%s.%s~%s.svc.%s", ip, c.PodName, c.PodNamespace, c.PodNamespace, c.ClusterDomain),
 		Metadata: &structpb.Struct{Fields: meta},
 	}
