@@ -12,6 +12,7 @@ import (
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -20,6 +21,8 @@ import (
 
 // fake is an Envoy on the other end of a stream, without a wire.
 type fake struct {
+	grpc.ServerStream
+
 	t        *testing.T
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -55,7 +58,7 @@ func connect(t *testing.T, s *Server) *fake {
 		t: t, ctx: ctx, cancel: cancel, requests: make(chan *discoveryv3.DeltaDiscoveryRequest),
 		sent: make(chan *discoveryv3.DeltaDiscoveryResponse, 100), ended: make(chan error, 1),
 	}
-	go func() { f.ended <- s.serve(f, true) }()
+	go func() { f.ended <- s.serve(f, resource.AnyType) }()
 	return f
 }
 

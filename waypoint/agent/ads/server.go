@@ -2,10 +2,9 @@ package ads
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
+	"encoding/hex"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -74,10 +73,10 @@ type Server struct {
 
 	mu sync.Mutex
 	// guarded by mu
-	types   map[string]map[string]*entry
-	streams map[*stream]struct{}
-	isOpen  bool
-	packer  packer
+	types  map[string]map[string]*entry
+	feeds  map[*feed]struct{}
+	isOpen bool
+	packer packer
 }
 
 // entry is one name.
@@ -91,7 +90,7 @@ type entry struct {
 
 // version is one content.
 type version struct {
-	id   uint64
+	id   string
 	body []byte
 	size int // of the content when body holds it compressed, otherwise 0
 }
@@ -101,7 +100,7 @@ func NewServer(log *slog.Logger, events Events) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{log: log, events: events, opened: make(chan struct{}), types: map[string]map[string]*entry{}, streams: map[*stream]struct{}{}}
+	s := &Server{log: log, events: events, opened: make(chan struct{}), types: map[string]map[string]*entry{}, feeds: map[*feed]struct{}{}}
 	for _, t := range order {
 		s.types[t] = map[string]*entry{}
 	}
@@ -146,8 +145,8 @@ func (s *Server) Apply(updates ...Update) {
 			}
 		}
 	}
-	for st := range s.streams {
-		st.poke()
+	for f := range s.feeds {
+		f.push()
 	}
 }
 
@@ -171,11 +170,11 @@ func (s *Server) put(typeURL string, entries map[string]*entry, r Resource) {
 	s.touch(typeURL, r.Name)
 }
 
-// touch tells the streams to look at a name. Callers hold mu.
+// touch tells the feeds to look at a name. Callers hold mu.
 func (s *Server) touch(typeURL, name string) {
-	for st := range s.streams {
-		if sub := st.subs[typeURL]; sub != nil && sub.asks(name) {
-			sub.dirty[name] = struct{}{}
+	for f := range s.feeds {
+		if t := f.types[typeURL]; t != nil {
+			t.look(name, false)
 		}
 	}
 }
@@ -231,8 +230,8 @@ func (s *Server) Streams() int {
 }
 
 func (s *Server) aggregated() (n int) {
-	for st := range s.streams {
-		if st.aggregated {
+	for f := range s.feeds {
+		if f.aggregated {
 			n++
 		}
 	}
@@ -245,9 +244,9 @@ func (s *Server) Pending() []string {
 	defer s.mu.Unlock()
 	var out []string
 	for _, t := range order {
-		for st := range s.streams {
-			sub := st.subs[t]
-			if sub != nil && (sub.sent != nil || len(sub.dirty) > 0) || t == TypeEndpoint && len(st.warming) > 0 {
+		for f := range s.feeds {
+			x := f.types[t]
+			if x != nil && (x.sent != nil || len(x.news) > 0) || t == TypeEndpoint && len(f.warming) > 0 {
 				out = append(out, t)
 				break
 			}
@@ -257,7 +256,7 @@ func (s *Server) Pending() []string {
 }
 
 // refuse notes that Envoy does not take a version of a resource. Callers hold mu.
-func (s *Server) refuse(typeURL, name string, id uint64, reason string) (Refusal, bool) {
+func (s *Server) refuse(typeURL, name string, id string, reason string) (Refusal, bool) {
 	e := s.types[typeURL][name]
 	if e == nil || e.want == nil {
 		return Refusal{}, false
@@ -273,23 +272,14 @@ func (s *Server) refuse(typeURL, name string, id uint64, reason string) (Refusal
 }
 
 // accept notes that Envoy took a version of a resource. Callers hold mu.
-func (s *Server) accept(typeURL, name string, id uint64) {
+func (s *Server) accept(typeURL, name string, id string) {
 	if e := s.types[typeURL][name]; e != nil && e.want != nil && e.want.id == id {
 		e.good = e.want
 	}
 }
 
-func digest(body []byte) uint64 {
+// digest is the version of a content: the same after a restart, so that an Envoy that stayed is sent differences alone.
+func digest(body []byte) string {
 	sum := sha256.Sum256(body)
-	return binary.BigEndian.Uint64(sum[:]) | 1 // never 0, which stands for unknown
-}
-
-func versionText(id uint64) string { return strconv.FormatUint(id, 16) }
-
-func parseVersion(s string) uint64 {
-	id, err := strconv.ParseUint(s, 16, 64)
-	if err != nil {
-		return 0
-	}
-	return id
+	return hex.EncodeToString(sum[:8])
 }
