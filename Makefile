@@ -6,7 +6,7 @@ export GOFLAGS += -buildvcs=false
 export AMBIT_BIN := $(BIN)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate prereqs clean
+.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate images prereqs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,6 +53,10 @@ generate: ## regenerate committed code; leaves no diff
 	cd tools && GOWORK=off go run ./cmd/protogen ../api
 	@if command -v clang >/dev/null && command -v llvm-strip >/dev/null; then cd cni && GOWORK=off go generate ./redirect/bpf; \
 	else echo 'clang or llvm-strip is missing: the BPF programs in cni/redirect/bpf stay as they are committed'; fi
+
+images: ## container images without a registry, into bin/images (PLATFORMS=, HUB=, ONLY=, LOAD=kind|docker|ctr; docs/images.md)
+	@go run ./tools/cmd/images -version '$(VERSION)' $(if $(PLATFORMS),-platforms '$(PLATFORMS)') $(if $(HUB),-hub '$(HUB)') \
+	  $(if $(ONLY),-only '$(ONLY)') $(if $(LOAD),-load '$(LOAD)') $(IMAGE_ARGS)
 
 envoy: build ## the pinned Envoy, fetched once into the user's cache
 	@python3 -m pip --version >/dev/null 2>&1 || tools/prereqs.sh

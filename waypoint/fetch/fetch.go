@@ -33,6 +33,9 @@ type Options struct {
 	Path string
 	// CacheDir is where unpacked binaries are kept. Empty: DefaultCacheDir.
 	CacheDir string
+	// Arch is the GOARCH to get the pinned binary for, when it is not this machine's: one that is named or on PATH is not
+	// looked at then.
+	Arch string
 	// Offline refuses to download.
 	Offline bool
 	// Logger says what was passed over and why. Nil discards it.
@@ -55,14 +58,17 @@ func Envoy(ctx context.Context, o Options) (string, error) {
 	if o.Progress == nil {
 		o.Progress = os.Stderr
 	}
-	if o.Path == "" {
-		o.Path = os.Getenv(Variable)
-	}
-	if o.Path != "" {
-		return named(ctx, o)
-	}
-	if path, ok := onPath(ctx, o.Logger); ok {
-		return path, nil
+	if foreign := o.Arch != "" && o.Arch != runtime.GOARCH; !foreign {
+		o.Arch = runtime.GOARCH
+		if o.Path == "" {
+			o.Path = os.Getenv(Variable)
+		}
+		if o.Path != "" {
+			return named(ctx, o)
+		}
+		if path, ok := onPath(ctx, o.Logger); ok {
+			return path, nil
+		}
 	}
 	if o.CacheDir == "" {
 		dir, err := DefaultCacheDir()
@@ -161,9 +167,11 @@ func DefaultCacheDir() (string, error) {
 	return "", errors.New("there is no place to keep it: neither XDG_CACHE_HOME nor HOME is set")
 }
 
-// Path is where a fetched binary lies in a cache directory.
-func Path(cacheDir string) string {
-	return filepath.Join(cacheDir, Version+"-"+runtime.GOARCH, "envoy")
+// Path is where a fetched binary for this machine lies in a cache directory.
+func Path(cacheDir string) string { return pathFor(cacheDir, runtime.GOARCH) }
+
+func pathFor(cacheDir, arch string) string {
+	return filepath.Join(cacheDir, Version+"-"+arch, "envoy")
 }
 
 func firstLine(out []byte) string {

