@@ -286,10 +286,11 @@ func (a *agent) awaitReady(ctx context.Context) error {
 }
 
 // How long nothing must have changed before memory is given back, and how much must have been allocated for it to be worth
-// the work.
+// the work: for the heap, and for the pages of the program, some of which are needed for each change.
 const (
 	trimAfter = time.Second
 	trimFrom  = 4 << 20
+	dropFrom  = 64 << 20
 )
 
 // trim gives memory back after starting, which takes several times what running does, and after changes: Envoy needs it more.
@@ -303,11 +304,18 @@ func (a *agent) trim(ctx context.Context) error {
 			continue
 		}
 		runtimemetrics.Read(allocated)
-		if total := allocated[0].Value.Uint64(); total-trimmed >= trimFrom {
-			a.ads.Trim()
-			debug.FreeOSMemory()
-			trimmed = total
+		total := allocated[0].Value.Uint64()
+		if total-trimmed < trimFrom {
+			continue
 		}
+		a.ads.Trim()
+		debug.FreeOSMemory()
+		if total-trimmed >= dropFrom {
+			if err := dropPages(); err != nil {
+				a.log.Debug("memory", "error", err)
+			}
+		}
+		trimmed = total
 	}
 	return nil
 }

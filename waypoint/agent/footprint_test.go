@@ -93,8 +93,11 @@ func BenchmarkFootprint(b *testing.B) {
 	}
 	sleep(b.Context(), 3*time.Second) // what was needed to start is given back
 	b.ReportMetric(started.Seconds(), "s/start")
-	b.ReportMetric(memory(b, cmd.Process.Pid), "MiB/agent")
-	b.ReportMetric(memory(b, r.pid()), "MiB/envoy")
+	own, all := memory(b, cmd.Process.Pid)
+	b.ReportMetric(own, "MiB/agent")
+	b.ReportMetric(all, "MiB/agent-resident")
+	own, _ = memory(b, r.pid())
+	b.ReportMetric(own, "MiB/envoy")
 }
 
 func (r *running) synced() {
@@ -105,17 +108,22 @@ func (r *running) synced() {
 	})
 }
 
-// memory is the resident memory of a process that is its own: pages of its binary are shared and given back on demand.
-func memory(t testing.TB, pid int) float64 {
+// memory is the resident memory of a process in MiB: what is its own, and all with the pages of its program.
+func memory(t testing.TB, pid int) (own, all float64) {
+	t.Helper()
+	return float64(status(t, pid, "RssAnon:")) / 1024, float64(status(t, pid, "VmRSS:")) / 1024
+}
+
+// status is a figure of /proc/PID/status, in KiB.
+func status(t testing.TB, pid int, field string) (kib int) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), "RssAnon:")
-	var kib float64
+	_, rest, _ := strings.Cut(string(text), field)
 	if _, err := fmt.Sscan(rest, &kib); err != nil {
 		t.Fatal(err)
 	}
-	return kib / 1024
+	return kib
 }
