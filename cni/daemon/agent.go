@@ -19,7 +19,6 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/cni/enroll"
-	"github.com/ambit-mesh/ambit/cni/file"
 	"github.com/ambit-mesh/ambit/cni/handoff"
 	"github.com/ambit-mesh/ambit/cni/redirect"
 )
@@ -30,14 +29,50 @@ const workers = 4
 // Source is where pods and namespaces come from, and where the annotation goes.
 type Source interface {
 	// Run tells sink what there is and what changes, until ctx ends.
-	Run(ctx context.Context, sink file.Sink) error
+	Run(ctx context.Context, sink enroll.Sink) error
 	// Annotate sets the pod's redirection annotation; empty removes it.
 	Annotate(ctx context.Context, p enroll.Pod, value string) error
+}
+
+// Asker is a Source that can be asked about one pod before it tells of it by itself.
+type Asker interface {
+	Get(ctx context.Context, k enroll.Key) (enroll.Pod, map[string]string, error)
+}
+
+// Teller is a Source with a place for what the operator should see of a pod.
+type Teller interface {
+	Tell(ctx context.Context, p enroll.Pod, warning bool, reason, text string) error
+}
+
+// Sandboxes finds the network namespaces of pods that run, by the UID the node runs them under. Nothing found is
+// sandbox.ErrNotFound.
+type Sandboxes interface {
+	Open(uid string) (*netns.Netns, error)
+}
+
+// Installer keeps the plugin installed on the node.
+type Installer interface {
+	Run(ctx context.Context) error
+	// Err is what stands in the way of the runtime calling the plugin, and nil if it does.
+	Err() error
+	// Remove takes the plugin away again, after Run has ended.
+	Remove() error
+}
+
+// Parts are what an agent works with beside the kernel. Only Source is required.
+type Parts struct {
+	Source    Source
+	Sandboxes Sandboxes
+	Installer Installer
+	// Successor asks whether there will be another agent on this node when this one has ended; if not, it has to leave
+	// everything as it was before the mesh. Nil means yes.
+	Successor func(ctx context.Context) (bool, string)
 }
 
 // Agent is one node's agent.
 type Agent struct {
 	cfg     Config
+	parts   Parts
 	log     *slog.Logger
 	metrics *metrics
 	source  Source
@@ -65,34 +100,40 @@ type record struct {
 	options redirect.Options
 	// cni is the addresses the plugin told, which are known before those of the pod's object.
 	cni []netip.Addr
+	// untold is since when a pod is known that the source has not told of yet; zero if it has.
+	untold time.Time
 	// leaving is since when peers are told that the pod is not in the mesh; zero while it is.
 	leaving time.Time
 }
 
 // New prepares an agent for cfg; Run does the work. The registry also serves /metrics.
-func New(cfg Config, source Source, log *slog.Logger, registry *prometheus.Registry) (*Agent, error) {
+func New(cfg Config, parts Parts, log *slog.Logger, registry *prometheus.Registry) (*Agent, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	a := &Agent{
-		cfg: cfg, log: log, source: source, metrics: newMetrics(registry),
+		cfg: cfg, parts: parts, log: log, source: parts.Source, metrics: newMetrics(registry),
 		queue: newQueue[enroll.Key](), locks: newLocks[enroll.Key](), synced: make(chan struct{}),
 		pods: map[enroll.Key]enroll.Pod{}, namespaces: map[string]map[string]string{}, records: map[enroll.Key]*record{},
 		complaints: map[enroll.Key]string{},
 	}
 	a.proxies = handoff.New(handoff.Config{Socket: cfg.ProxySocket, Logger: log, Registerer: registry, Acked: a.acked})
+	a.countPods(registry)
 	return a, nil
 }
 
-// Run works until ctx ends. What was done to pods stays.
-func (a *Agent) Run(ctx context.Context) error {
+// Run works until ctx ends. What was done to pods stays, unless no agent will come after this one.
+func (a *Agent) Run(parent context.Context) error {
 	if err := a.prepare(); err != nil {
 		return err
 	}
 	defer a.host.Close()
 	defer a.dropRecords()
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(parent)
 	g.Go(func() error { return a.source.Run(ctx, sink{a}) })
+	if a.parts.Installer != nil {
+		g.Go(func() error { return a.parts.Installer.Run(ctx) })
+	}
 	for _, serve := range a.monitors() {
 		g.Go(func() error { return serve(ctx) })
 	}
@@ -105,13 +146,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.operate(ctx)
 	})
 	err := g.Wait()
-	if b, ok := a.backend.(*redirect.EBPF); ok {
-		err = errors.Join(err, b.Close())
-	}
-	if a.cfg.RemoveOnShutdown {
-		err = errors.Join(err, a.node.Remove())
-	}
-	return err
+	return errors.Join(err, a.end(context.WithoutCancel(parent)))
 }
 
 // prepare opens the node's namespace and puts the node's rules in place.
@@ -200,8 +235,9 @@ func (a *Agent) resync(ctx context.Context) {
 			if err := a.repair(ctx, k); err != nil && ctx.Err() == nil {
 				a.log.Error("pod cannot be repaired", "pod", k, "err", err)
 			}
-			a.queue.Add(k)
 		}
+		// All of them: one that should be in the mesh and is not is looked for again.
+		a.enqueueAll()
 	}
 }
 
@@ -214,6 +250,12 @@ func (a *Agent) repair(ctx context.Context, k enroll.Key) error {
 	defer unlock()
 	rec := a.record(k)
 	if rec == nil {
+		return nil
+	}
+	if err := a.follow(ctx, k); err != nil {
+		return err
+	}
+	if rec = a.record(k); rec == nil {
 		return nil
 	}
 	err = a.backend.Verify(rec.ns, rec.options)

@@ -150,7 +150,7 @@ func (w *world) run() (stop func()) {
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	a, err := New(w.cfg, file.New(w.dir, w.cfg.Node, log), log, prometheus.NewRegistry())
+	a, err := New(w.cfg, Parts{Source: file.New(w.dir, w.cfg.Node, log)}, log, prometheus.NewRegistry())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -19,8 +19,20 @@ import (
 type Config struct {
 	// Node is the name of the node whose pods are the agent's (NODE_NAME).
 	Node string
-	// PodsDir is the folder that plays the API server.
-	PodsDir string
+	// PodsDir is the folder that plays the API server (AMBIT_PODS_DIR). Without it pods come from a real one: that of the
+	// cluster the agent runs in (AMBIT_IN_CLUSTER), or by a kubeconfig.
+	PodsDir    string
+	InCluster  bool
+	Kubeconfig string
+	// ProcDir is a /proc that shows the node's processes (AMBIT_PROC_DIR), in which pods that run are looked for.
+	ProcDir string
+	// PodNamespace is the agent's own namespace (POD_NAMESPACE), and DaemonSet what keeps agents running there
+	// (AMBIT_DAEMONSET): whether it will go on tells what an agent that ends has to leave behind.
+	PodNamespace, DaemonSet string
+	// Chain is how the plugin is installed on the node.
+	Chain Chain
+	// Version is the program's, for those who ask.
+	Version string
 	// HostNetns is the path of the node's network namespace; empty means the agent's own.
 	HostNetns string
 	// ProxySocket is where node proxies connect (ZTUNNEL_UDS_ADDRESS).
@@ -28,10 +40,11 @@ type Config struct {
 	// RunDir holds pluginevent.sock (CNI_AGENT_RUN_DIR).
 	RunDir string
 
-	// ReadyAddr, MonitoringAddr and AdminSocket serve /readyz and /healthz, /metrics, and all of them; empty means not
-	// at all.
+	// ReadyAddr and MonitoringAddr serve /readyz and /healthz, and /metrics. AdminAddr (AMBIT_ADMIN_ADDRESS), which has to be
+	// on a loopback address, and AdminSocket serve all of them and what tools ask. Empty means not at all.
 	ReadyAddr      string
 	MonitoringAddr string
+	AdminAddr      string
 	AdminSocket    string
 
 	Policy enroll.Policy
@@ -71,6 +84,7 @@ func Default() Config {
 		},
 		DNS: true, IPv6: true, Backend: "auto", BPF: bpf.Place{Dir: bpf.DefaultDir}, ReconcileOnStartup: true,
 		ProbeIPv4: netip.MustParseAddr(mesh.ProbeSourceIPv4), ProbeIPv6: netip.MustParseAddr(mesh.ProbeSourceIPv6),
+		ProcDir: "/proc", DaemonSet: "ambit-cni-node", Chain: defaultChain(),
 		AddTimeout: 4 * time.Second, LeaveGrace: 500 * time.Millisecond, Resync: time.Minute,
 	}
 }
@@ -84,6 +98,12 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	e.text("AMBIT_PODS_DIR", &c.PodsDir)
 	e.text("AMBIT_HOST_NETNS", &c.HostNetns)
 	e.text("AMBIT_ADMIN_SOCKET", &c.AdminSocket)
+	e.text("AMBIT_ADMIN_ADDRESS", &c.AdminAddr)
+	e.flag("AMBIT_IN_CLUSTER", &c.InCluster)
+	e.text("AMBIT_PROC_DIR", &c.ProcDir)
+	e.text("POD_NAMESPACE", &c.PodNamespace)
+	e.text("AMBIT_DAEMONSET", &c.DaemonSet)
+	c.Chain.fromEnv(&e)
 	e.text("SYSTEM_NAMESPACE", &c.Policy.SystemNamespace)
 	if port := ""; e.text("MONITORING_PORT", &port) {
 		c.MonitoringAddr = ":" + port
@@ -120,14 +140,23 @@ func (c Config) Validate() error {
 	if c.Node == "" {
 		problems = append(problems, errors.New("the node's name is missing: set NODE_NAME or --node"))
 	}
-	if c.PodsDir == "" {
-		problems = append(problems, errors.New("no source of pods: set --pods-dir to a folder of Kubernetes YAML"))
+	if c.PodsDir == "" && !c.InCluster && c.Kubeconfig == "" {
+		problems = append(problems, errors.New("no source of pods: run in a cluster with --in-cluster, or set --kubeconfig, or --pods-dir to a folder of Kubernetes YAML"))
 	}
+	if addr := c.AdminAddr; addr != "" {
+		if a, err := netip.ParseAddrPort(addr); err != nil || !a.Addr().IsLoopback() {
+			problems = append(problems, fmt.Errorf("admin address %q: it has to be an address and port of the loopback interface, like 127.0.0.1:15005, because it asks nobody who he is", addr))
+		}
+	}
+	problems = append(problems, c.Chain.validate())
 	if !c.ProbeIPv4.Is4() || !c.ProbeIPv6.Is6() {
 		problems = append(problems, fmt.Errorf("probe addresses have to be one of IPv4 and one of IPv6, not %s and %s", c.ProbeIPv4, c.ProbeIPv6))
 	}
 	return errors.Join(problems...)
 }
+
+// OnCluster reports whether pods come from an API server.
+func (c Config) OnCluster() bool { return c.PodsDir == "" }
 
 // PluginSocket is where the plugin announces pods.
 func (c Config) PluginSocket() string { return filepath.Join(c.RunDir, "pluginevent.sock") }

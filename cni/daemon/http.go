@@ -73,6 +73,7 @@ func (a *Agent) monitors() []func(context.Context) error {
 	scrape := promhttp.HandlerFor(a.metrics.gatherer, promhttp.HandlerOpts{})
 	all.Handle("/metrics", scrape)
 	all.HandleFunc("/pods", a.dump)
+	all.HandleFunc("/status", a.status)
 	metrics := http.NewServeMux()
 	metrics.Handle("/metrics", scrape)
 	tcp := func(addr string) func() (net.Listener, error) {
@@ -84,6 +85,9 @@ func (a *Agent) monitors() []func(context.Context) error {
 	if a.cfg.MonitoringAddr != "" {
 		add(tcp(a.cfg.MonitoringAddr), metrics)
 	}
+	if a.cfg.AdminAddr != "" {
+		add(tcp(a.cfg.AdminAddr), all)
+	}
 	if a.cfg.AdminSocket != "" {
 		add(func() (net.Listener, error) { return listenUnix(a.cfg.AdminSocket) }, all)
 	}
@@ -93,6 +97,10 @@ func (a *Agent) monitors() []func(context.Context) error {
 func (a *Agent) readyz(w http.ResponseWriter, _ *http.Request) {
 	if !a.ready.Load() {
 		http.Error(w, "not ready: the first look at all pods of the node is not over", http.StatusServiceUnavailable)
+		return
+	}
+	if i := a.parts.Installer; i != nil && i.Err() != nil {
+		http.Error(w, "not ready: new pods start without the mesh: "+i.Err().Error(), http.StatusServiceUnavailable)
 		return
 	}
 	fmt.Fprintln(w, "ok")
@@ -121,4 +129,61 @@ func (a *Agent) dump(w http.ResponseWriter, _ *http.Request) {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	_ = e.Encode(rows)
+}
+
+// Counts are the pods of a node.
+type Counts struct {
+	// Desired run, and belong to the mesh; Captured of them are redirected; Taken of those have a proxy listening.
+	Desired, Captured, Taken int
+}
+
+func (a *Agent) counts() Counts {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var c Counts
+	for k, p := range a.pods {
+		rec := a.records[k]
+		// A pod without a sandbox has nothing to capture.
+		if p.Phase != "Running" && rec == nil || !a.cfg.Policy.Decide(p, a.namespaces[k.Namespace]).Enrolled {
+			continue
+		}
+		c.Desired++
+		if rec == nil {
+			continue
+		}
+		c.Captured++
+		if a.proxies.Acked(p.UID, rec.ns.ID()) {
+			c.Taken++
+		}
+	}
+	return c
+}
+
+// Status is what /status says, for tools.
+type Status struct {
+	Node, Version, Redirection string
+	Ready                      bool
+	Pods                       Counts
+	// Proxies is how many node proxies are connected.
+	Proxies int
+	// Plugin is empty while the runtime calls the plugin for new pods, and says what is wrong otherwise.
+	Plugin string
+	// Waiting says of pods that are not where they should be why.
+	Waiting map[string]string
+}
+
+func (a *Agent) status(w http.ResponseWriter, _ *http.Request) {
+	s := Status{Node: a.cfg.Node, Version: a.cfg.Version, Redirection: a.backend.Name(), Ready: a.ready.Load(), Pods: a.counts(), Proxies: a.proxies.Proxies(), Waiting: map[string]string{}}
+	if i := a.parts.Installer; i != nil && i.Err() != nil {
+		s.Plugin = i.Err().Error()
+	}
+	a.mu.Lock()
+	for k, why := range a.complaints {
+		s.Waiting[k.String()] = why
+	}
+	a.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(s)
 }

@@ -25,3 +25,23 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	r.MustRegister(m.events, m.requests)
 	return m
 }
+
+// countPods adds gauges of how many pods should be in the mesh and how many are: "N of N".
+func (a *Agent) countPods(r *prometheus.Registry) {
+	gauge := func(name, help string, of func(Counts) int) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(of(a.counts())) }))
+	}
+	gauge("ambit_cni_pods_desired", "running pods of the node that belong to the mesh", func(c Counts) int { return c.Desired })
+	gauge("ambit_cni_pods_captured", "those of them whose traffic is redirected", func(c Counts) int { return c.Captured })
+	gauge("ambit_cni_pods_taken", "those of them that a node proxy has taken as well", func(c Counts) int { return c.Taken })
+	if a.parts.Installer != nil {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "istio_cni_install_ready", Help: "whether the runtime calls the plugin for new pods",
+		}, func() float64 {
+			if a.parts.Installer.Err() != nil {
+				return 0
+			}
+			return 1
+		}))
+	}
+}

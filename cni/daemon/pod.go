@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/cni/enroll"
 	"github.com/ambit-mesh/ambit/cni/handoff"
 	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/cni/sandbox"
 )
 
 // reconcile brings one pod where it should be.
@@ -29,13 +31,16 @@ func (a *Agent) reconcile(ctx context.Context, k enroll.Key) error {
 	defer unlock()
 	err = a.reconcileLocked(ctx, k)
 	if ctx.Err() == nil {
-		a.complain(k, err)
+		a.complain(ctx, k, err)
 	}
 	return err
 }
 
+// tellTime is how long a pod that was asked for may be missing from what the source tells, before it counts as gone.
+const tellTime = 30 * time.Second
+
 // complain logs what stands in a pod's way once, not at every try.
-func (a *Agent) complain(k enroll.Key, err error) {
+func (a *Agent) complain(ctx context.Context, k enroll.Key, err error) {
 	a.mu.Lock()
 	before := a.complaints[k]
 	if err == nil {
@@ -44,14 +49,36 @@ func (a *Agent) complain(k enroll.Key, err error) {
 		a.complaints[k] = err.Error()
 	}
 	a.mu.Unlock()
-	if err != nil && err.Error() != before {
-		a.log.Warn("pod is not yet where it should be; trying again", "pod", k, "err", err)
+	if err == nil || err.Error() == before {
+		return
+	}
+	a.log.Warn("pod is not yet where it should be; trying again", "pod", k, "err", err)
+	if pod, _, ok := a.lookup(k); ok {
+		a.tell(ctx, pod, true, ReasonNotCaptured, err.Error())
+	}
+}
+
+// ReasonNotCaptured is the reason of an Event: the pod belongs to the mesh, or left it, and something stands in the way.
+const ReasonNotCaptured = "MeshCaptureFailed"
+
+// tell shows something beside the pod. That it cannot be shown is no reason to do anything else differently.
+func (a *Agent) tell(ctx context.Context, pod enroll.Pod, warning bool, reason, text string) {
+	t, ok := a.source.(Teller)
+	if !ok {
+		return
+	}
+	if err := t.Tell(ctx, pod, warning, reason, text); err != nil {
+		a.log.Debug("an event was not made", "pod", pod.Key(), "err", err)
 	}
 }
 
 func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 	pod, labels, ok := a.lookup(k)
 	rec := a.record(k)
+	if rec != nil && !ok && !rec.untold.IsZero() && time.Since(rec.untold) < tellTime {
+		a.queue.AddAfter(k, tellTime)
+		return nil
+	}
 	if rec != nil && (!ok || pod.UID != rec.pod.UID || pod.Terminal()) {
 		a.forget(ctx, k, rec)
 		rec = nil
@@ -66,12 +93,17 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 	if !decision.Enrolled {
 		return a.unenrol(ctx, pod, rec, decision.Reason)
 	}
-	if rec == nil && pod.Netns == "" {
-		// The plugin will announce the pod, or its namespace becomes known later.
-		return nil
+	r := request{path: pod.Netns, wait: a.proxies.Proxies() > 0, live: true}
+	wait := r.wait
+	if pod.Netns == "" && (rec == nil || !slices.Equal(pod.IPs, rec.addrs())) {
+		ns, err := a.find(pod)
+		if rec == nil && (ns == nil || err != nil) {
+			// Without an error: the plugin will announce the pod, or its namespace becomes known later.
+			return err
+		}
+		r.ns = ns
 	}
-	wait := a.proxies.Proxies() > 0
-	err := a.enrol(ctx, pod, request{path: pod.Netns, wait: wait, live: true})
+	err := a.enrol(ctx, pod, r)
 	if !wait && errors.Is(err, handoff.ErrNoProxy) {
 		// The pod is in the next snapshot, whose answer brings us back here.
 		return nil
@@ -89,8 +121,46 @@ func (a *Agent) orphaned(p enroll.Pod) bool {
 	return !known && a.cfg.Policy.Decide(p, map[string]string{mesh.LabelDataplaneMode: mesh.DataplaneModeAmbient}).Enrolled
 }
 
+// find looks for the namespace of a pod that nobody told us of: one that runs since before this agent, or that the
+// runtime made without our plugin. Nil if the pod has none yet.
+func (a *Agent) find(pod enroll.Pod) (*netns.Netns, error) {
+	if a.parts.Sandboxes == nil {
+		return nil, nil
+	}
+	ns, err := a.parts.Sandboxes.Open(cmp.Or(pod.RuntimeUID, pod.UID))
+	switch {
+	case errors.Is(err, sandbox.ErrNotFound) && pod.Phase != "Running":
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("pod %s runs without the mesh: %w", pod.Key(), err)
+	case ns.ID() == a.host.ID():
+		ns.Close()
+		return nil, fmt.Errorf("pod %s: its processes are in the node's own network namespace", pod.Key())
+	}
+	return ns, nil
+}
+
+// follow captures a pod anew whose sandbox was made again without our being told. The caller holds the pod's lock.
+func (a *Agent) follow(ctx context.Context, k enroll.Key) error {
+	pod, labels, ok := a.lookup(k)
+	rec := a.record(k)
+	if !ok || pod.UID != rec.pod.UID || pod.Netns != "" || pod.Terminal() || !a.cfg.Policy.Decide(pod, labels).Enrolled {
+		return nil
+	}
+	ns, err := a.find(pod)
+	if ns == nil || errors.Is(err, sandbox.ErrNotFound) {
+		return nil
+	}
+	if ns.ID() == rec.ns.ID() {
+		return ns.Close()
+	}
+	a.log.Warn("a pod runs in another sandbox than the one that was captured", "pod", k, "netns", ns.ID())
+	return a.enrol(ctx, pod, request{ns: ns, wait: a.proxies.Proxies() > 0, live: true})
+}
+
 // request is how a pod came to be enrolled.
 type request struct {
+	ns    *netns.Netns // the pod's namespace, which becomes enrol's
 	path  string       // where the namespace is; empty for the one already known
 	addrs []netip.Addr // what the plugin told
 	wait  bool         // for a proxy to answer
@@ -132,16 +202,22 @@ func (a *Agent) enrol(ctx context.Context, pod enroll.Pod, r request) error {
 // plan opens the pod's namespace and says what should be, next to what was done before.
 func (a *Agent) plan(pod enroll.Pod, r request, old *record) (*record, error) {
 	next := &record{pod: pod, options: a.options(pod)}
+	if _, _, told := a.lookup(pod.Key()); !told {
+		next.untold = time.Now()
+	}
 	if old != nil {
 		next.ns, next.cni = old.ns, old.cni
 	}
 	if r.addrs != nil {
 		next.cni = r.addrs
 	}
-	if r.path == "" {
-		return next, nil
+	ns, err := r.ns, error(nil)
+	if ns == nil {
+		if r.path == "" {
+			return next, nil
+		}
+		ns, err = a.open(r.path)
 	}
-	ns, err := a.open(r.path)
 	switch {
 	case err != nil && (old == nil || !r.live):
 		return nil, fmt.Errorf("pod %s: %w", pod.Key(), err)
@@ -253,8 +329,8 @@ func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason
 
 // disown cleans a pod that says it is captured although we know nothing of it.
 func (a *Agent) disown(ctx context.Context, pod enroll.Pod) error {
-	if pod.Netns != "" && !pod.HostNetwork {
-		if ns, err := a.open(pod.Netns); err == nil {
+	if !pod.HostNetwork {
+		if ns, err := a.openPod(pod); err == nil {
 			err = a.backend.Remove(ns)
 			ns.Close()
 			if err != nil {

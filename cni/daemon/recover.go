@@ -9,8 +9,10 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/cni/enroll"
 	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/cni/sandbox"
 )
 
 // recoverPods rebuilds what an earlier agent knew, from the pods' annotations and namespaces. It runs before any socket
@@ -55,7 +57,7 @@ func compareKeys(a, b enroll.Key) int {
 
 func (a *Agent) recoverPod(p enroll.Pod) {
 	log := a.log.With("pod", p.Key(), "uid", p.UID)
-	ns, err := a.open(p.Netns)
+	ns, err := a.openPod(p)
 	if err != nil {
 		log.Warn("namespace of an enrolled pod cannot be opened; a running proxy is told to keep it", "err", err)
 		a.proxies.Enter(handed(p, nil))
@@ -86,14 +88,14 @@ func (a *Agent) recoverPod(p enroll.Pod) {
 // clean removes rules from a pod that is not annotated and should not be in the mesh: an agent that ended between rules
 // and annotation leaves such.
 func (a *Agent) clean(p enroll.Pod) {
-	if p.Netns == "" {
+	if p.Annotations[mesh.AnnotationSidecarStatus] != "" {
 		return
 	}
 	_, labels, _ := a.lookup(p.Key())
 	if a.cfg.Policy.Decide(p, labels).Enrolled {
 		return
 	}
-	ns, err := a.open(p.Netns)
+	ns, err := a.openPod(p)
 	if err != nil {
 		return
 	}
@@ -101,4 +103,16 @@ func (a *Agent) clean(p enroll.Pod) {
 	if err := a.backend.Remove(ns); err != nil {
 		a.log.Warn("rules may be left in a pod outside of the mesh", "pod", p.Key(), "err", err)
 	}
+}
+
+// openPod opens the namespace of a pod that runs.
+func (a *Agent) openPod(p enroll.Pod) (*netns.Netns, error) {
+	if p.Netns != "" || a.parts.Sandboxes == nil {
+		return a.open(p.Netns)
+	}
+	ns, err := a.find(p)
+	if ns == nil && err == nil {
+		err = sandbox.ErrNotFound
+	}
+	return ns, err
 }

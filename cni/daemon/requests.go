@@ -97,17 +97,32 @@ func (a *Agent) check(ctx context.Context, req plugin.Request) (any, error) {
 	return plugin.Eligibility{Eligible: d.Enrolled, Reason: d.Reason}, nil
 }
 
-// await looks the pod up; the plugin is often quicker than the source. istio/istio cni/pkg/nodeagent/cni-watcher.go.
+// await looks the pod up; the plugin is often quicker than the source, which is then asked. Istio's agent looks ten times
+// instead (istio/istio cni/pkg/nodeagent/cni-watcher.go).
 func (a *Agent) await(ctx context.Context, k enroll.Key) (enroll.Pod, map[string]string, error) {
+	asker, ok := a.source.(Asker)
 	for range 10 {
-		if pod, labels, ok := a.lookup(k); ok {
+		if pod, labels, ok := a.lookup(k); ok && a.namespaceKnown(k.Namespace) {
 			return pod, labels, nil
 		}
-		if !waitFor(ctx, nil, 10*time.Millisecond) {
+		if ok || !waitFor(ctx, nil, 10*time.Millisecond) {
 			break
 		}
 	}
+	if ok {
+		return asker.Get(ctx, k)
+	}
+	if pod, labels, ok := a.lookup(k); ok {
+		return pod, labels, nil
+	}
 	return enroll.Pod{}, nil, fmt.Errorf("pod %s is not known on node %s", k, a.cfg.Node)
+}
+
+func (a *Agent) namespaceKnown(name string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, known := a.namespaces[name]
+	return known
 }
 
 // logHandler repeats what the plugin logs, which has no output of its own.

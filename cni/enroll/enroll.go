@@ -28,6 +28,8 @@ type Pod struct {
 	IPs            []netip.Addr
 	// Netns is the path of the pod's network namespace, if the pod's object tells it.
 	Netns string
+	// RuntimeUID is the UID the node runs the pod under, if that is another one; so it is with static pods.
+	RuntimeUID string
 }
 
 // Key names a pod.

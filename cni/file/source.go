@@ -1,7 +1,7 @@
 // Package file is the agent's view of pods and namespaces when a folder of YAML plays the API server: on a laptop, in
 // the lab.
 //
-// It reads Pods of one node and Namespaces and ignores everything else, tells a Sink what they are now, and writes the
+// It reads Pods of one node and Namespaces and ignores everything else, tells an enroll.Sink what they are now, and writes the
 // redirection annotation back into the pod's file. A document it cannot read leaves what was known before. It does not
 // decide anything about pods.
 //
@@ -19,16 +19,6 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/cni/enroll"
 )
-
-// Sink is told what there is. Calls come one at a time.
-type Sink interface {
-	SetPod(p enroll.Pod)
-	DeletePod(k enroll.Key)
-	SetNamespace(name string, labels map[string]string)
-	DeleteNamespace(name string)
-	// Synced ends the initial state.
-	Synced()
-}
 
 // Source watches one folder for one node.
 type Source struct {
@@ -56,7 +46,7 @@ func New(root, node string, log *slog.Logger) *Source {
 }
 
 // Run watches until ctx ends.
-func (s *Source) Run(ctx context.Context, sink Sink) error {
+func (s *Source) Run(ctx context.Context, sink enroll.Sink) error {
 	opts := folder.Options{Logger: s.log, Synced: func() error { sink.Synced(); return nil }}
 	return folder.Watch(ctx, s.root, opts, func(changes []folder.Change) error {
 		for _, c := range changes {
@@ -66,7 +56,7 @@ func (s *Source) Run(ctx context.Context, sink Sink) error {
 	})
 }
 
-func (s *Source) apply(c folder.Change, sink Sink) {
+func (s *Source) apply(c folder.Change, sink enroll.Sink) {
 	if c.Err != nil {
 		s.log.Warn("file is not read; what it said before stays", "file", c.Path, "err", c.Err)
 		return

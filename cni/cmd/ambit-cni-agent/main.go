@@ -10,13 +10,17 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/ambit-mesh/ambit/cni/chain"
 	"github.com/ambit-mesh/ambit/cni/daemon"
 	"github.com/ambit-mesh/ambit/cni/file"
+	"github.com/ambit-mesh/ambit/cni/kube"
+	"github.com/ambit-mesh/ambit/cni/sandbox"
 )
 
 // version is set when the program is built.
@@ -41,12 +45,20 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("ambit-cni-agent", flag.ContinueOnError)
 	flags.StringVar(&cfg.Node, "node", cfg.Node, "name of this node (NODE_NAME)")
 	flags.StringVar(&cfg.PodsDir, "pods-dir", cfg.PodsDir, "folder of Kubernetes YAML with the node's Pods and their Namespaces (AMBIT_PODS_DIR)")
-	flags.StringVar(&cfg.HostNetns, "host-netns", cfg.HostNetns, "path of the node's network namespace; default: the agent's own (AMBIT_HOST_NETNS)")
+	flags.BoolVar(&cfg.InCluster, "in-cluster", cfg.InCluster, "take pods from the API server of the cluster the agent runs in (AMBIT_IN_CLUSTER)")
+	flags.StringVar(&cfg.Kubeconfig, "kubeconfig", cfg.Kubeconfig, "take pods from the API server this file names")
+	flags.StringVar(&cfg.ProcDir, "proc", cfg.ProcDir, "a /proc that shows all processes of the node (AMBIT_PROC_DIR)")
+	flags.StringVar(&cfg.DaemonSet, "daemonset", cfg.DaemonSet, "the DaemonSet the agent is of; when it is deleted, the agent that ends takes the mesh off the node (AMBIT_DAEMONSET)")
+	flags.StringVar(&cfg.Chain.ConfDir, "cni-conf-dir", cfg.Chain.ConfDir, "the node's folder of CNI configurations; empty: the plugin is not installed (MOUNTED_CNI_NET_DIR)")
+	flags.StringVar(&cfg.Chain.BinDir, "cni-bin-dir", cfg.Chain.BinDir, "the node's folder of CNI plugins (MOUNTED_CNI_BIN_DIR)")
+	flags.StringVar(&cfg.Chain.Program, "cni-plugin", cfg.Chain.Program, "the plugin's program; default: ambit-cni beside this one (AMBIT_CNI_PLUGIN)")
+	flags.StringVar(&cfg.HostNetns, "host-netns", cfg.HostNetns, "path of the node's network namespace; default: that of process 1 in a cluster, else the agent's own (AMBIT_HOST_NETNS)")
 	flags.StringVar(&cfg.ProxySocket, "ztunnel-socket", cfg.ProxySocket, "socket node proxies connect to (ZTUNNEL_UDS_ADDRESS)")
 	flags.StringVar(&cfg.RunDir, "run-dir", cfg.RunDir, "folder of pluginevent.sock (CNI_AGENT_RUN_DIR)")
 	flags.StringVar(&cfg.ReadyAddr, "ready-address", cfg.ReadyAddr, "where /readyz and /healthz are served; empty: nowhere")
 	flags.StringVar(&cfg.MonitoringAddr, "monitoring-address", cfg.MonitoringAddr, "where /metrics is served; empty: nowhere (MONITORING_PORT)")
-	flags.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "unix socket that serves all of these and /pods; empty: none (AMBIT_ADMIN_SOCKET)")
+	flags.StringVar(&cfg.AdminAddr, "admin-address", cfg.AdminAddr, "loopback address that serves all of these, /pods and /status; empty: none (AMBIT_ADMIN_ADDRESS)")
+	flags.StringVar(&cfg.AdminSocket, "admin-socket", cfg.AdminSocket, "unix socket that serves the same; empty: none (AMBIT_ADMIN_SOCKET)")
 	flags.StringVar(&cfg.Backend, "redirection", cfg.Backend, "auto, nftables, iptables or ebpf (AMBIT_REDIRECTION, NATIVE_NFTABLES)")
 	flags.StringVar(&cfg.BPF.Dir, "bpf-dir", cfg.BPF.Dir, "folder of this agent's programs in a BPF file system (AMBIT_BPF_DIR)")
 	flags.StringVar(&cfg.BPF.Cgroup, "cgroup-root", cfg.BPF.Cgroup, "root of control groups v2, where BPF programs hang; default: where it is mounted (AMBIT_CGROUP_ROOT)")
@@ -66,11 +78,70 @@ func run(args []string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	agent, err := daemon.New(cfg, file.New(cfg.PodsDir, cfg.Node, log), log, registry)
+	cfg.Version = version
+	parts, err := assemble(&cfg, log, registry)
+	if err != nil {
+		return err
+	}
+	agent, err := daemon.New(cfg, parts, log, registry)
 	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return agent.Run(ctx)
+}
+
+// assemble chooses where pods come from, and what belongs to that.
+func assemble(cfg *daemon.Config, log *slog.Logger, registry *prometheus.Registry) (daemon.Parts, error) {
+	if err := cfg.Validate(); err != nil {
+		return daemon.Parts{}, err
+	}
+	if !cfg.OnCluster() {
+		return daemon.Parts{Source: file.New(cfg.PodsDir, cfg.Node, log)}, nil
+	}
+	cluster, err := kube.Connect(kube.Access{InCluster: cfg.InCluster, Kubeconfig: cfg.Kubeconfig}, log)
+	if err != nil {
+		return daemon.Parts{}, err
+	}
+	if cfg.HostNetns == "" {
+		cfg.HostNetns = filepath.Join(cfg.ProcDir, "1/ns/net")
+	}
+	source := kube.NewSource(cluster, cfg.Node)
+	parts := daemon.Parts{Source: source, Sandboxes: sandbox.NewFinder(cfg.ProcDir)}
+	if cfg.PodNamespace != "" {
+		parts.Successor = func(ctx context.Context) (bool, string) {
+			return source.Successor(ctx, cfg.PodNamespace, cfg.DaemonSet)
+		}
+	}
+	if cfg.Chain.ConfDir == "" {
+		return parts, nil
+	}
+	if cfg.Chain.Program == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return parts, fmt.Errorf("find the plugin's program: %w: set --cni-plugin", err)
+		}
+		cfg.Chain.Program = filepath.Join(filepath.Dir(self), chain.Type)
+	}
+	install, err := cfg.Keeper(func() ([]byte, error) { return kubeconfig(*cfg, cluster) })
+	if err != nil {
+		return parts, err
+	}
+	parts.Installer = chain.New(install, log, registry)
+	return parts, nil
+}
+
+// kubeconfig is the agent's own access, for the plugin.
+func kubeconfig(cfg daemon.Config, cluster *kube.Cluster) ([]byte, error) {
+	c, err := cluster.Credentials()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Chain.CAFile != "" {
+		if c.CA, err = os.ReadFile(cfg.Chain.CAFile); err != nil {
+			return nil, fmt.Errorf("KUBE_CA_FILE: %w", err)
+		}
+	}
+	return chain.Kubeconfig(c.Server, c.CA, c.Token, c.Insecure || cfg.Chain.SkipVerify)
 }
