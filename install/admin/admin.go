@@ -21,8 +21,12 @@ import (
 type Endpoint struct {
 	// What names the daemon in messages: "ztunnel of node1".
 	What string
-	// Address is host:port, or unix:PATH.
+	// Address is host:port, or unix:PATH; with Dial, only what messages call it.
 	Address string
+	// Dial, if set, is how to connect.
+	Dial func(context.Context) (net.Conn, error)
+	// Prefix stands before every path.
+	Prefix string
 	// Hint is what to do when it does not answer.
 	Hint string
 }
@@ -54,13 +58,16 @@ func (e Endpoint) do(ctx context.Context, method, path string) (io.ReadCloser, e
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // one question, then the process ends
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if e.Dial != nil {
+				return e.Dial(ctx)
+			}
 			if network == "unix" {
 				return DialUnix(ctx, address)
 			}
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+e.Prefix+path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", e.What, err)
 	}

@@ -1,8 +1,8 @@
-// Package cluster is where ambitctl finds and changes the objects of a mesh, whoever keeps them: a lab on this machine
-// now, an API server later.
+// Package cluster is where ambitctl finds the objects of a mesh, its daemons and their logs, whoever keeps them: a lab on
+// this machine, or a cluster's API server (package apply/live).
 //
-// It knows objects by kind, namespace and name, and not what they mean. Implementations start no goroutines that outlive a
-// call. Start reading at Cluster.
+// It knows objects by kind, namespace and name, and not what they mean; of daemons it knows where they answer questions.
+// Implementations start no goroutines that outlive a call. Start reading at Cluster and Mesh.
 package cluster
 
 import (

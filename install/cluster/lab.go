@@ -14,20 +14,24 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/ambit-mesh/ambit/api/labfile"
 )
 
 // lab asks the supervisor of a lab, which plays API server: JSON over HTTP on a unix socket.
 type lab struct {
+	*labfile.Lab
 	http   *http.Client
 	socket string
 }
 
-// Lab is the cluster of the lab whose supervisor listens on the unix socket.
-func Lab(socket string) Cluster {
+// Lab is the mesh of a lab on this machine.
+func Lab(l *labfile.Lab) Mesh {
+	socket := l.Supervisor
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", socket)
 	}
-	return &lab{http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, socket: socket}
+	return &lab{Lab: l, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, socket: socket}
 }
 
 const (

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ambit-mesh/ambit/install/admin"
+	"github.com/ambit-mesh/ambit/install/cluster"
 	"github.com/ambit-mesh/ambit/install/table"
 )
 
@@ -43,16 +45,15 @@ func (a *app) caFlags(cmd *cobra.Command, s *caSource) {
 	cmd.Flags().StringVar(&s.address, "ca-address", "", "the authority's admin endpoint itself: host:port or unix:PATH")
 }
 
-func (a *app) authority(s caSource) (admin.Endpoint, error) {
-	e := admin.Endpoint{What: "certificate authority", Address: s.address}
-	if s.address == "" {
-		lab, err := a.openLab()
-		if err != nil {
-			return e, err
-		}
-		e.Address, e.Hint = "unix:"+lab.Control.CAAdminSocket, "see \"ambitctl lab status --lab "+lab.Name+"\""
+func (a *app) authority(ctx context.Context, s caSource) (admin.Endpoint, error) {
+	if s.address != "" {
+		return admin.Endpoint{What: "certificate authority", Address: s.address}, nil
 	}
-	return e, nil
+	list, err := a.parts(ctx, cluster.Authority)
+	if err != nil {
+		return admin.Endpoint{}, err
+	}
+	return list[0].Endpoint, nil // all replicas sign with the same key
 }
 
 func (a *app) caStatus() *cobra.Command {
@@ -87,7 +88,7 @@ func (a *app) authorityDump(cmd *cobra.Command, s caSource) ([]byte, error) {
 		}
 		return data, nil
 	}
-	e, err := a.authority(s)
+	e, err := a.authority(cmd.Context(), s)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ func (a *app) caRoots() *cobra.Command {
 	cmd := &cobra.Command{Use: "roots", Short: "Print the roots that peers are verified with, as PEM", Args: none}
 	a.caFlags(cmd, &s)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		e, err := a.authority(s)
+		e, err := a.authority(cmd.Context(), s)
 		if err != nil {
 			return err
 		}
@@ -151,7 +152,12 @@ func (a *app) caRotate() *cobra.Command {
 both at any time. Only a self-signed root is rotated this way: plugged-in files are replaced by writing new ones.`}
 	a.caFlags(cmd, &s)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		e, err := a.authority(s)
+		if s.address == "" {
+			if _, err := a.meshToChange(); err != nil {
+				return err
+			}
+		}
+		e, err := a.authority(cmd.Context(), s)
 		if err != nil {
 			return err
 		}

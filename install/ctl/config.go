@@ -1,7 +1,9 @@
 package ctl
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ambit-mesh/ambit/install/admin"
+	"github.com/ambit-mesh/ambit/install/cluster"
 	"github.com/ambit-mesh/ambit/install/table"
 )
 
@@ -32,21 +35,47 @@ func (a *app) ask(cmd *cobra.Command, s controlSource, path string, to any) erro
 	if s.file != "" {
 		in, err = os.Open(s.file)
 	} else {
-		e := admin.Endpoint{What: "control plane", Address: s.address}
-		if s.address == "" {
-			lab, err := a.openLab()
-			if err != nil {
-				return err
-			}
-			e.Address, e.Hint = "unix:"+lab.Control.AdminSocket, "see \"ambitctl lab status --lab "+lab.Name+"\""
+		var list []admin.Endpoint
+		if list, err = a.control(cmd.Context(), s); err != nil {
+			return err
 		}
-		what = e.What
-		in, err = e.Get(cmd.Context(), path)
+		// All replicas know the same; the first that answers tells it.
+		var errs []error
+		for _, e := range list {
+			what = e.What
+			if in, err = e.Get(cmd.Context(), path); err == nil {
+				break
+			}
+			errs = append(errs, err)
+		}
+		if in == nil {
+			return errors.Join(errs...)
+		}
 	}
 	if err != nil {
 		return err
 	}
 	defer in.Close()
+	return decode(in, what, path, to)
+}
+
+// control lists the control plane's replicas, those that are ready first.
+func (a *app) control(ctx context.Context, s controlSource) ([]admin.Endpoint, error) {
+	if s.address != "" {
+		return []admin.Endpoint{{What: "control plane", Address: s.address}}, nil
+	}
+	list, err := a.parts(ctx, cluster.Control)
+	if err != nil {
+		return nil, err
+	}
+	var out []admin.Endpoint
+	for _, p := range list {
+		out = append(out, p.Endpoint)
+	}
+	return out, nil
+}
+
+func decode(in io.Reader, what, path string, to any) error {
 	if err := json.NewDecoder(in).Decode(to); err != nil {
 		return fmt.Errorf("%s: %w to %s: %w", what, errData, path, err)
 	}

@@ -124,6 +124,7 @@ func TestExitCodes(t *testing.T) {
 		return path
 	}
 	t.Setenv("AMBIT_LAB_DIR", filepath.Join(dir, "labs"))
+	t.Setenv("KUBECONFIG", filepath.Join(dir, "absent"))
 	for _, c := range []struct {
 		args string
 		code int

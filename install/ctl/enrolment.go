@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -9,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ambit-mesh/ambit/api/labfile"
 	"github.com/ambit-mesh/ambit/install/admin"
+	"github.com/ambit-mesh/ambit/install/cluster"
 	"github.com/ambit-mesh/ambit/install/table"
 )
 
@@ -55,12 +56,9 @@ out      the mesh leaves it alone`}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		agents := []agent{{endpoint: admin.Endpoint{What: "agent", Address: address}}}
 		if address == "" {
-			lab, err := a.openLab()
-			if err != nil {
+			var err error
+			if agents, err = a.agents(cmd.Context(), node); err != nil {
 				return err
-			}
-			if agents = labAgents(lab, node); len(agents) == 0 {
-				return fmt.Errorf("lab %s has no node %q", lab.Name, node)
 			}
 		}
 		all := []enrolled{}
@@ -95,15 +93,22 @@ type agent struct {
 	endpoint admin.Endpoint
 }
 
-func labAgents(lab *labfile.Lab, node string) []agent {
+// agents lists the agents of all nodes, or of one.
+func (a *app) agents(ctx context.Context, node string) ([]agent, error) {
+	list, err := a.parts(ctx, cluster.Agent)
+	if err != nil {
+		return nil, err
+	}
 	var out []agent
-	for _, n := range lab.Nodes {
-		if node == "" || node == n.Name {
-			out = append(out, agent{n.Name, admin.Endpoint{
-				What: "agent of " + n.Name, Address: "unix:" + n.CNIAdmin, Hint: "see \"ambitctl lab status --lab " + lab.Name + "\""}})
+	for _, p := range list {
+		if node == "" || node == p.Node {
+			out = append(out, agent{p.Node, p.Endpoint})
 		}
 	}
-	return out
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%s has no node %q; it has %s", a.found, node, nodesOf(list))
+	}
+	return out, nil
 }
 
 func (g agent) pods(cmd *cobra.Command) ([]enrolled, error) {

@@ -149,15 +149,16 @@ type walker struct {
 
 // walk asks everybody on the way.
 func (a *app) walk(ctx context.Context, q question, pod string) (*explanation, error) {
-	lab, err := a.openLab()
+	proxies, err := a.allProxies(ctx)
 	if err != nil {
 		return nil, err
 	}
+	q.namespace = a.inNamespace(q.namespace)
 	src, nodes, err := a.locatePod(ctx, pod, q.namespace)
 	if err != nil {
 		return nil, err
 	}
-	w := &walker{app: a, explanation: &explanation{Allowed: true}, q: q, proxies: labProxies(lab), nodes: nodes}
+	w := &walker{app: a, explanation: &explanation{Allowed: true}, q: q, proxies: proxies, nodes: nodes}
 	source, node := src.Namespace()+"/"+src.Name(), src.Text("spec", "nodeName")
 	if _, ok := src.Label(mesh.LabelGatewayName); ok {
 		i, err := a.instanceFor(ctx, gatewaySource{namespace: src.Namespace()}, []string{src.Name()})
@@ -272,7 +273,7 @@ func (a *app) locatePod(ctx context.Context, what, namespace string) (found clus
 	if found != nil {
 		return found, nodes, nil
 	}
-	hint := "\"ambitctl lab get pods -A\" lists them"
+	hint := fmt.Sprintf("%q lists them", a.words().Pods)
 	if len(similar) > 0 {
 		hint = "did you mean " + strings.Join(similar[:min(3, len(similar))], " or ") + "?"
 	}

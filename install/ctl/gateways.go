@@ -42,7 +42,7 @@ func (i instance) String() string { return i.pod + "." + i.namespace }
 
 // instances lists the pods of all Gateways, those that are ready first.
 func (a *app) instances(ctx context.Context, namespace string) ([]instance, error) {
-	lab, err := a.openLab()
+	m, err := a.mesh()
 	if err != nil {
 		return nil, err
 	}
@@ -50,21 +50,15 @@ func (a *app) instances(ctx context.Context, namespace string) ([]instance, erro
 	if err != nil {
 		return nil, err
 	}
-	pods, err := c.List(ctx, "Pod", namespace)
+	pods, err := podsWith(ctx, c, namespace, mesh.LabelGatewayName)
 	if err != nil {
 		return nil, err
 	}
 	var out []instance
 	for _, p := range pods {
-		name, ok := p.Label(mesh.LabelGatewayName)
-		if !ok {
-			continue
-		}
+		name, _ := p.Label(mesh.LabelGatewayName)
 		class, _ := p.Label(mesh.LabelGatewayClassName)
-		out = append(out, instance{p.Namespace(), name, p.Name(), class, isReady(p), identityOf(p), admin.Endpoint{
-			What: "waypoint pod " + p.Namespace() + "/" + p.Name(), Address: "unix:" + lab.GatewayAdmin(p.Text("metadata", "uid")),
-			Hint: fmt.Sprintf("see \"ambitctl lab logs -n %s %s\"", p.Namespace(), p.Name()),
-		}})
+		out = append(out, instance{p.Namespace(), name, p.Name(), class, isReady(p), identityOf(p), m.Proxy(p).Endpoint})
 	}
 	slices.SortStableFunc(out, func(x, y instance) int {
 		if x.ready == y.ready {

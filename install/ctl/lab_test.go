@@ -89,6 +89,7 @@ func labRoot(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	t.Setenv(labfile.EnvRoot, dir)
+	t.Setenv("KUBECONFIG", filepath.Join(dir, "absent"))
 }
 
 func TestLab(t *testing.T) {
@@ -147,7 +148,7 @@ func TestLab(t *testing.T) {
 	if r := cmd("zc log node2"); r.out != "node2: current log level is info\n" || posts != 3 {
 		t.Errorf("log: %q after %d changes", r.out, posts)
 	}
-	if r := cmd("version"); !strings.Contains(r.out, "data plane version: 1.0.0 (2 proxies)") {
+	if r := cmd("version"); !strings.Contains(r.out, "data plane version: 1.0.0 (3 proxies)") {
 		t.Errorf("version: %q", r.out)
 	}
 }

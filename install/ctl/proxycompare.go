@@ -27,7 +27,7 @@ const settling = 3 * time.Second
 // compare says whether a proxy holds what the control plane has for it.
 func (a *app) compare(cmd *cobra.Command, s controlSource, i instance, connected []client, verbose int) error {
 	if len(connected) == 0 {
-		return fmt.Errorf("%s is not connected to the control plane: it goes on with what it was last told; see \"ambitctl lab logs -n %s %s\"", i, i.namespace, i.pod)
+		return fmt.Errorf("%s is not connected to the control plane: it goes on with what it was last told; see %q", i, a.words().Logs(i.namespace, i.pod))
 	}
 	if err := a.clients(connected, verbose); err != nil {
 		return err

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -72,8 +73,8 @@ proxy holds. The exit code is 79 when they differ for longer than a moment.`,
 	a.outputFlag(cmd, &f)
 	cmd.Flags().IntVarP(&verbose, "verbosity", "v", 0, "1 shows the state of each kind of resource")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var all []client
-		if err := a.ask(cmd, s, "/debug/clients", &all); err != nil {
+		all, err := a.connected(cmd, s)
+		if err != nil {
 			return err
 		}
 		if len(args) == 1 {
@@ -104,6 +105,34 @@ proxy holds. The exit code is 79 when they differ for longer than a moment.`,
 		return a.clients(all, verbose)
 	}
 	return cmd
+}
+
+// connected lists the proxies that are connected to any replica of the control plane: each knows its own.
+func (a *app) connected(cmd *cobra.Command, s controlSource) (all []client, err error) {
+	if s.file != "" {
+		err = a.ask(cmd, s, "/debug/clients", &all)
+		return all, err
+	}
+	replicas, err := a.control(cmd.Context(), s)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, e := range replicas {
+		var list []client
+		if err := askJSON(cmd.Context(), e, "/debug/clients", nil, &list); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, list...)
+	}
+	if len(errs) == len(replicas) {
+		return nil, errors.Join(errs...)
+	}
+	for _, err := range errs {
+		fmt.Fprintf(a.env.Err, "ambitctl: %v\n", err)
+	}
+	return all, nil
 }
 
 func (a *app) clients(all []client, verbose int) error {

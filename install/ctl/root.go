@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"github.com/ambit-mesh/ambit/install/apply"
 	"github.com/ambit-mesh/ambit/install/cluster"
 	"github.com/ambit-mesh/ambit/install/dump"
 	"github.com/ambit-mesh/ambit/install/table"
@@ -32,8 +34,9 @@ type Env struct {
 	Environ []string
 	// Version of ambitctl.
 	Version string
-	// Cluster keeps the mesh's objects; nil means the lab's that is asked for.
+	// Cluster keeps the mesh's objects, and Mesh is the mesh; nil means the one that is asked for.
 	Cluster cluster.Cluster
+	Mesh    cluster.Mesh
 }
 
 // Exit codes. Istio ambient wire contract, istioctl.
@@ -61,6 +64,7 @@ func usagef(format string, args ...any) error {
 // Execute runs one command line and returns the exit code.
 func Execute(ctx context.Context, args []string, env Env) int {
 	a := &app{env: env}
+	defer a.close()
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(env.Out)
@@ -91,17 +95,25 @@ func Execute(ctx context.Context, args []string, env Env) int {
 // app holds what all commands share.
 type app struct {
 	env Env
-	lab string
+	// lab, flags and namespace say which mesh is meant, and where its own parts run.
+	lab       string
+	flags     apply.Flags
+	kubectl   *pflag.FlagSet
+	namespace string
+	// found is the mesh that is meant, and rival the context of another that may have been; see choose.
+	found cluster.Mesh
+	rival string
 }
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ambitctl",
 		Short: "Look into an Ambit mesh",
-		Long: `ambitctl looks into an Ambit mesh: what each node proxy knows and does, what the control plane
-refused of its configuration, and who is connected.
+		Long: `ambitctl looks into an Ambit mesh, on Kubernetes or in a lab on this machine: what each node proxy knows and does,
+what the control plane refused of its configuration, and who is connected.
 
-It finds the daemons of a lab on this machine by itself; see "ambitctl lab --help" for labs.
+` + whichMesh + `
+
 Any program called ambitctl-NAME or ambit-NAME, beside ambitctl or on PATH, runs as "ambitctl NAME".`,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.ArbitraryArgs,
@@ -114,8 +126,7 @@ Any program called ambitctl-NAME or ambit-NAME, beside ambitctl or on PATH, runs
 	}
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.Flags().SetInterspersed(false) // flags after a plugin's name are the plugin's
-	root.PersistentFlags().StringVar(&a.lab, "lab", a.env.Getenv("AMBIT_LAB"), "which lab, when several are running (default $AMBIT_LAB)")
-	a.complete(root, "lab", labNames)
+	a.meshFlags(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	root.AddGroup(&cobra.Group{ID: "look", Title: "Look:"}, &cobra.Group{ID: "run", Title: "Run:"})
 	for _, c := range []*cobra.Command{a.explain(), a.enrolment(), a.ztunnelConfig(), a.proxyConfig(), a.config(), a.ca(), a.proxyStatus(), a.version()} {

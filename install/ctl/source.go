@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/ambit-mesh/ambit/api/labfile"
 	"github.com/ambit-mesh/ambit/install/admin"
+	"github.com/ambit-mesh/ambit/install/cluster"
 	"github.com/ambit-mesh/ambit/install/dump"
 )
 
@@ -33,6 +34,7 @@ func (a *app) proxyFlags(cmd *cobra.Command, s *proxySource, files bool) {
 // proxy is one node proxy. Node is empty for a file or an address.
 type proxy struct {
 	node     string
+	pod      string
 	endpoint admin.Endpoint
 	file     string
 }
@@ -51,55 +53,60 @@ func (a *app) proxies(ctx context.Context, s proxySource, args []string) ([]prox
 		}
 		return []proxy{{endpoint: admin.Endpoint{What: "ztunnel", Address: s.address}}}, nil
 	}
-	lab, err := a.openLab()
+	all, err := a.allProxies(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all := labProxies(lab)
 	if s.node != "" {
-		return pick(all, s.node, lab)
+		return a.pick(all, s.node)
 	}
 	if len(args) == 1 {
-		return a.locate(ctx, all, args[0], lab)
+		return a.locate(ctx, all, args[0])
 	}
 	return all, nil
 }
 
-func (a *app) openLab() (*labfile.Lab, error) {
-	lab, err := labfile.Load(a.lab)
-	if errors.Is(err, labfile.ErrNotFound) && a.lab == "" {
-		return nil, fmt.Errorf("nothing to ask: no lab is running on this machine; start one with \"ambitctl lab up\", or name a file with --file: %w", err)
+// allProxies are the node proxies of the mesh.
+func (a *app) allProxies(ctx context.Context) ([]proxy, error) {
+	list, err := a.parts(ctx, cluster.NodeProxy)
+	if err != nil {
+		return nil, err
 	}
-	return lab, err
-}
-
-func labProxies(lab *labfile.Lab) []proxy {
 	var out []proxy
-	for _, n := range lab.Nodes {
-		out = append(out, proxy{node: n.Name, endpoint: admin.Endpoint{
-			What: "ztunnel of " + n.Name, Address: "unix:" + n.ZtunnelAdmin, Hint: "see \"ambitctl lab status --lab " + lab.Name + "\""}})
+	for _, p := range list {
+		out = append(out, proxy{node: p.Node, pod: p.Pod, endpoint: p.Endpoint})
 	}
-	return out
+	return out, nil
 }
 
-func pick(all []proxy, node string, lab *labfile.Lab) ([]proxy, error) {
+// pick finds the proxies of a node: two, while one takes over from the other.
+func (a *app) pick(all []proxy, node string) ([]proxy, error) {
 	var names []string
+	var found []proxy
 	for _, p := range all {
 		if p.node == node {
-			return []proxy{p}, nil
+			found = append(found, p)
 		}
-		names = append(names, p.node)
+		if !slices.Contains(names, p.node) {
+			names = append(names, p.node)
+		}
 	}
-	return nil, fmt.Errorf("lab %s has no node %q; it has %s", lab.Name, node, strings.Join(names, ", "))
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s has no node %q; it has %s", a.found, node, strings.Join(names, ", "))
+	}
+	return found, nil
 }
 
-// locate resolves [type/]name[.namespace] to the proxy of that node, or of that pod's node.
-func (a *app) locate(ctx context.Context, all []proxy, arg string, lab *labfile.Lab) ([]proxy, error) {
+// locate resolves [type/]name[.namespace] to the proxy of that node, the proxy that is called so, or that of a pod's node.
+func (a *app) locate(ctx context.Context, all []proxy, arg string) ([]proxy, error) {
 	if _, name, ok := strings.Cut(arg, "/"); ok {
 		arg = name
 	}
 	for _, p := range all {
-		if p.node == arg || "ztunnel-"+p.node == arg {
+		switch arg {
+		case p.node, "ztunnel-" + p.node:
+			return a.pick(all, p.node)
+		case p.pod, p.pod + "." + a.namespace:
 			return []proxy{p}, nil
 		}
 	}
@@ -115,9 +122,9 @@ func (a *app) locate(ctx context.Context, all []proxy, arg string, lab *labfile.
 	}
 	switch len(nodes) {
 	case 0:
-		return nil, fmt.Errorf("%q is neither a node of lab %s nor a pod the mesh knows; see \"ambitctl ztunnel-config workloads\"", arg, lab.Name)
+		return nil, fmt.Errorf("%q is neither a node of %s nor a pod the mesh knows; see \"ambitctl ztunnel-config workloads\"", arg, a.found)
 	case 1:
-		return pick(all, nodes[0], lab)
+		return a.pick(all, nodes[0])
 	}
 	return nil, fmt.Errorf("%d pods are called %q; add the namespace: %s.NAMESPACE", len(nodes), arg, arg)
 }
@@ -159,7 +166,7 @@ func (a *app) first(ctx context.Context, all []proxy) (proxy, *dump.Dump, error)
 		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
-		return proxy{}, nil, errors.New("the lab has no nodes")
+		return proxy{}, nil, errors.New("there are no node proxies")
 	}
 	return proxy{}, nil, errors.Join(errs...)
 }
@@ -189,28 +196,4 @@ func (a *app) every(ctx context.Context, all []proxy) ([]answer, error) {
 		fmt.Fprintf(a.env.Err, "ambitctl: %v\n", err)
 	}
 	return out, nil
-}
-
-func labNames(*app) []string {
-	labs, err := labfile.List()
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, l := range labs {
-		out = append(out, l.Name)
-	}
-	return out
-}
-
-func nodeNames(a *app) []string {
-	lab, err := labfile.Load(a.lab)
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, n := range lab.Nodes {
-		out = append(out, n.Name)
-	}
-	return out
 }

@@ -33,11 +33,15 @@ func (a *app) cluster() (cluster.Cluster, error) {
 	if a.env.Cluster != nil {
 		return a.env.Cluster, nil
 	}
-	lab, err := a.openLab()
-	if err != nil {
-		return nil, err
+	return a.mesh()
+}
+
+// clusterToChange is where objects are changed: only where that is beyond doubt.
+func (a *app) clusterToChange() (cluster.Cluster, error) {
+	if a.env.Cluster != nil {
+		return a.env.Cluster, nil
 	}
-	return cluster.Lab(lab.Supervisor), nil
+	return a.meshToChange()
 }
 
 // waypointFlags are those of one waypoint.
@@ -83,7 +87,10 @@ func (f *waypointFlags) gateway() cluster.Object {
 	if f.revision != "" {
 		labels[labelRevision] = f.revision
 	}
-	meta := map[string]any{"name": f.name, "namespace": f.namespace}
+	meta := map[string]any{"name": f.name}
+	if f.namespace != "" {
+		meta["namespace"] = f.namespace
+	}
 	if len(labels) > 0 {
 		meta["labels"] = labels
 	}
@@ -111,7 +118,15 @@ func (a *app) waypoint() *cobra.Command {
 }
 
 func namespaceFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVarP(to, "namespace", "n", "default", "namespace")
+	cmd.Flags().StringVarP(to, "namespace", "n", "", "namespace (default that of the kubeconfig's context, else \"default\")")
+}
+
+// inNamespace is the namespace that was asked for, else the mesh's default.
+func (a *app) inNamespace(asked string) string {
+	if asked == "" && a.found != nil {
+		return a.found.DefaultNamespace()
+	}
+	return cmp.Or(asked, "default")
 }
 
 func (a *app) waypointGenerate() *cobra.Command {
@@ -149,10 +164,11 @@ its label), a service, or a pod.`,
 		if err := f.check(); err != nil {
 			return err
 		}
-		c, err := a.cluster()
+		c, err := a.clusterToChange()
 		if err != nil {
 			return err
 		}
+		f.namespace = a.inNamespace(f.namespace)
 		ctx := cmd.Context()
 		ns, err := c.Get(ctx, "Namespace", "", f.namespace)
 		if errors.Is(err, cluster.ErrNotFound) {

@@ -73,6 +73,7 @@ func (a *app) waypointList() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		s.namespace = a.inNamespace(s.namespace)
 		list, err := waypoints(cmd.Context(), c, s.in())
 		if err != nil {
 			return err
@@ -121,6 +122,7 @@ func (a *app) waypointStatus() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		s.namespace = a.inNamespace(s.namespace)
 		var late error
 		if wait {
 			late = a.awaitWaypoints(cmd.Context(), c, s.in(), nil, patience)
@@ -172,10 +174,11 @@ func (a *app) waypointDelete() *cobra.Command {
 		if len(args) == 0 {
 			args = []string{cmp.Or(name, defaultWaypoint)}
 		}
-		c, err := a.cluster()
+		c, err := a.clusterToChange()
 		if err != nil {
 			return err
 		}
+		namespace = a.inNamespace(namespace)
 		ctx := cmd.Context()
 		list, err := waypoints(ctx, c, namespace)
 		if err != nil {
