@@ -78,7 +78,8 @@ func Catalog() []Image {
 		Name: "cni", Text: "Ambit's CNI agent and plugin: they lead the traffic of pods to the node proxy",
 		Programs: []Program{
 			{Package: "./cni/cmd/ambit-cni-agent", Path: programs + "ambit-cni-agent"},
-			{Package: "./cni/cmd/ambit-cni", Path: "/opt/cni/bin/ambit-cni"},
+			// The agent copies it from beside itself to the node.
+			{Package: "./cni/cmd/ambit-cni", Path: programs + "ambit-cni", Links: []string{"/opt/cni/bin/ambit-cni"}},
 		},
 		Debian: tables, User: root,
 		Reason: "it writes the node's CNI folders, enters namespaces of pods, and programs their rules",
