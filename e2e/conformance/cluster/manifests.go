@@ -37,15 +37,16 @@ const labels = `    istio.io/dataplane-mode: ambient
 
 var (
 	image     = regexp.MustCompile(`registry\.k8s\.io/gateway-api/(echo-basic|echo-advanced):\S+`)
+	nameImage = regexp.MustCompile(`registry\.k8s\.io/coredns/coredns:\S+`)
 	namespace = regexp.MustCompile(`(?m)^kind: Namespace\nmetadata:\n  name: (\S+)\n  labels:\n`)
 )
 
 // meshManifests is the file that the mesh's tests share.
 const meshManifests = "mesh/manifests.yaml"
 
-// Manifests are the suite's own, with images of hub and tag for those of its registry, and with the namespaces of the mesh
-// enrolled and given waypoints.
-func Manifests(from fs.FS, hub, tag string) (fs.FS, error) {
+// Manifests are the suite's own, with images of hub and tag for those of its registry, dns for that of its name server
+// (empty for the suite's), and with the namespaces of the mesh enrolled and given waypoints.
+func Manifests(from fs.FS, hub, tag, dns string) (fs.FS, error) {
 	out := fstest.MapFS{}
 	enrolled := map[string]bool{}
 	err := fs.WalkDir(from, ".", func(name string, d fs.DirEntry, err error) error {
@@ -57,6 +58,9 @@ func Manifests(from fs.FS, hub, tag string) (fs.FS, error) {
 			return err
 		}
 		text := image.ReplaceAllString(string(data), hub+"/$1:"+tag)
+		if dns != "" {
+			text = nameImage.ReplaceAllLiteralString(text, dns)
+		}
 		if name == meshManifests {
 			text = namespace.ReplaceAllStringFunc(text, func(s string) string {
 				enrolled[namespace.FindStringSubmatch(s)[1]] = true

@@ -16,7 +16,7 @@ func TestManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := Manifests(os.DirFS(dir), "here", "now")
+	m, err := Manifests(os.DirFS(dir), "here", "now", "here/dns:now")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestManifests(t *testing.T) {
 		}
 		n++
 		for line := range strings.Lines(string(data)) {
-			if strings.Contains(line, "registry.k8s.io/gateway-api/") {
+			if strings.Contains(line, "image: registry.k8s.io/") {
 				t.Errorf("%s: %s", name, line)
 			}
 		}
@@ -49,7 +49,7 @@ func TestManifests(t *testing.T) {
 			t.Errorf("%d times, want %d: %s", got, want, part)
 		}
 	}
-	if _, err := Manifests(os.DirFS(t.TempDir()), "here", "now"); err == nil {
+	if _, err := Manifests(os.DirFS(t.TempDir()), "here", "now", "here/dns:now"); err == nil {
 		t.Error("a module without manifests is taken for one")
 	}
 }
