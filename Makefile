@@ -51,6 +51,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s) each
 
 generate: ## regenerate committed code; leaves no diff
 	cd tools && GOWORK=off go run ./cmd/protogen ../api
+	cd tools && GOWORK=off go run ./cmd/charts ..
 	@if command -v clang >/dev/null && command -v llvm-strip >/dev/null; then cd cni && GOWORK=off go generate ./redirect/bpf; \
 	else echo 'clang or llvm-strip is missing: the BPF programs in cni/redirect/bpf stay as they are committed'; fi
 
