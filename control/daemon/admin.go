@@ -132,6 +132,7 @@ func (d *Daemon) admin() http.Handler {
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, map[string]string{"version": d.cfg.Version, "goVersion": runtime.Version(), "instance": d.cfg.Instance})
 	})
+	mux.Handle("/ca/", d.authority())
 	mux.HandleFunc("GET /config_dump", d.configDump)
 	mux.HandleFunc("GET /debug/facts", d.factDump)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -148,6 +149,7 @@ func (d *Daemon) help(w http.ResponseWriter, _ *http.Request) {
 /debug/refusals   what is refused or doubtful in the configuration, and why; conditions of objects
 /debug/clients    connected proxies and what they acknowledged
 /version          of this program
+/ca/config_dump   what certificates are signed with, where the authority is inside; /ca/roots; POST /ca/rotate
 /config_dump      what is served; ?name=PART filters by resource name
 /debug/facts      what waypoints and gateways are served; ?gateway=NAMESPACE/NAME, ?name=PART
 /debug/pprof/     profiles

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -67,6 +68,42 @@ func newTestCluster(t *testing.T) *cluster {
 // bearer is a token of an account's pod that lasts.
 func bearer(account, pod string) string {
 	return account + "/" + pod + "." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp": %d}`, time.Now().Add(time.Hour).Unix())) + ".s"
+}
+
+// authority looks at the authority inside, and rotates its root.
+func (c *cluster) authority() {
+	c.t.Helper()
+	if code, text := c.get("/ca/config_dump"); code != 200 || !strings.Contains(text, `"trustDomain": "cluster.local"`) {
+		c.t.Errorf("the authority's dump: %d %s", code, text)
+	}
+	rotate := func(change func(*http.Request)) (int, string) {
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", c.cfg.AdminSocket)
+		}
+		req, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, "http://admin/ca/rotate", nil)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		change(req)
+		resp, err := (&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}).Do(req)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(text)
+	}
+	_, before := c.get("/ca/roots")
+	if code, text := rotate(func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") }); code != http.StatusForbidden {
+		c.t.Errorf("a page of another origin rotates the root: %d %s", code, text)
+	}
+	if code, text := rotate(func(*http.Request) {}); code != 200 {
+		c.t.Errorf("rotate: %d %s", code, text)
+	}
+	c.await("the new root beside the old one", func() bool {
+		_, now := c.get("/ca/roots")
+		return strings.Count(now, "BEGIN CERTIFICATE") > strings.Count(before, "BEGIN CERTIFICATE")
+	})
 }
 
 func (c *cluster) roots() ([]byte, error) {
@@ -170,6 +207,7 @@ func TestCluster(t *testing.T) {
 	if _, b := c.get("/metrics"); !strings.Contains(b, "ambit_control_leader 1") || !strings.Contains(b, "ambit_control_unreadable_kinds 0") {
 		t.Error("the metrics do not say that this replica leads")
 	}
+	c.authority()
 	c.waypoint()
 
 	// The API server goes away: proxies that come back are served, and nothing they know is taken back.

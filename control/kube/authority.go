@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -185,7 +186,7 @@ func filesOf(s *corev1.Secret) map[string][]byte {
 
 // make makes a root and stores it. Of several replicas that do so at once the first wins, and the others take its root.
 func (a *Authority) make(ctx context.Context) (map[string][]byte, error) {
-	data, err := a.root(nil)
+	data, err := a.root(nil, false)
 	if err != nil {
 		return nil, err
 	}
@@ -204,8 +205,8 @@ func (a *Authority) make(ctx context.Context) (map[string][]byte, error) {
 	return data, nil
 }
 
-// root has the issuer make a root, or a new one in time when there are files of one before.
-func (a *Authority) root(before map[string][]byte) (map[string][]byte, error) {
+// root has the issuer make a root, or a new one in time, or by force, when there are files of one before.
+func (a *Authority) root(before map[string][]byte, force bool) (map[string][]byte, error) {
 	dir, err := os.MkdirTemp(a.cfg.Dir, "root-")
 	if err != nil {
 		return nil, fmt.Errorf("make a root: %w", err)
@@ -222,8 +223,14 @@ func (a *Authority) root(before map[string][]byte) (map[string][]byte, error) {
 	}
 	cfg := a.cfg.Issuer
 	cfg.Dir, cfg.Plugged, cfg.Registerer = dir, false, nil
-	if _, err := issuer.Open(cfg); err != nil {
+	made, err := issuer.Open(cfg)
+	if err != nil {
 		return nil, err
+	}
+	if force && before != nil {
+		if err := made.Rotate(); err != nil {
+			return nil, err
+		}
 	}
 	files, err := pemdir.Read(dir, authorityFiles()...)
 	if err != nil {
@@ -317,12 +324,28 @@ func (a *Authority) Rotate(ctx context.Context) error {
 	}
 }
 
+// RotateNow makes a new root, on any replica; the old one stays trusted until it expires, and signs the new one.
+func (a *Authority) RotateNow(ctx context.Context) error {
+	switch name, _ := a.chosen(); name {
+	case madeSecret:
+		return a.replace(ctx, true)
+	case pluggedSecret:
+		return fmt.Errorf("the root is the operator's own, of Secret %s/%s: put another one there", a.cfg.Namespace, pluggedSecret)
+	}
+	return errors.New("there is no root yet")
+}
+
 func (a *Authority) rotate(ctx context.Context) error {
-	name, before := a.chosen()
-	if name != madeSecret {
+	if name, _ := a.chosen(); name != madeSecret {
 		return nil
 	}
-	after, err := a.root(before)
+	return a.replace(ctx, false)
+}
+
+// replace stores the root that follows the one in use, if its time has come or it is forced.
+func (a *Authority) replace(ctx context.Context, force bool) error {
+	_, before := a.chosen()
+	after, err := a.root(before, force)
 	if err != nil {
 		return err
 	}
@@ -333,6 +356,13 @@ func (a *Authority) rotate(ctx context.Context) error {
 	there, err := client.Get(ctx, madeSecret, metav1.GetOptions{})
 	if err != nil {
 		return err
+	}
+	var s corev1.Secret
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(there.Object, &s); err != nil {
+		return fmt.Errorf("Secret %s/%s: %w", a.cfg.Namespace, madeSecret, err)
+	}
+	if !bytes.Equal(filesOf(&s)["ca-cert.pem"], before["ca-cert.pem"]) {
+		return fmt.Errorf("Secret %s/%s has just been replaced by somebody else: look at it, and try again", a.cfg.Namespace, madeSecret)
 	}
 	next := a.secret(after)
 	next.SetResourceVersion(there.GetResourceVersion()) // somebody quicker wins

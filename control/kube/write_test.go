@@ -199,7 +199,21 @@ func TestAuthority(t *testing.T) {
 	if err := authorities[0].rotate(ctx); err != nil {
 		t.Error(err)
 	}
-	own, err := authorities[1].root(nil)
+	if now := a.Object(secrets, "ambit-system", madeSecret)["data"].(kubetest.Doc)["ca-cert.pem"]; now != before {
+		t.Error("a root that is new was rotated")
+	}
+	old := issuers[0].Bundle()
+	if err := authorities[0].RotateNow(ctx); err != nil {
+		t.Error(err)
+	}
+	await(t, "the rotated root, beside the old one", func() bool {
+		now := issuers[0].Bundle()
+		return !now.Equal(old) && bytes.Contains(now.PEM(), bytes.TrimSpace(old.PEM()))
+	})
+	if err := authorities[1].RotateNow(ctx); err == nil || !strings.Contains(err.Error(), "just been replaced") {
+		t.Errorf("a replica that has not heard of the new root rotates the old one: %v", err)
+	}
+	own, err := authorities[1].root(nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,6 +225,9 @@ func TestAuthority(t *testing.T) {
 	await(t, "the operator's root", func() bool {
 		return bytes.Equal(bytes.TrimSpace(issuers[0].Bundle().PEM()), bytes.TrimSpace(own["root-cert.pem"]))
 	})
+	if err := authorities[0].RotateNow(ctx); err == nil || !strings.Contains(err.Error(), "operator's own") {
+		t.Errorf("an operator's own root is rotated: %v", err)
+	}
 	if _, iss := open(); !iss.Bundle().Equal(issuers[0].Bundle()) {
 		t.Error("a replica that starts later has another root")
 	}
