@@ -128,7 +128,11 @@ Any program called ambitctl-NAME or ambit-NAME, beside ambitctl or on PATH, runs
 	root.Flags().SetInterspersed(false) // flags after a plugin's name are the plugin's
 	a.meshFlags(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
-	root.AddGroup(&cobra.Group{ID: "look", Title: "Look:"}, &cobra.Group{ID: "run", Title: "Run:"})
+	root.AddGroup(&cobra.Group{ID: "set", Title: "Install:"}, &cobra.Group{ID: "look", Title: "Look:"}, &cobra.Group{ID: "run", Title: "Run:"})
+	for _, c := range []*cobra.Command{a.install(), a.manifest()} {
+		c.GroupID = "set"
+		root.AddCommand(c)
+	}
 	for _, c := range []*cobra.Command{a.explain(), a.enrolment(), a.ztunnelConfig(), a.proxyConfig(), a.config(), a.ca(), a.proxyStatus(), a.version()} {
 		c.GroupID = "look"
 		root.AddCommand(c)

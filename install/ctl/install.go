@@ -1,0 +1,143 @@
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/install/apply"
+	"github.com/ambit-mesh/ambit/install/charts"
+	"github.com/ambit-mesh/ambit/install/render"
+)
+
+const installPatience = 5 * time.Minute
+
+func (a *app) install() *cobra.Command {
+	var v valueFlags
+	var dry, wait bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use: "install", Short: "Install a mesh into a cluster", Args: none,
+		Long: `install puts the mesh into the namespace ambit-system (--mesh-namespace): definitions of its kinds, then the control
+plane, then the agents and proxies of the nodes, and waits for each of them.
+
+Running it again puts right what was changed by hand, and takes away what the values no longer ask for. Pods join when
+their namespace is labelled istio.io/dataplane-mode=ambient; none is restarted.`,
+		Example: `  ambitctl check && ambitctl install
+  ambitctl install --profile minimal --set cni.redirection=iptables
+  ambitctl install -f values.yaml --dry-run`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			i, err := a.installer(dry)
+			if err != nil {
+				return err
+			}
+			values, err := v.values(cmd.InOrStdin(), nil)
+			if err != nil {
+				return err
+			}
+			steps, err := a.steps(values, a.namespace)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := patience(cmd.Context(), timeout)
+			defer cancel()
+			if err := a.preflight(ctx, i, false); err != nil {
+				return err
+			}
+			if err := a.roll(ctx, i, values, steps, wait, false); err != nil {
+				return err
+			}
+			if dry {
+				_, err = fmt.Fprintln(a.env.Out, "nothing was changed")
+				return err
+			}
+			fmt.Fprintf(a.env.Out, "Ambit %s is installed in %s\n\n", a.env.Version, a.namespace)
+			_, err = fmt.Fprint(a.env.Out, `next:
+  kubectl label namespace default istio.io/dataplane-mode=ambient   takes pods of a namespace in
+  ambitctl status                                                   shows the mesh
+`)
+			return err
+		},
+	}
+	v.add(a, cmd)
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "let the API server check everything, and change nothing")
+	cmd.Flags().BoolVar(&wait, "wait", true, "wait until everything runs")
+	cmd.Flags().DurationVar(&timeout, "timeout", installPatience, "how long it may take")
+	return cmd
+}
+
+// preflight refuses what could not work, before anything is changed.
+func (a *app) preflight(ctx context.Context, i *apply.Installer, upgrade bool) error {
+	version, err := i.Client.ServerVersion(ctx)
+	if err != nil {
+		return err
+	}
+	if !version.AtLeast(apply.Oldest) {
+		return fmt.Errorf("the API server is of version %s: Ambit needs %s or newer", version, apply.Oldest)
+	}
+	meshes, err := i.Client.Meshes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range meshes {
+		if m != a.namespace {
+			return fmt.Errorf("a mesh is installed in namespace %s already, and one cluster has one: change that with --mesh-namespace %s, or take it away with \"ambitctl uninstall --mesh-namespace %s\"", m, m, m)
+		}
+	}
+	return nil
+}
+
+// roll applies the steps in their order: definitions, the control plane, then the nodes. An upgrade waits for each component,
+// so that a node never runs something its control plane does not know.
+func (a *app) roll(ctx context.Context, i *apply.Installer, v *render.Values, steps []apply.Step, wait, upgrade bool) error {
+	values, err := given(v)
+	if err != nil {
+		return err
+	}
+	record := apply.Record{Version: a.env.Version, Profile: v.Profile, Values: values, At: a.env.Now()}
+	if err := i.Apply(ctx, apply.Step{Component: "namespace", Objects: []apply.Object{render.Namespace(v, a.namespace)}}); err != nil {
+		return err
+	}
+	if err := i.Write(ctx, record); err != nil {
+		return err
+	}
+	wait = wait && !i.Dry
+	groups := [][]string{{charts.Base}, {charts.Control}, {charts.CNI, charts.Ztunnel}}
+	if upgrade {
+		groups = [][]string{{charts.Base}, {charts.Control}, {charts.CNI}, {charts.Ztunnel}}
+	}
+	for _, group := range groups {
+		var done []apply.Step
+		for _, name := range group {
+			s := find(steps, name)
+			if len(s.Objects) == 0 {
+				continue
+			}
+			if err := i.Apply(ctx, s); err != nil {
+				return err
+			}
+			done = append(done, s)
+		}
+		if wait && group[0] != charts.Base && len(done) > 0 {
+			if err := i.Wait(ctx, done...); err != nil {
+				return err
+			}
+		}
+	}
+	var all []apply.Object
+	for _, s := range rest(steps) {
+		if err := i.Apply(ctx, s); err != nil {
+			return err
+		}
+	}
+	for _, s := range steps {
+		all = append(all, s.Objects...)
+	}
+	if err := i.Prune(ctx, all); err != nil {
+		return err
+	}
+	record.Complete = true
+	return i.Write(ctx, record)
+}
