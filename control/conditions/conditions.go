@@ -29,6 +29,8 @@ type Report struct {
 	Conditions []Condition
 	// Parents are those of a route, named as ParentName does.
 	Parents []Parent
+	// Listeners are those of a ListenerSet.
+	Listeners []Listener
 	// Addresses replace those in the status of a ServiceEntry; nil leaves them alone.
 	Addresses []Address
 }
@@ -39,6 +41,15 @@ type Address struct{ Host, Value string }
 // Parent is one parent of a route.
 type Parent struct {
 	Name       string
+	Conditions []Condition
+}
+
+// Listener is one listener of a ListenerSet.
+type Listener struct {
+	Name string
+	// Attached counts the routes that are attached, and Kinds are those that may be, of the Gateway API's group.
+	Attached   int
+	Kinds      []string
 	Conditions []Condition
 }
 
@@ -72,7 +83,13 @@ type Config struct {
 type Writer struct {
 	cfg     Config
 	written map[Key]Report
+	// again is when what could not be written is tried again; zero when everything could.
+	again time.Time
 }
+
+// retryAfter is when the API server is asked again about what it refused to take, by Run's clock: permissions come back,
+// and kinds that have no place for a status get one.
+const retryAfter = 5 * time.Second
 
 // period is how often reports are looked at. A status is for people.
 const period = 200 * time.Millisecond
@@ -96,9 +113,11 @@ func (w *Writer) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if !due(changed) {
+		retry := !w.again.IsZero() && !time.Now().Before(w.again)
+		if !retry && !due(changed) {
 			continue
 		}
+		w.again = time.Time{}
 		if w.cfg.Changed != nil {
 			changed = w.cfg.Changed() // first, or a change in between is missed
 		}
@@ -146,13 +165,15 @@ func (w *Writer) round(ctx context.Context) {
 func (w *Writer) write(ctx context.Context, r Report) bool {
 	err := w.cfg.Store.Update(ctx, r.Key, func(o Object) Object { return w.status(o, r) })
 	switch {
-	case err == nil:
-	case errors.Is(err, fs.ErrNotExist), ctx.Err() != nil:
-	default:
-		w.cfg.Logger.Debug("no status can be written", "kind", r.Kind, "namespace", r.Namespace, "name", r.Name, "error", err)
+	case ctx.Err() != nil:
+		return false
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+		// An object that is gone will not have a status later either, until it changes.
+		return true
 	}
-	// An object that is gone, or has no place for a status, will not have one later either, until it changes.
-	return ctx.Err() == nil
+	w.cfg.Logger.Debug("no status can be written, trying again", "kind", r.Kind, "namespace", r.Namespace, "name", r.Name, "error", err)
+	w.again = time.Now().Add(retryAfter)
+	return false
 }
 
 // ours says whether nobody else writes a condition on the kinds that have reports. Istio pilot/pkg/model ConditionType
@@ -174,6 +195,9 @@ func (w *Writer) status(o Object, r Report) Object {
 	} else {
 		status["conditions"] = w.conditions(old["conditions"], r.Generation, r.Conditions)
 	}
+	if len(r.Listeners) > 0 || status["listeners"] != nil {
+		status["listeners"] = w.listeners(old, r)
+	}
 	if r.Addresses != nil {
 		list := []any{}
 		for _, a := range r.Addresses {
@@ -181,7 +205,7 @@ func (w *Writer) status(o Object, r Report) Object {
 		}
 		status["addresses"] = list
 	}
-	for _, field := range []string{"conditions", "parents", "addresses"} {
+	for _, field := range []string{"conditions", "parents", "addresses", "listeners"} {
 		if list, ok := status[field].([]any); ok && len(list) == 0 {
 			delete(status, field)
 		}
@@ -192,6 +216,29 @@ func (w *Writer) status(o Object, r Report) Object {
 	}
 	out["status"] = status
 	return out
+}
+
+// listeners are those of a report, each with the times of its conditions before.
+func (w *Writer) listeners(old Object, r Report) []any {
+	before := map[string]any{}
+	all, _ := old["listeners"].([]any)
+	for _, v := range all {
+		l, _ := v.(map[string]any)
+		name, _ := l["name"].(string)
+		before[name] = l["conditions"]
+	}
+	list := []any{}
+	for _, l := range r.Listeners {
+		kinds := []any{}
+		for _, k := range l.Kinds {
+			kinds = append(kinds, Object{"group": "gateway.networking.k8s.io", "kind": k})
+		}
+		list = append(list, Object{
+			"name": l.Name, "attachedRoutes": int64(l.Attached), "supportedKinds": kinds,
+			"conditions": w.conditions(before[l.Name], r.Generation, l.Conditions),
+		})
+	}
+	return list
 }
 
 // conditions replaces ours in a list. A time changes only with the status it belongs to.

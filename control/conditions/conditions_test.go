@@ -3,6 +3,7 @@ package conditions
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"testing"
@@ -94,5 +95,59 @@ func TestWriter(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// refusing is a Store that takes nothing for a while, as an API server whose permissions were taken away.
+type refusing struct {
+	memory
+	refuse bool
+}
+
+func (r *refusing) Update(ctx context.Context, k Key, change func(Object) Object) error {
+	if r.refuse {
+		return errors.New("forbidden")
+	}
+	return r.memory.Update(ctx, k, change)
+}
+
+// TestWriterTriesAgain: what could not be written is, as soon as it can be, without anything having changed.
+func TestWriterTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := Key{"ListenerSet", "shop", "more"}
+		m := &refusing{memory: memory{objects: map[Key]Object{k: decode(t, `{"spec": {}}`)}}, refuse: true}
+		r := Report{Key: k, Generation: 3, Listeners: []Listener{{Name: "web", Attached: 2, Kinds: []string{"HTTPRoute"}, Conditions: []Condition{{"Accepted", true, "Accepted", ""}}}}}
+		reports := []Report{r}
+		never := make(chan struct{})
+		w := New(Config{Store: m, Reports: func() []Report { return reports }, Changed: func() []<-chan struct{} { return []<-chan struct{}{never} }, Logger: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.Run(ctx) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if m.writes != 0 {
+			t.Fatal("something was written")
+		}
+		m.refuse = false
+		time.Sleep(retryAfter + period)
+		synctest.Wait()
+		want := decode(t, `{"spec": {}, "status": {"listeners": [{"name": "web", "attachedRoutes": 2, "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}],
+"conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "observedGeneration": 3, "lastTransitionTime": "2000-01-01T00:00:00Z"}]}]}}`)
+		conditions, _ := m.objects[k]["status"].(map[string]any)
+		if len(conditions) == 0 {
+			t.Fatal("nothing was written after permission came back")
+		}
+		l := conditions["listeners"].([]any)[0].(map[string]any)
+		l["conditions"].([]any)[0].(map[string]any)["lastTransitionTime"] = "2000-01-01T00:00:00Z"
+		if diff := cmp.Diff(want, m.objects[k]); diff != "" {
+			t.Error(diff)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if m.writes != 1 {
+			t.Errorf("%d writes, want 1", m.writes)
+		}
+		cancel()
+		<-done
 	})
 }

@@ -12,7 +12,7 @@ func (g *gatewayRunner) report(of object.Key, r model.Report) {
 	if g == nil {
 		return
 	}
-	out := gateways.Report{Namespace: of.Namespace, Name: of.Name}
+	out := gateways.Report{Namespace: of.Namespace, Name: of.Name, ListenerSets: r.Sets}
 	for _, l := range r.Listeners {
 		lr := gateways.ListenerReport{Name: l.Name, AttachedRoutes: l.Attached}
 		for _, k := range l.Kinds {

@@ -121,6 +121,11 @@ func reportsOf(list []push.ObjectReport, allocated bool) []conditions.Report {
 				rep.Addresses = append(rep.Addresses, conditions.Address{Host: a.Host, Value: a.Address.String()})
 			}
 		}
+		if r.Kind == object.KindListenerSet.String() {
+			for _, l := range r.Listeners {
+				rep.Listeners = append(rep.Listeners, conditions.Listener{Name: l.Name, Attached: l.Attached, Kinds: l.Kinds, Conditions: conditionsOf(l.Conditions)})
+			}
+		}
 		for _, p := range r.Parents {
 			rep.Parents = append(rep.Parents, conditions.Parent{Name: p.Name, Conditions: conditionsOf(p.Conditions)})
 		}

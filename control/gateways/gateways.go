@@ -96,6 +96,8 @@ func New(cfg Config) *Reconciler {
 type Report struct {
 	Namespace, Name string
 	Listeners       []ListenerReport
+	// ListenerSets is how many of them add listeners.
+	ListenerSets int
 	// Refused says why the Gateway as a whole is not accepted; empty means that it is.
 	Refused string
 }
@@ -132,7 +134,7 @@ func (r *Reconciler) Report(rep Report) {
 }
 
 func equalReport(a, b Report) bool {
-	return a.Refused == b.Refused && slices.EqualFunc(a.Listeners, b.Listeners, func(x, y ListenerReport) bool {
+	return a.Refused == b.Refused && a.ListenerSets == b.ListenerSets && slices.EqualFunc(a.Listeners, b.Listeners, func(x, y ListenerReport) bool {
 		return x.Name == y.Name && x.AttachedRoutes == y.AttachedRoutes && slices.Equal(x.SupportedKinds, y.SupportedKinds) && slices.Equal(x.Conditions, y.Conditions)
 	})
 }

@@ -39,6 +39,9 @@ func (r *Reconciler) statusOf(doc, old Object, out outcome) Object {
 	status := clone(old)
 	status["conditions"] = r.conditions(old, generation, []Condition{accepted, programmed})
 	status["listeners"] = r.listeners(doc, old, report, generation, programmed)
+	if report.ListenerSets > 0 || status["attachedListenerSets"] != nil {
+		status["attachedListenerSets"] = int64(report.ListenerSets)
+	}
 	if addresses == nil {
 		delete(status, "addresses")
 	} else {

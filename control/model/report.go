@@ -36,8 +36,10 @@ type Report struct {
 	// Parents are the conditions of a route towards each of its parents.
 	Parents []Part `json:"parents,omitempty"`
 	// Listeners are the conditions of each listener of a Gateway.
-	Listeners []Part    `json:"listeners,omitempty"`
-	Warnings  []Warning `json:"warnings,omitempty"`
+	Listeners []Part `json:"listeners,omitempty"`
+	// Sets is how many ListenerSets add to a Gateway's listeners.
+	Sets     int       `json:"attachedListenerSets,omitempty"`
+	Warnings []Warning `json:"warnings,omitempty"`
 	// Addresses are those a ServiceEntry's hosts were given.
 	Addresses []object.HostAddress `json:"addresses,omitempty"`
 }
@@ -70,7 +72,7 @@ func (r Report) Equal(o Report) bool {
 	if r.Empty() && o.Empty() {
 		return true
 	}
-	return r.Generation == o.Generation && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings) && slices.Equal(r.Addresses, o.Addresses) &&
+	return r.Generation == o.Generation && r.Sets == o.Sets && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings) && slices.Equal(r.Addresses, o.Addresses) &&
 		slices.EqualFunc(r.Parents, o.Parents, Part.equal) && slices.EqualFunc(r.Listeners, o.Listeners, Part.equal)
 }
 

@@ -85,22 +85,34 @@ func (m *Model) reportGateway(r *reader, rep *model.Report, g *object.Gateway) {
 			rep.Listeners = append(rep.Listeners, m.reportListener(r, rep, g, l))
 		}
 	}
-	if _, t := r.sets(g); t > 0 {
+	taken, t := r.sets(g)
+	rep.Sets = taken
+	if t > 0 {
 		rep.Warn(status.ListenerUnusable, "spec.allowedListeners", fmt.Sprintf("%d ListenerSets name this Gateway but may not add to it", t), "admit their namespaces in spec.allowedListeners, or delete them")
 	}
 }
 
-// sets counts the ListenerSets that a Gateway takes and those it does not.
+// sets counts the ListenerSets that a Gateway takes and that have a listener in force, and those it does not take.
 func (r *reader) sets(g *object.Gateway) (taken, refused int) {
+	inForce := map[object.Key]bool{}
+	for _, l := range r.listeners(g) {
+		if l.accepted() {
+			inForce[l.of] = true
+		}
+	}
 	for _, s := range list[*object.ListenerSet](r, topic{listenersOf, g.Key()}) {
-		if r.takesSet(g, s) {
-			taken++
-		} else {
+		switch {
+		case !r.takesSet(g, s):
 			refused++
+		case inForce[s.Key()]:
+			taken++
 		}
 	}
 	return taken, refused
 }
+
+// accepted says whether a listener is in force, whatever else there may be to say about it.
+func (l *listener) accepted() bool { return l.protocolKnown && l.conflict == nil }
 
 // reportMeshListeners is about the listeners of a waypoint: one is enough, no route is attached to it.
 func (m *Model) reportMeshListeners(r *reader, rep *model.Report, g *object.Gateway) {
@@ -164,9 +176,12 @@ func (m *Model) reportListener(r *reader, rep *model.Report, g *object.Gateway, 
 		p.Say(condResolvedRefs, false, refs.reason, refs.text)
 		rep.Warn(status.CertificateMissing, field, refs.text, "see that it exists and may be named")
 	}
-	if good {
+	switch {
+	case good:
 		p.Say(condProgrammed, true, "Programmed", "")
-	} else {
+	case l.conflict != nil:
+		p.Say(condProgrammed, false, l.conflict.reason, l.conflict.text)
+	default:
 		p.Say(condProgrammed, false, "Invalid", "It serves nothing until that is mended")
 	}
 	return p
@@ -174,26 +189,49 @@ func (m *Model) reportListener(r *reader, rep *model.Report, g *object.Gateway, 
 
 func (m *Model) reportListenerSet(r *reader, rep *model.Report, s *object.ListenerSet) {
 	g, kind, ok := r.gateway(gatewayOf(refKey(s.Parent)))
+	no := func(reason, text string) {
+		rep.Say(condAccepted, false, reason, text)
+		rep.Say(condProgrammed, false, reason, text)
+	}
 	switch {
 	case g == nil:
-		rep.Say(condAccepted, false, "ParentNotAccepted", "There is no "+refKey(s.Parent).String())
+		no("ParentNotAccepted", "There is no "+refKey(s.Parent).String())
 		rep.Warn(status.ParentNotFound, "spec.parentRef", "there is no "+refKey(s.Parent).String(), "correct the name, or create the Gateway")
 		return
 	case !ok || kind != facts.Gateway_EDGE:
-		rep.Say(condAccepted, false, "ParentNotAccepted", g.Key().String()+" is not a gateway at the edge of this mesh")
+		no("ParentNotAccepted", g.Key().String()+" is not a gateway at the edge of this mesh")
 		return
 	case !r.takesSet(g, s):
-		rep.Say(condAccepted, false, "NotAllowed", g.Key().String()+" does not admit ListenerSets of namespace "+s.Namespace)
+		no("NotAllowed", g.Key().String()+" does not admit ListenerSets of namespace "+s.Namespace)
 		rep.Warn(status.ListenerUnusable, "spec.parentRef", g.Key().String()+" does not admit ListenerSets of namespace "+s.Namespace, "admit it in the Gateway's spec.allowedListeners")
 		return
 	}
-	rep.Say(condAccepted, true, "Accepted", "")
+	good, bad := 0, 0
 	for _, l := range r.listeners(g) {
-		if l.of == s.Key() {
-			rep.Listeners = append(rep.Listeners, m.reportListener(r, rep, g, l))
+		if l.of != s.Key() {
+			continue
+		}
+		rep.Listeners = append(rep.Listeners, m.reportListener(r, rep, g, l))
+		if l.accepted() {
+			good++
+		} else {
+			bad++
 		}
 	}
-	rep.Say(condProgrammed, true, "Programmed", "")
+	switch {
+	case good == 0:
+		no("ListenersNotValid", "None of its listeners can be in force; their conditions say why")
+		return
+	case bad > 0:
+		rep.Say(condAccepted, true, "ListenersNotValid", "Not all of its listeners can be in force; their conditions say why")
+	default:
+		rep.Say(condAccepted, true, "Accepted", "")
+	}
+	if len(g.Status) > 0 {
+		rep.Say(condProgrammed, true, "Programmed", "Served at "+g.Status[0].Value)
+	} else {
+		rep.Say(condProgrammed, false, "Pending", g.Key().String()+" has no address yet")
+	}
 }
 
 // appendOnce adds a text that is not there yet.
