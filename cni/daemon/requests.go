@@ -94,7 +94,7 @@ func (a *Agent) check(ctx context.Context, req plugin.Request) (any, error) {
 		return nil, err
 	}
 	d := a.cfg.Policy.Decide(pod, labels)
-	return plugin.Eligibility{Eligible: d.Enrolled, Reason: d.Reason}, nil
+	return plugin.Eligibility{Eligible: d.Enrolled, Reason: d.Reason, Captured: a.record(pod.Key()) != nil}, nil
 }
 
 // await looks the pod up; the plugin is often quicker than the source, which is then asked. Istio's agent looks ten times

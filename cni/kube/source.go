@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -88,7 +89,8 @@ func (s *Source) informer(resource string, object runtime.Object, selector field
 
 // reached says once that a kind cannot be read, and once that it can again.
 func (s *Source) reached(resource string, err error) {
-	if errors.Is(err, context.Canceled) || expired(err) {
+	if errors.Is(err, context.Canceled) || expired(err) || apierrors.IsInvalid(err) {
+		// A watch that has grown old, or a way of listing that this API server does not know: client-go tries another.
 		return
 	}
 	s.mu.Lock()

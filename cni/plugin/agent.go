@@ -43,6 +43,8 @@ type IPConfig struct {
 type Eligibility struct {
 	Eligible bool
 	Reason   string
+	// Captured is whether it is redirected already.
+	Captured bool
 }
 
 // Agent talks to the agent of the node.
@@ -81,7 +83,7 @@ func (a Agent) post(ctx context.Context, path string, r Request) ([]byte, error)
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := unixClient(filepath.Join(a.RunDir, "pluginevent.sock")).Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask the CNI agent (is it running on this node?): %w", err)
+		return nil, fmt.Errorf("the mesh's CNI agent does not answer on this node (DaemonSet ambit-cni-node): %w", err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -80,7 +79,7 @@ func openKubeconfig(path string) (*kubeAPI, error) {
 	}
 	return &kubeAPI{
 		server: strings.TrimSuffix(cluster.Server, "/"), token: token,
-		client: &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}},
+		client: &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: cfg}},
 	}, nil
 }
 
@@ -128,7 +127,10 @@ func (k *kubeAPI) pod(ctx context.Context, namespace, name string) (enroll.Pod, 
 	}
 	var pod, ns object
 	path := "/api/v1/namespaces/" + url.PathEscape(namespace)
-	err := errors.Join(k.get(ctx, path, &ns), k.get(ctx, path+"/pods/"+url.PathEscape(name), &pod))
+	err := k.get(ctx, path, &ns)
+	if err == nil {
+		err = k.get(ctx, path+"/pods/"+url.PathEscape(name), &pod)
+	}
 	return enroll.Pod{
 		UID: pod.Metadata.UID, Namespace: namespace, Name: name, Labels: pod.Metadata.Labels, Annotations: pod.Metadata.Annotations,
 		HostNetwork: pod.Spec.HostNetwork, Phase: pod.Status.Phase,

@@ -108,8 +108,14 @@ func (c *Call) run(ctx context.Context) error {
 			return err
 		}
 		return c.passOn()
-	case "DEL", "CHECK", "STATUS", "GC":
-		// The agent learns of deletions from the API; there is nothing of ours to check or collect.
+	case "CHECK":
+		return c.check(ctx)
+	case "DEL", "GC":
+		// What was done to a pod is in its network namespace and ends with it; the agent learns of that from the API server.
+		return nil
+	case "STATUS":
+		// Without the agent pods of the mesh wait, and all others start: the network is ready. Saying otherwise would keep
+		// the agent's own pod from starting, too.
 		return nil
 	default:
 		return &Error{codeEnv, fmt.Errorf("CNI_COMMAND %q is not known", command)}
@@ -125,25 +131,50 @@ func (c *Call) passOn() error {
 	return err
 }
 
-// add announces the pod if it belongs to the mesh.
-func (c *Call) add(ctx context.Context) error {
+// subject is the pod that the call is about, unless the configuration alone says that it is none of ours.
+func (c *Call) subject() (namespace, name string, ok bool) {
 	if c.Conf.AmbientEnabled != nil && !*c.Conf.AmbientEnabled {
-		return nil
+		return "", "", false
 	}
 	args := parseArgs(c.Env("CNI_ARGS"))
-	name, namespace := args["K8S_POD_NAME"], args["K8S_POD_NAMESPACE"]
-	if name == "" || namespace == "" {
+	name, namespace = args["K8S_POD_NAME"], args["K8S_POD_NAMESPACE"]
+	switch {
+	case name == "" || namespace == "":
 		c.Log.Logger().Debug("not a pod of Kubernetes", "args", c.Env("CNI_ARGS"))
+		return "", "", false
+	case slices.Contains(c.Conf.ExcludeNamespaces, namespace):
+		return "", "", false
+	case namespace == c.Conf.PodNamespace && ownPod(name):
+		// The agent cannot be asked to let the agent start.
+		return "", "", false
+	}
+	return namespace, name, true
+}
+
+// check finds out whether a pod that should be captured is. What is in the kernel stays there while the agent is away.
+func (c *Call) check(ctx context.Context) error {
+	namespace, name, ok := c.subject()
+	if !ok {
+		return nil
+	}
+	e, err := Agent{RunDir: c.Conf.AgentRunDir}.Check(ctx, namespace, name)
+	if err != nil {
+		c.Log.Logger().Warn("pod is not checked", "pod", namespace+"/"+name, "err", err)
+		return nil
+	}
+	if e.Eligible && !e.Captured {
+		return fmt.Errorf("pod %s/%s belongs to the mesh (%s), and its traffic is not captured", namespace, name, e.Reason)
+	}
+	return nil
+}
+
+// add announces the pod if it belongs to the mesh.
+func (c *Call) add(ctx context.Context) error {
+	namespace, name, ok := c.subject()
+	if !ok {
 		return nil
 	}
 	log := c.Log.Logger().With("pod", namespace+"/"+name)
-	if slices.Contains(c.Conf.ExcludeNamespaces, namespace) {
-		return nil
-	}
-	if namespace == c.Conf.PodNamespace && ownPod(name) {
-		// The agent cannot be asked to let the agent start.
-		return nil
-	}
 	ips, err := addresses(c.Conf.PrevResult)
 	if err != nil {
 		return &Error{codeDecode, err}
@@ -151,14 +182,14 @@ func (c *Call) add(ctx context.Context) error {
 	agent := Agent{RunDir: c.Conf.AgentRunDir}
 	e, err := c.eligible(ctx, agent, namespace, name)
 	if err != nil {
-		return fmt.Errorf("pod %s/%s: %w", namespace, name, err)
+		return fmt.Errorf("pod %s/%s waits, because nobody can say whether it belongs to the mesh: %w", namespace, name, err)
 	}
 	log.Debug("decided", "ambient", e.Eligible, "reason", e.Reason)
 	if !e.Eligible {
 		return nil
 	}
 	if err := agent.Add(ctx, Request{Netns: c.Env("CNI_NETNS"), PodName: name, PodNamespace: namespace, IPs: ips}); err != nil {
-		return fmt.Errorf("pod %s/%s: %w", namespace, name, err)
+		return fmt.Errorf("pod %s/%s waits to be captured, because it belongs to the mesh (%s): %w", namespace, name, e.Reason, err)
 	}
 	log.Info("pod is captured")
 	return nil
@@ -180,16 +211,29 @@ func parseArgs(text string) map[string]string {
 	return out
 }
 
-// eligible decides by the API server's view of the pod, so that pods outside of the mesh start while the agent is away.
-// A node without a kubeconfig has no API server to ask; there the agent decides.
+// eligible asks the agent, which answers from memory. While it is away the API server is asked, so that pods outside of the
+// mesh start; a file of the agent's about namespaces would not do, because pods have labels of their own. If neither
+// answers the pod waits: started without the mesh, it would be open to what its policies forbid.
 func (c *Call) eligible(ctx context.Context, agent Agent, namespace, name string) (Eligibility, error) {
-	if c.Conf.Kubernetes.Kubeconfig == "" {
-		return agent.Check(ctx, namespace, name)
+	e, err := agent.Check(ctx, namespace, name)
+	if err == nil || c.Conf.Kubernetes.Kubeconfig == "" {
+		return e, err
 	}
+	c.Log.Logger().Warn("the API server is asked instead of the agent", "pod", namespace+"/"+name, "err", err)
+	e, apiErr := c.ask(ctx, namespace, name)
+	if apiErr != nil {
+		return e, errors.Join(err, apiErr)
+	}
+	return e, nil
+}
+
+// ask decides by the API server's view of the pod.
+func (c *Call) ask(ctx context.Context, namespace, name string) (Eligibility, error) {
 	api, err := openKubeconfig(c.Conf.Kubernetes.Kubeconfig)
 	if err != nil {
 		return Eligibility{}, err
 	}
+	defer api.client.CloseIdleConnections()
 	policy := enroll.Policy{Selectors: c.Conf.EnablementSelectors, SystemNamespace: c.Conf.PodNamespace, ExcludeNamespaces: c.Conf.ExcludeNamespaces}
 	tries := 1
 	if c.Conf.DetectionRetry {

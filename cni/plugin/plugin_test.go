@@ -35,7 +35,7 @@ func newAgent(t *testing.T) *agent {
 		a.asked = append(a.asked, r.Method+" "+r.URL.Path+" "+string(body))
 		switch {
 		case r.URL.Path == CheckPath:
-			fmt.Fprintf(w, `{"Eligible":%v}`, strings.Contains(string(body), `"in"`))
+			fmt.Fprintf(w, `{"Eligible":%v,"Captured":%v}`, strings.Contains(string(body), `"in`), strings.Contains(string(body), `"in"`))
 		case a.code != http.StatusOK:
 			http.Error(w, "no ztunnel here", a.code)
 		}
@@ -97,7 +97,7 @@ func TestAdd(t *testing.T) {
 	if err == nil || !strings.Contains(out, "no ztunnel here") || !json.Valid([]byte(out)) {
 		t.Errorf("agent refuses: %v, printed %s", err, out)
 	}
-	if _, err := call(t, "ADD", strings.ReplaceAll(conf(""), a.dir, "/nowhere"), podArgs("shop", "in")); err == nil || !strings.Contains(err.Error(), "is it running") {
+	if _, err := call(t, "ADD", strings.ReplaceAll(conf(""), a.dir, "/nowhere"), podArgs("shop", "in")); err == nil || !strings.Contains(err.Error(), "pod shop/in waits") || !strings.Contains(err.Error(), "does not answer on this node") {
 		t.Errorf("agent away: %v", err)
 	}
 }
@@ -107,6 +107,13 @@ func TestOtherCommands(t *testing.T) {
 	for _, command := range []string{"DEL", "CHECK", "STATUS", "GC"} {
 		if out, err := call(t, command, conf, podArgs("shop", "in")); err != nil || out != "" {
 			t.Errorf("%s: %v %s", command, err, out)
+		}
+	}
+	a := newAgent(t)
+	checked := fmt.Sprintf(`{"cniVersion":"1.0.0","cni_agent_run_dir":%q,"prevResult":%s}`, a.dir, result)
+	for name, want := range map[string]string{"in": "", "out": "", "in-but-lost": "is not captured"} {
+		if out, err := call(t, "CHECK", checked, podArgs("shop", name)); (err == nil) != (want == "") || !strings.Contains(out, want) {
+			t.Errorf("CHECK of %s: %v %s", name, err, out)
 		}
 	}
 	if out, err := call(t, "VERSION", "", ""); err != nil || !strings.Contains(out, `"1.1.0"`) {
@@ -126,7 +133,9 @@ func TestOtherCommands(t *testing.T) {
 
 // With an API server to ask, pods outside of the mesh start although there is no agent.
 func TestAsksTheAPIServer(t *testing.T) {
+	asked := 0
 	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
 		if r.Header.Get("Authorization") != "Bearer secret" {
 			http.Error(w, "who?", http.StatusUnauthorized)
 			return
@@ -150,15 +159,25 @@ func TestAsksTheAPIServer(t *testing.T) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","cni_agent_run_dir":%q,"kubernetes":{"kubeconfig":%q}}`, a.dir, config)
-	if _, err := call(t, "ADD", conf, podArgs("shop", "out")); err != nil || len(a.asked) != 0 {
-		t.Errorf("outside: %v, agent asked %q", err, a.asked)
+	conf := func(dir, config string) string {
+		return fmt.Sprintf(`{"cniVersion":"1.0.0","cni_agent_run_dir":%q,"kubernetes":{"kubeconfig":%q}}`, dir, config)
 	}
-	if _, err := call(t, "ADD", conf, podArgs("shop", "in")); err != nil || len(a.asked) != 1 {
-		t.Errorf("inside: %v, agent asked %q", err, a.asked)
+	if _, err := call(t, "ADD", conf(a.dir, config), podArgs("shop", "in")); err != nil || len(a.asked) != 2 || asked != 0 {
+		t.Errorf("with an agent: %v, agent asked %q, API server %d times", err, a.asked, asked)
 	}
-	if _, err := call(t, "ADD", conf, podArgs("shop", "who")); err == nil || !strings.Contains(err.Error(), "404") {
-		t.Errorf("unknown: %v", err)
+	away := t.TempDir()
+	if out, err := call(t, "ADD", conf(away, config), podArgs("shop", "out")); err != nil || asked != 2 {
+		t.Errorf("outside, agent away: %v %s", err, out)
+	}
+	for what, c := range map[string]struct{ pod, config, want string }{
+		"inside":              {"in", config, "pod shop/in waits to be captured, because it belongs to the mesh (namespace shop is labelled istio.io/dataplane-mode=ambient)"},
+		"unknown":             {"who", config, "404"},
+		"API server away too": {"out", "/nowhere", "nobody can say"},
+	} {
+		out, err := call(t, "ADD", conf(away, c.config), podArgs("shop", c.pod))
+		if err == nil || !strings.Contains(out, c.want) {
+			t.Errorf("%s, agent away: %v %s", what, err, out)
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ func run(args []string) error {
 	flags.StringVar(&cfg.DaemonSet, "daemonset", cfg.DaemonSet, "the DaemonSet the agent is of; when it is deleted, the agent that ends takes the mesh off the node (AMBIT_DAEMONSET)")
 	flags.StringVar(&cfg.Chain.ConfDir, "cni-conf-dir", cfg.Chain.ConfDir, "the node's folder of CNI configurations; empty: the plugin is not installed (MOUNTED_CNI_NET_DIR)")
 	flags.StringVar(&cfg.Chain.BinDir, "cni-bin-dir", cfg.Chain.BinDir, "the node's folder of CNI plugins (MOUNTED_CNI_BIN_DIR)")
-	flags.StringVar(&cfg.Chain.Program, "cni-plugin", cfg.Chain.Program, "the plugin's program; default: ambit-cni beside this one (AMBIT_CNI_PLUGIN)")
+	flags.StringVar(&cfg.Chain.Program, "cni-plugin", cfg.Chain.Program, "the plugin's program; default: ambit-cni beside this one or in "+imageDir+" (AMBIT_CNI_PLUGIN)")
 	flags.StringVar(&cfg.HostNetns, "host-netns", cfg.HostNetns, "path of the node's network namespace; default: that of process 1 in a cluster, else the agent's own (AMBIT_HOST_NETNS)")
 	flags.StringVar(&cfg.ProxySocket, "ztunnel-socket", cfg.ProxySocket, "socket node proxies connect to (ZTUNNEL_UDS_ADDRESS)")
 	flags.StringVar(&cfg.RunDir, "run-dir", cfg.RunDir, "folder of pluginevent.sock (CNI_AGENT_RUN_DIR)")
@@ -118,11 +118,10 @@ func assemble(cfg *daemon.Config, log *slog.Logger, registry *prometheus.Registr
 		return parts, nil
 	}
 	if cfg.Chain.Program == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return parts, fmt.Errorf("find the plugin's program: %w: set --cni-plugin", err)
+		var err error
+		if cfg.Chain.Program, err = findProgram(); err != nil {
+			return parts, err
 		}
-		cfg.Chain.Program = filepath.Join(filepath.Dir(self), chain.Type)
 	}
 	install, err := cfg.Keeper(func() ([]byte, error) { return kubeconfig(*cfg, cluster) })
 	if err != nil {
@@ -130,6 +129,24 @@ func assemble(cfg *daemon.Config, log *slog.Logger, registry *prometheus.Registr
 	}
 	parts.Installer = chain.New(install, log, registry)
 	return parts, nil
+}
+
+// imageDir is where the image has the plugin.
+const imageDir = "/opt/cni/bin"
+
+// findProgram looks for the plugin beside the agent, and where the image has it.
+func findProgram() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find the plugin's program: %w: set --cni-plugin", err)
+	}
+	for _, dir := range []string{filepath.Dir(self), imageDir} {
+		path := filepath.Join(dir, chain.Type)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("the plugin's program %s is neither beside %s nor in %s: set --cni-plugin", chain.Type, self, imageDir)
 }
 
 // kubeconfig is the agent's own access, for the plugin.
