@@ -172,6 +172,10 @@ func GatewayScope(namespace, name string) string { return namespace + "/" + name
 // StaticStrictPolicy is the name, in the root namespace, of the policy that refuses plaintext.
 const StaticStrictPolicy = "istio_converted_static_strict"
 
+// NetworkPolicyPrefix begins the names of policies made of Kubernetes NetworkPolicies, which follow, joined by "+". Nothing
+// else can have such a name.
+const NetworkPolicyPrefix = "networkpolicy:"
+
 // PodUID is the workload uid of a pod.
 func PodUID(cluster, namespace, name string) string {
 	return cluster + "//Pod/" + namespace + "/" + name

@@ -53,6 +53,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	}
 	c.source = kube.NewSource(kube.SourceConfig{
 		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Namespace: cfg.RootNamespace, Logger: d.logger,
+		NetworkPolicies: cfg.NetworkPolicies,
 	})
 	d.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -66,6 +66,8 @@ type Config struct {
 	DryRunPolicies bool
 	// AllowWaypoints adds policies that let waypoints through to what is behind them.
 	AllowWaypoints bool
+	// NetworkPolicies has node proxies enforce Kubernetes NetworkPolicies.
+	NetworkPolicies bool
 	// AutoAllocate gives ServiceEntries without addresses some.
 	AutoAllocate bool
 
@@ -133,6 +135,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"AMBIT_IN_CLUSTER": &c.InCluster,
 		"AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY": &c.DryRunPolicies,
 		"PILOT_AUTO_ALLOW_WAYPOINT_POLICY":            &c.AllowWaypoints,
+		"AMBIT_NETWORK_POLICIES":                      &c.NetworkPolicies,
 		"PILOT_ENABLE_IP_AUTOALLOCATE":                &c.AutoAllocate,
 		"AMBIT_JWKS_ALLOW_HTTP":                       &c.KeysHTTP,
 		"AMBIT_JWKS_ALLOW_PRIVATE":                    &c.KeysPrivate,

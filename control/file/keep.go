@@ -130,7 +130,7 @@ func (s *Source) retain(read []reading) {
 // guards reports whether something is let in when the object goes.
 func (h holding) guards() bool {
 	switch h.key.Kind {
-	case object.KindAuthorizationPolicy, object.KindPeerAuthentication, object.KindRequestAuthentication,
+	case object.KindAuthorizationPolicy, object.KindPeerAuthentication, object.KindRequestAuthentication, object.KindNetworkPolicy,
 		object.KindLocalRateLimitPolicy, object.KindExtensionPolicy, object.KindWasmPlugin, object.KindTrafficExtension,
 		object.KindBackendTLSPolicy, object.KindDestinationRule: // the last two: with which TLS something is talked to
 		return true

@@ -9,6 +9,7 @@ import (
 	telemetryapi "istio.io/api/telemetry/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/control/object"
@@ -24,6 +25,7 @@ var wholes = map[object.Kind]func(*reader, any) object.Object{
 	object.KindEndpointSlice:  whole((*reader).endpointSlice),
 	object.KindGateway:        whole((*reader).gateway),
 	object.KindGatewayClass:   whole((*reader).gatewayClass),
+	object.KindNetworkPolicy:  whole((*reader).networkPolicy),
 }
 
 // converters turn decoded specs into values.
@@ -79,7 +81,11 @@ func kubernetesGroups() map[string]group {
 				"PersistentVolumeClaim", "PodTemplate", "ReplicationController", "ResourceQuota"},
 		},
 		groupDiscovery: {read: map[string]known{"EndpointSlice": {object.KindEndpointSlice, v1, true, readWhole[discoveryv1.EndpointSlice](object.KindEndpointSlice)}}},
-		"apps":         {ignored: []string{"ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"}},
+		"networking.k8s.io": {
+			read:    map[string]known{"NetworkPolicy": {object.KindNetworkPolicy, v1, true, readWhole[networkingv1.NetworkPolicy](object.KindNetworkPolicy)}},
+			ignored: []string{"IPAddress", "Ingress", "IngressClass", "ServiceCIDR"},
+		},
+		"apps": {ignored: []string{"ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"}},
 	}
 }
 

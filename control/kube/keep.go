@@ -46,7 +46,7 @@ func newKeep(namespace string) *keep {
 // guards reports whether something is let in when objects of the kind go.
 func guards(k object.Kind) bool {
 	switch k {
-	case object.KindAuthorizationPolicy, object.KindPeerAuthentication, object.KindRequestAuthentication,
+	case object.KindAuthorizationPolicy, object.KindPeerAuthentication, object.KindRequestAuthentication, object.KindNetworkPolicy,
 		object.KindLocalRateLimitPolicy, object.KindExtensionPolicy, object.KindWasmPlugin, object.KindTrafficExtension,
 		object.KindBackendTLSPolicy, object.KindDestinationRule: // the last two: with which TLS something is talked to
 		return true

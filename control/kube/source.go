@@ -30,7 +30,9 @@ type SourceConfig struct {
 	Places *Places
 	// Discover is how often the API server is asked which kinds it serves, beside news of CustomResourceDefinitions; 30 s.
 	Discover time.Duration
-	Logger   *slog.Logger
+	// NetworkPolicies has Kubernetes NetworkPolicies read too, for which a permission of its own is needed.
+	NetworkPolicies bool
+	Logger          *slog.Logger
 }
 
 // Source reads one cluster.
@@ -68,6 +70,9 @@ func NewSource(cfg SourceConfig) *Source {
 	for _, r := range intake.Resources() {
 		if r.Kind == object.KindServiceAccount {
 			continue // accounts are known by the pods that use them
+		}
+		if r.Kind == object.KindNetworkPolicy && !cfg.NetworkPolicies {
+			continue
 		}
 		s.feeds = append(s.feeds, &feed{kind: r.Kind, to: s, have: make(map[object.Key]seen), raw: make(map[object.Key][]byte)})
 	}

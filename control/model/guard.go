@@ -222,6 +222,7 @@ func (m *Model) setGuards(w *workload.Workload, s *source, labels object.Labels)
 		own.Open = open
 		g.Guards = append(g.Guards, own)
 	}
+	m.scratch.trusted = g.Waypoints
 	if len(g.Guards)+len(g.Waypoints) > 0 {
 		w.Extensions = append(w.Extensions, extension(mesh.ExtensionGuards, &g))
 	}

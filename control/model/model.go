@@ -25,6 +25,8 @@ type Config struct {
 	AllowWaypoints bool
 	// NoAutoAllocate leaves ServiceEntries without addresses as they are.
 	NoAutoAllocate bool
+	// NetworkPolicies has node proxies enforce Kubernetes NetworkPolicies; without it they are not looked at.
+	NetworkPolicies bool
 	// Visibility of ServiceEntries by their namespace; the first rule that matches counts, none means Public.
 	Visibility []VisibilityRule
 }
@@ -87,9 +89,10 @@ type Model struct {
 	// targets are the policies bound to an object by reference.
 	targets map[object.Key]set[targeter]
 	// subsets are the DestinationRules by the host they are about.
-	subsets map[string]set[object.Key]
-	rules   map[object.Key]subsetRule
-	peers   int // how many PeerAuthentications there are
+	subsets  map[string]set[object.Key]
+	rules    map[object.Key]subsetRule
+	networks networks
+	peers    int // how many PeerAuthentications there are
 
 	flushes      uint64 // so far
 	staticStrict uint64
@@ -156,6 +159,7 @@ func New(cfg Config) *Model {
 		subsets:    map[string]set[object.Key]{},
 		rules:      map[object.Key]subsetRule{},
 		reports:    map[object.Key]Report{},
+		networks:   newNetworks(),
 	}
 	m.dirty = dirty{
 		waypoints: set[*waypoint]{},
@@ -222,6 +226,9 @@ func (m *Model) apply(e object.Event) {
 	case object.KindDestinationRule:
 		o, _ := e.Object.(*object.DestinationRule)
 		m.putDestinationRule(e.Key, o)
+	case object.KindNetworkPolicy:
+		o, _ := e.Object.(*object.NetworkPolicy)
+		m.putNetworkPolicy(m.in(ns), e.Key.Name, o)
 	case object.KindServiceAccount:
 		// Accounts are known by the workloads that use them.
 	}
@@ -233,7 +240,9 @@ func (m *Model) Flush(out Output) {
 	m.settleModes()
 	m.settleSlots()
 	m.flushSlots(out)
+	m.settleNetworks()
 	m.flushSources(out)
+	m.flushNetworks(out)
 	m.flushPolicies(out)
 	m.flushReports(out)
 	m.forget()
@@ -243,7 +252,7 @@ func (m *Model) Flush(out Output) {
 // Pending reports whether Flush has anything to look at.
 func (m *Model) Pending() bool {
 	d := &m.dirty
-	return d.strict || len(d.waypoints)+len(d.modes)+len(d.slots)+len(d.sources)+len(d.policies)+len(d.peers)+len(d.allow)+len(d.reports) > 0
+	return d.strict || len(d.waypoints)+len(d.modes)+len(d.slots)+len(d.sources)+len(d.policies)+len(d.peers)+len(d.allow)+len(d.reports)+len(m.networks.dirty) > 0
 }
 
 // touch marks a source of workloads.

@@ -23,6 +23,7 @@ type namespace struct {
 	peers          map[string]*peer
 	// authentications are RequestAuthentications.
 	authentications map[string]*authentication
+	networkPolicies map[string]*networkPolicy
 
 	groups    map[object.Labels]*group
 	groupsBy  map[pair]set[*group]
@@ -31,6 +32,9 @@ type namespace struct {
 	// slicesOf are the EndpointSlices of each service name, targetedBy those that list a pod by name.
 	slicesOf   map[string]set[*source]
 	targetedBy map[string]set[*source]
+
+	// named are the labels with the namespace's name among them, made of namedOf.
+	named, namedOf object.Labels
 
 	// mode is the mutual TLS mode of the namespace's own PeerAuthentication, strict what its workloads have without one of theirs.
 	mode   object.MTLSMode
@@ -52,7 +56,7 @@ func (m *Model) in(name string) *namespace {
 			name: name,
 			pods: map[string]*source{}, entries: map[string]*source{}, external: map[string]*source{}, slices: map[string]*source{},
 			services: map[string]*service{}, serviceEntries: map[string]*service{}, slots: map[string]*slot{},
-			policies: map[string]*policy{}, peers: map[string]*peer{}, authentications: map[string]*authentication{},
+			policies: map[string]*policy{}, peers: map[string]*peer{}, authentications: map[string]*authentication{}, networkPolicies: map[string]*networkPolicy{},
 			groups: map[object.Labels]*group{}, groupsBy: map[pair]set[*group]{}, selectors: newSelectors(),
 			slicesOf: map[string]set[*source]{}, targetedBy: map[string]set[*source]{},
 		}
@@ -82,7 +86,7 @@ func (n *namespace) annotations() object.Labels {
 
 func (n *namespace) empty() bool {
 	return n.obj == nil && len(n.pods)+len(n.entries)+len(n.external)+len(n.slices)+len(n.services)+len(n.serviceEntries)+
-		len(n.slots)+len(n.policies)+len(n.peers)+len(n.authentications)+len(n.targetedBy)+len(n.selectors.byPair)+len(n.selectors.all) == 0
+		len(n.slots)+len(n.policies)+len(n.peers)+len(n.authentications)+len(n.networkPolicies)+len(n.targetedBy)+len(n.selectors.byPair)+len(n.selectors.all) == 0
 }
 
 // forget drops what nothing is left of.

@@ -163,6 +163,7 @@ func (m *Model) podWorkload(s *source, w *workload.Workload) bool {
 	m.setPodServices(w, s, p)
 	m.setPolicies(w, s.group)
 	m.setWaypoint(w, s, p.Labels)
+	m.setNetworkPolicies(w, s, m.scratch.trusted)
 	return true
 }
 

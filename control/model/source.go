@@ -26,6 +26,9 @@ type source struct {
 	sums map[string]uint64
 	// outside are the services with guards that it is an endpoint of without being in the mesh.
 	outside []*slot
+	// variant is what its NetworkPolicies come to, nil without; beyond are those of them that nobody enforces here.
+	variant *variant
+	beyond  []*networkPolicy
 }
 
 // scratch is what is used again from one computation to the next.
@@ -36,6 +39,8 @@ type scratch struct {
 	names    []string
 	// scopes are the Gateways of the workload being built.
 	scopes []string
+	// trusted are the SPIFFE ids of the waypoints before it.
+	trusted []string
 }
 
 // home is the map of its namespace a source is in.
@@ -101,11 +106,14 @@ func (m *Model) flushOne(out Output, s *source, uid string, build func(*source, 
 	w := m.newWorkload()
 	w.Uid = uid
 	if s.obj != nil && build(s, w) {
+		m.introduceVariants(out)
 		s.sum = out.Workload(w, m.scratch.scopes, s.sum)
 		m.noteOutside(s, w)
 		return
 	}
 	m.noteOutside(s, nil)
+	m.useVariant(s, nil)
+	m.noteBeyond(s, nil)
 	if s.sum != 0 {
 		out.RemoveAddress(uid)
 		s.sum = 0
@@ -139,7 +147,7 @@ func (m *Model) newWorkload() *workload.Workload {
 		m.scratch.services = map[string]*workload.PortList{}
 	}
 	clear(m.scratch.services)
-	m.scratch.scopes = nil
+	m.scratch.scopes, m.scratch.trusted = nil, nil
 	w.Services = m.scratch.services
 	w.Network = m.network
 	w.ClusterId = m.cfg.ClusterID
@@ -172,6 +180,13 @@ func firstLabel(labels object.Labels, def string, keys ...string) string {
 		}
 	}
 	return def
+}
+
+// tunnelled reports whether what a pod sends comes with its identity.
+func tunnelled(p *object.Pod) bool {
+	var w workload.Workload
+	setTunnel(&w, p.Labels, p.Annotations)
+	return w.TunnelProtocol == workload.TunnelProtocol_HBONE
 }
 
 // setTunnel says how the workload is reached: over HBONE when the node proxy captured its traffic or when it speaks

@@ -46,6 +46,7 @@ const (
 	KindConfigMap
 	KindLocalRateLimitPolicy
 	KindExtensionPolicy
+	KindNetworkPolicy
 )
 
 var kindNames = [...]string{
@@ -80,6 +81,7 @@ var kindNames = [...]string{
 	KindConfigMap:             "ConfigMap",
 	KindLocalRateLimitPolicy:  "LocalRateLimitPolicy",
 	KindExtensionPolicy:       "ExtensionPolicy",
+	KindNetworkPolicy:         "NetworkPolicy",
 }
 
 // String is the kind as it is written in YAML.

@@ -46,7 +46,7 @@ Certificate and key files are read again when they change.
 What most flags say can also stand in the environment: AMBIT_CONFIG_DIR, AMBIT_LISTEN, AMBIT_TLS_DIR, AMBIT_PLAINTEXT,
 AMBIT_TOKEN_KEYS, AMBIT_ADMIN_SOCKET, AMBIT_ADMIN_ADDRESS, TRUST_DOMAIN, CLUSTER_ID, NETWORK, ROOT_NAMESPACE,
 CLUSTER_DOMAIN, AMBIT_IN_CLUSTER, AMBIT_KUBECONFIG, AMBIT_MONITORING, AMBIT_GATEWAY_IMAGE, AMBIT_UNTAINT_FOR, CA_TRUSTED_NODE_ACCOUNTS, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY, PILOT_AUTO_ALLOW_WAYPOINT_POLICY,
-PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE. Flags win.`,
+PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_NETWORK_POLICIES, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE. Flags win.`,
 		Example: `  # as a lab runs it
   ambitd --config-dir mesh/ --tls-dir tls/ --token-keys keys.jwks --admin-socket /run/ambit/control.sock
 
@@ -109,6 +109,7 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "DNS domain of Services")
 	f.DurationVar(&cfg.Window, "window", cfg.Window, "how long changes after a push are collected, at most 50ms")
 	f.BoolVar(&cfg.DryRunPolicies, "dry-run-policies", cfg.DryRunPolicies, "accept policies annotated istio.io/dry-run")
+	f.BoolVar(&cfg.NetworkPolicies, "network-policies", cfg.NetworkPolicies, "have node proxies enforce Kubernetes NetworkPolicies for what comes in")
 	f.BoolVar(&cfg.AllowWaypoints, "allow-waypoints", cfg.AllowWaypoints, "let waypoints through the ALLOW policies of what is behind them")
 	f.BoolVar(&cfg.KeysHTTP, "jwks-http", cfg.KeysHTTP, "fetch key sets of RequestAuthentications over plain HTTP too")
 	f.BoolVar(&cfg.KeysPrivate, "jwks-private", cfg.KeysPrivate, "fetch key sets from private addresses too")

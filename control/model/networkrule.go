@@ -1,0 +1,422 @@
+package model
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/security"
+	"github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/control/object"
+)
+
+// All NetworkPolicies about a pod together admit what any of them admits, and AuthorizationPolicies are asked besides: so
+// they become one DENY of what none of them admits. With the rules A, B … that admit something,
+//
+//	deny what is  (not A) and (not B) and …
+//
+// which is the shape of a policy that node proxies evaluate: each "not A" is a clause, and as A is "from these sources to
+// these ports", the clause matches what comes from elsewhere or goes to another port. Any ztunnel can enforce that.
+
+// Bounds of what a node proxy is told.
+const (
+	maxPorts = 4096
+	maxPeers = 20_000
+)
+
+// variant is what the same NetworkPolicies come to for pods that give the same meaning to named ports and are behind the
+// same waypoints.
+type variant struct {
+	ns       *namespace
+	name     string
+	policies []*networkPolicy
+	ports    map[string]uint16 // of names
+	through  []string          // principals of waypoints
+	users    int
+	sum      uint64
+}
+
+// key is how the variant is called in Workloads.
+func (v *variant) key() string { return v.ns.name + "/" + v.name }
+
+// chosenBy are the NetworkPolicies about connections to a pod, in order of name.
+func chosenBy(s *source) (all []*networkPolicy) {
+	for _, p := range s.ns.networkPolicies {
+		if p.obj != nil && p.obj.Ingress && p.obj.Pods.Matches(s.obj.Metadata().Labels) {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b *networkPolicy) int { return cmp.Compare(a.name, b.name) })
+	return all
+}
+
+// setNetworkPolicies has a pod's workload name what enforces its NetworkPolicies. trusted are the SPIFFE ids of the
+// waypoints before it.
+func (m *Model) setNetworkPolicies(w *workload.Workload, s *source, trusted []string) {
+	if !m.cfg.NetworkPolicies {
+		return
+	}
+	policies := chosenBy(s)
+	p := s.obj.(*object.Pod)
+	// A waypoint passes connections on to pods, and there they are asked for. Pods of the node's network are the node.
+	if len(policies) == 0 || p.HostNetwork || m.isWaypointInstance(s.ns, p.Labels) {
+		m.useVariant(s, nil)
+		m.noteBeyond(s, nil)
+		return
+	}
+	v := m.variantOf(s, p, policies, trusted)
+	m.useVariant(s, v)
+	w.AuthorizationPolicies = append(w.AuthorizationPolicies, v.key())
+	if w.TunnelProtocol == workload.TunnelProtocol_HBONE && !w.NativeTunnel || w.Status != workload.WorkloadStatus_HEALTHY {
+		policies = nil
+	}
+	m.noteBeyond(s, policies)
+}
+
+// variantOf finds or makes the variant for a pod.
+func (m *Model) variantOf(s *source, p *object.Pod, policies []*networkPolicy, trusted []string) *variant {
+	v := &variant{ns: s.ns, policies: policies, ports: map[string]uint16{}}
+	var names, detail []string
+	for _, np := range policies {
+		names = append(names, np.name)
+		for i := range np.obj.Rules {
+			for _, port := range np.obj.Rules[i].Ports {
+				if n, ok := p.NamedPort(port.Name, object.TCP); ok && port.Name != "" && port.Protocol == object.TCP {
+					v.ports[port.Name] = n
+				}
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.ports)) {
+		detail = append(detail, fmt.Sprintf("%s=%d", name, v.ports[name]))
+	}
+	for _, id := range trusted {
+		v.through = append(v.through, strings.TrimPrefix(id, "spiffe://"))
+	}
+	detail = append(detail, v.through...)
+	v.name = mesh.NetworkPolicyPrefix + strings.Join(names, "+")
+	if len(detail) > 0 || len(v.name) > 200 {
+		// What Kubernetes lets nobody call an object by, so that no other policy has this name.
+		sum := sha256.Sum256([]byte(strings.Join(append(names, detail...), "\n")))
+		v.name = fmt.Sprintf("%s:%s", v.name[:min(len(v.name), 200)], hex.EncodeToString(sum[:4]))
+	}
+	if known := m.networks.variants[v.key()]; known != nil {
+		return known
+	}
+	m.networks.variants[v.key()] = v
+	for _, np := range policies {
+		np.variants.add(v)
+	}
+	m.networks.fresh = append(m.networks.fresh, v)
+	return v
+}
+
+// useVariant counts who names a variant. One that nobody names is taken back at the end of the flush.
+func (m *Model) useVariant(s *source, v *variant) {
+	if s.variant == v {
+		return
+	}
+	if s.variant != nil {
+		s.variant.users--
+	}
+	if v != nil {
+		v.users++
+	}
+	s.variant = v
+}
+
+// noteBeyond keeps account of pods for which nobody enforces policies that are about them.
+func (m *Model) noteBeyond(s *source, now []*networkPolicy) {
+	for _, p := range s.beyond {
+		if !slices.Contains(now, p) {
+			delete(p.outside, s)
+			m.dirty.reports.add(p)
+		}
+	}
+	for _, p := range now {
+		if !p.outside.has(s) {
+			p.outside.add(s)
+			m.dirty.reports.add(p)
+		}
+	}
+	s.beyond = now
+}
+
+// introduceVariants hands out variants that the next workload may be the first to name.
+func (m *Model) introduceVariants(out Output) {
+	for _, v := range m.networks.fresh {
+		v.sum = out.Policy(m.networkRule(v), v.sum)
+	}
+	m.networks.fresh = m.networks.fresh[:0]
+}
+
+// flushNetworks hands out what has changed, and takes back what nobody needs.
+func (m *Model) flushNetworks(out Output) {
+	n := &m.networks
+	for p := range n.dirty {
+		m.dirty.reports.add(p)
+		for v := range p.variants {
+			if v.users > 0 {
+				v.sum = out.Policy(m.networkRule(v), v.sum)
+			}
+		}
+	}
+	for p := range n.dirty {
+		if p.obj == nil {
+			delete(p.ns.networkPolicies, p.name)
+			m.dirty.emptied.add(p.ns)
+		}
+	}
+	n.dirty.empty()
+	for key, v := range n.variants {
+		if v.users > 0 {
+			continue
+		}
+		if v.sum != 0 {
+			out.RemovePolicy(key)
+		}
+		delete(n.variants, key)
+		for _, p := range v.policies {
+			delete(p.variants, v)
+		}
+	}
+}
+
+// networkRule is a variant as a policy.
+func (m *Model) networkRule(v *variant) *security.Authorization {
+	rule := &security.Rule{}
+	for _, p := range v.policies {
+		if p.obj == nil {
+			continue // the pods it was about are about to name another variant
+		}
+		for i := range p.obj.Rules {
+			rule.Clauses = append(rule.Clauses, m.notAdmitted(p, i, v)...)
+		}
+	}
+	if len(v.through) > 0 {
+		// A waypoint passes on what others sent, and for those the same rule is asked again.
+		w := &security.Match{}
+		for _, principal := range v.through {
+			w.NotPrincipals = append(w.NotPrincipals, exactly(principal))
+		}
+		rule.Clauses = append(rule.Clauses, clause(w))
+	}
+	return &security.Authorization{
+		Name: v.name, Namespace: v.ns.name, Scope: security.Scope_WORKLOAD_SELECTOR, Action: security.Action_DENY,
+		Rules: []*security.Rule{rule},
+	}
+}
+
+// notAdmitted are clauses that together match what a rule does not admit.
+func (m *Model) notAdmitted(p *networkPolicy, i int, v *variant) []*security.Clause {
+	rule := &p.obj.Rules[i]
+	ports, ok := portsOf(rule.Ports, v.ports)
+	if !ok || ports.none() {
+		return nil // it admits nothing that node proxies see
+	}
+	if len(rule.From) == 0 {
+		return []*security.Clause{elsewhere(ports)}
+	}
+	var out []*security.Clause
+	for j := range rule.From {
+		peer := &rule.From[j]
+		if peer.Block.IsValid() {
+			c := elsewhere(ports, &security.Match{NotSourceIps: []*security.Address{prefix(peer.Block)}})
+			if len(peer.Except) > 0 {
+				except := &security.Match{}
+				for _, e := range peer.Except {
+					except.SourceIps = append(except.SourceIps, prefix(e))
+				}
+				c.Matches = append(c.Matches, except)
+			}
+			out = append(out, c)
+			continue
+		}
+		out = append(out, m.notMembers(p.peers[i][j], ports)...)
+	}
+	return out
+}
+
+// notMembers matches what comes from none of a peer's pods. Whoever has an identity is known by it:
+//
+//   - a peer that is whole namespaces, by the namespace;
+//   - pods that are all there are of their service account, by the account;
+//   - others, by their account and their address.
+//
+// Pods outside the mesh have no identity and are known by their addresses.
+func (m *Model) notMembers(peer *networkPeer, ports portSet) []*security.Clause {
+	var (
+		spaces   []*security.StringMatch
+		whole    []*security.ServiceAccountMatch
+		plain    []*security.Address // of those without identity
+		part     = map[accountName][]*security.Address{}
+		everyone = peer.wholeNamespaces()
+	)
+	if everyone {
+		names := set[string]{}
+		for a := range peer.accounts {
+			names.add(a.ns)
+		}
+		for _, name := range slices.Sorted(maps.Keys(names)) {
+			spaces = append(spaces, exactly(name))
+		}
+	}
+	if m.addressed(peer) <= maxPeers { // else they are refused, as the report says
+		for s := range peer.members {
+			pod, known := m.member(peer, s)
+			if known && pod.captured {
+				continue
+			}
+			for _, ip := range pod.ips {
+				a := prefix(netip.PrefixFrom(ip, ip.BitLen()))
+				if known {
+					plain = append(plain, a)
+				} else {
+					part[pod.account] = append(part[pod.account], a)
+				}
+			}
+		}
+	}
+	if !everyone {
+		for _, a := range sortedAccounts(peer.accounts) {
+			if peer.accounts[a] == m.networks.accounts[a] {
+				whole = append(whole, &security.ServiceAccountMatch{Namespace: a.ns, ServiceAccount: a.name})
+			}
+		}
+	}
+	sortAddresses(plain)
+	var out []*security.Clause
+	if len(spaces)+len(whole) > 0 {
+		// Not of them; and without an identity, not from their addresses either.
+		matches := []*security.Match{{NotNamespaces: spaces, NotServiceAccounts: whole, NotSourceIps: plain}}
+		if len(plain) > 0 {
+			matches = append(matches, &security.Match{NotNamespaces: spaces, NotServiceAccounts: whole, Principals: anyone()})
+		}
+		out = append(out, elsewhere(ports, matches...))
+	} else if len(plain) > 0 {
+		out = append(out, elsewhere(ports, &security.Match{NotSourceIps: plain}, &security.Match{Principals: anyone()}))
+	}
+	for _, a := range sortedAccounts(part) {
+		sortAddresses(part[a])
+		out = append(out, elsewhere(ports, &security.Match{NotSourceIps: part[a]}, &security.Match{
+			Principals: anyone(), NotServiceAccounts: []*security.ServiceAccountMatch{{Namespace: a.ns, ServiceAccount: a.name}},
+		}))
+	}
+	return out
+}
+
+// wholeNamespaces reports whether every pod of the namespaces is one of the peer's.
+func (p *networkPeer) wholeNamespaces() bool {
+	return p.obj.Namespaces != nil && (p.obj.Pods == nil || p.obj.Pods.MatchLabels.Empty() && len(p.obj.Pods.Expressions) == 0)
+}
+
+// member is a pod of a peer. known says that its identity tells that it is one.
+func (m *Model) member(peer *networkPeer, s *source) (pod networkPod, known bool) {
+	pod = m.networks.pods[s]
+	return pod, peer.wholeNamespaces() || peer.accounts[pod.account] == m.networks.accounts[pod.account]
+}
+
+// addressed counts the pods of a peer that are known by their addresses.
+func (m *Model) addressed(peer *networkPeer) (n int) {
+	for s := range peer.members {
+		if pod, known := m.member(peer, s); !known || !pod.captured {
+			n++
+		}
+	}
+	return n
+}
+
+// elsewhere is a clause that matches what any of the matches does, and what goes to another port.
+func elsewhere(ports portSet, matches ...*security.Match) *security.Clause {
+	c := &security.Clause{Matches: matches}
+	switch {
+	case ports.all:
+	case ports.complement:
+		c.Matches = append(c.Matches, &security.Match{DestinationPorts: ports.list})
+	default:
+		c.Matches = append(c.Matches, &security.Match{NotDestinationPorts: ports.list})
+	}
+	if len(c.Matches) == 0 {
+		// Everybody is admitted everywhere. A clause must have a match, and this one never holds.
+		c.Matches = []*security.Match{{}}
+	}
+	return c
+}
+
+// portSet is ports, or all but some.
+type portSet struct {
+	all, complement bool
+	list            []uint32
+}
+
+func (p portSet) none() bool { return !p.all && !p.complement && len(p.list) == 0 }
+
+// portsOf are the TCP ports of a rule. ok is false when they cannot be told to a node proxy.
+func portsOf(in []object.NetworkPort, named map[string]uint16) (ports portSet, ok bool) {
+	if len(in) == 0 {
+		return portSet{all: true}, true
+	}
+	var is [65536]bool
+	n := 0
+	for _, p := range in {
+		first, last := p.Port, max(p.Port, p.End)
+		switch {
+		case p.Protocol != object.TCP:
+			continue
+		case p.Name != "":
+			first, last = named[p.Name], named[p.Name]
+			if first == 0 {
+				continue // the pod has no port of that name
+			}
+		case first == 0:
+			return portSet{all: true}, true
+		}
+		for q := int(first); q <= int(last); q++ {
+			if !is[q] {
+				is[q] = true
+				n++
+			}
+		}
+	}
+	switch rest := 65535 - n; {
+	case rest == 0:
+		return portSet{all: true}, true
+	case n <= maxPorts:
+	case rest <= maxPorts:
+		ports.complement = true
+	default:
+		return portSet{}, false
+	}
+	for q := 1; q <= 65535; q++ {
+		if is[q] != ports.complement {
+			ports.list = append(ports.list, uint32(q))
+		}
+	}
+	return ports, true
+}
+
+func exactly(s string) *security.StringMatch {
+	return &security.StringMatch{MatchType: &security.StringMatch_Exact{Exact: s}}
+}
+
+func anyone() []*security.StringMatch { return []*security.StringMatch{presence()} }
+
+func prefix(p netip.Prefix) *security.Address {
+	return &security.Address{Address: p.Addr().AsSlice(), Length: uint32(p.Bits())}
+}
+
+func sortAddresses(all []*security.Address) {
+	slices.SortFunc(all, func(a, b *security.Address) int {
+		return cmp.Or(slices.Compare(a.Address, b.Address), cmp.Compare(a.Length, b.Length))
+	})
+}
+
+func sortedAccounts[V any](of map[accountName]V) []accountName {
+	return slices.SortedFunc(maps.Keys(of), func(a, b accountName) int { return cmp.Or(cmp.Compare(a.ns, b.ns), cmp.Compare(a.name, b.name)) })
+}
