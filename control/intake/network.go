@@ -115,7 +115,7 @@ func (r *reader) networkPort(in *networkingv1.NetworkPolicyPort, path []any) obj
 	if in.EndPort != nil {
 		out.End = number(*in.EndPort, "endPort")
 		switch {
-		case out.Port == 0:
+		case in.Port == nil || in.Port.Type == intstr.String:
 			r.refuse(sub(path, "endPort"), "a range begins with a port given as a number", "write port")
 		case out.End != 0 && out.End < out.Port:
 			r.refuse(sub(path, "endPort"), fmt.Sprintf("the range from %d to %d is empty", out.Port, out.End), "write the larger number here")
