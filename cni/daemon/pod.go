@@ -132,7 +132,7 @@ func (a *Agent) find(pod enroll.Pod) (*netns.Netns, error) {
 	case errors.Is(err, sandbox.ErrNotFound) && pod.Phase != "Running":
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("pod %s runs without the mesh: %w", pod.Key(), err)
+		return nil, fmt.Errorf("pod %s cannot be captured yet: %w", pod.Key(), err)
 	case ns.ID() == a.host.ID():
 		ns.Close()
 		return nil, fmt.Errorf("pod %s: its processes are in the node's own network namespace", pod.Key())

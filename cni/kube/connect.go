@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"time"
 
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
@@ -43,6 +45,8 @@ func Connect(a Access, log *slog.Logger) (*Cluster, error) {
 	config.UserAgent = "ambit-cni-agent"
 	// A whole node's pods may change at once; each costs a patch.
 	config.QPS, config.Burst = 50, 100
+	// While a node starts, nothing answers at the API server's address for a while; the default is to wait half a minute.
+	config.Dial = (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	config.WarningHandlerWithContext = rest.NoWarnings{}
 	// Pods are large, and what is kept of them is not: protobuf is several times cheaper to read than JSON.
 	config.AcceptContentTypes = cmp.Or(config.AcceptContentTypes, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,24 +75,44 @@ func inBPF(dir string) (bool, error) {
 	}
 }
 
-// cgroup finds the root of control groups v2: a hook there sees every process of the machine.
+// cgroup finds the root of control groups v2: a hook there sees every process of the machine. On machines that have both
+// versions it is below the folder where v1 is; in a container the machine's root is what was mounted there.
 func (p Place) cgroup() (string, error) {
+	var st unix.Statfs_t
 	if p.Cgroup != "" {
-		return p.Cgroup, nil
+		if err := unix.Statfs(p.Cgroup, &st); err != nil {
+			return "", fmt.Errorf("root of control groups: %s: %w", p.Cgroup, err)
+		}
+		if st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return p.Cgroup, nil
+		}
 	}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return "", fmt.Errorf("find control groups v2: %w", err)
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
+	found, err := cgroupMount(f, p.Cgroup)
+	if err == nil && found == "" {
+		err = errors.New("the root of control groups v2 is not mounted here (mount -t cgroup2, or set --cgroup-root)")
+	}
+	return found, err
+}
+
+// cgroupMount reads mounts, as in /proc/self/mountinfo, for the one of control groups v2: anywhere if it shows the reader's
+// own root, or else below dir.
+func cgroupMount(mounts io.Reader, dir string) (string, error) {
+	lines := bufio.NewScanner(mounts)
 	for lines.Scan() {
 		// proc(5): … root mount-point options … - type source options
 		before, after, ok := strings.Cut(lines.Text(), " - ")
 		fields := strings.Fields(before)
-		if ok && strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 && fields[3] == "/" {
+		if !ok || !strings.HasPrefix(after, "cgroup2 ") || len(fields) < 5 {
+			continue
+		}
+		if dir == "" && fields[3] == "/" || dir != "" && strings.HasPrefix(fields[4], strings.TrimSuffix(dir, "/")+"/") {
 			return fields[4], nil
 		}
 	}
-	return "", errors.Join(lines.Err(), errors.New("the root of control groups v2 is not mounted here (mount -t cgroup2, or set --cgroup-root)"))
+	return "", lines.Err()
 }
