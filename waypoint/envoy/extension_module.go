@@ -29,8 +29,12 @@ func moduleName(x *waypoint.Extension) string {
 
 // modules are a target's Wasm extensions of one phase, in order.
 func modules(t target, phase waypoint.Extension_Phase) []*waypoint.Extension {
+	all := hostExtensions(t)
+	if len(all) == 0 {
+		return nil // as nearly everywhere
+	}
 	var out []*waypoint.Extension
-	for _, x := range inPriority(hostExtensions(t)) {
+	for _, x := range inPriority(all) {
 		p := x.GetPhase()
 		if _, known := extensionSlots[p]; !known {
 			p = waypoint.Extension_UNSPECIFIED
@@ -70,8 +74,9 @@ func (e *Env) moduleConfigs() ([]*corev3.TypedExtensionConfig, []Problem) {
 	var out []*corev3.TypedExtensionConfig
 	var problems []Problem
 	seen := map[string]bool{}
+	phases := slices.Sorted(maps.Keys(extensionSlots))
 	for _, t := range e.httpTargets() {
-		for _, phase := range slices.Sorted(maps.Keys(extensionSlots)) {
+		for _, phase := range phases {
 			for _, x := range modules(t, phase) {
 				name := moduleName(x)
 				if seen[name] {

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -70,44 +71,57 @@ func (e *Env) inline(services []*waypoint.Service, into ...*listenerv3.Listener)
 // address the first has it: the one that the name means everywhere.
 func (e *Env) services() []*waypoint.Service {
 	all := e.Services()
-	other := make(map[*waypoint.Service]int, len(all))
+	first, other := make([]*waypoint.Service, 0, len(all)), []*waypoint.Service(nil)
 	for _, svc := range all {
-		if e.Address != nil && !e.Address(svc.GetNamespace(), svc.GetHostname()).GetCanonical() {
-			other[svc] = 1
+		if e.Address == nil || e.Address(svc.GetNamespace(), svc.GetHostname()).GetCanonical() {
+			first = append(first, svc)
+		} else {
+			other = append(other, svc)
 		}
 	}
-	return slices.SortedFunc(slices.Values(all), func(a, b *waypoint.Service) int {
-		if c := other[a] - other[b]; c != 0 {
-			return c
-		}
-		if c := strings.Compare(a.GetNamespace(), b.GetNamespace()); c != 0 {
-			return c
-		}
-		return strings.Compare(a.GetHostname(), b.GetHostname())
-	})
+	byName := func(a, b *waypoint.Service) int {
+		return cmp.Or(strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetHostname(), b.GetHostname()))
+	}
+	slices.SortFunc(first, byName)
+	slices.SortFunc(other, byName)
+	return append(first, other...)
 }
 
-// findChain looks for the destination address, then for the hostname the CONNECT asked for. What is neither a service
-// nor a workload of this gateway goes nowhere: a waypoint never relays to an address it was not told to serve.
+// findChain looks for what the CONNECT asked for, which is an address and port or a hostname and port, and then for what range
+// the address is in. What is neither a service nor a workload of this gateway goes nowhere: a waypoint never relays to an
+// address it was not told to serve.
+//
+// All services are in the one map, for it is built anew by both ends with each service that comes. The text of an address is
+// that of its sender, who has but one way to write it down (RFC 5952); any other leads nowhere.
 //
 // detected is for connections of which is known what they speak. Others, where it matters, are sent to be looked at.
 func (e *Env) findChain(services []*waypoint.Service, detected bool) *onMatch {
 	nowhere := toChain(chainBlackHole)
-	names := map[string]*onMatch{}
-	ports := map[netip.Prefix]map[string]*onMatch{}
+	names := make(map[string]*onMatch, 2*len(services))
+	ports := map[netip.Prefix]map[string]*onMatch{} // of ranges
+	taken := make(map[netip.Addr]bool, len(services))
 	for _, svc := range services {
-		addresses := e.addresses(svc)
+		var addresses []netip.Prefix
 		for _, port := range svc.GetPorts() {
-			way := e.portMatch(svc, port)
-			switch look := e.mustLook(svc, port); {
-			case look && !detected:
-				way = toChain(chainDetect)
-			case !look && detected: // never comes this way
+			look := e.mustLook(svc, port)
+			if detected && !look { // never comes this way
 				continue
+			}
+			if addresses == nil {
+				addresses = e.addresses(svc)
+			}
+			way := toChain(chainDetect)
+			if detected || !look {
+				way = e.portMatch(svc, port)
 			}
 			number := portText(port.GetNumber())
 			claim(names, strings.ToLower(svc.GetHostname())+":"+number, way)
 			for _, prefix := range addresses {
+				if prefix.IsSingleIP() {
+					taken[prefix.Addr()] = true
+					claim(names, netip.AddrPortFrom(prefix.Addr(), uint16(port.GetNumber())).String(), way)
+					continue
+				}
 				if ports[prefix] == nil {
 					ports[prefix] = map[string]*onMatch{}
 				}
@@ -119,6 +133,11 @@ func (e *Env) findChain(services []*waypoint.Service, detected bool) *onMatch {
 	port := portInput()
 	for prefix, byNumber := range ports {
 		ranges[prefix] = lookUp(port, byNumber, nowhere)
+		for a := range taken { // no other port of it either
+			if prefix.Contains(a) {
+				claim(ranges, netip.PrefixFrom(a, a.BitLen()), nowhere)
+			}
+		}
 	}
 	closed := e.closedPorts()
 	for _, d := range e.directs() {
@@ -127,11 +146,13 @@ func (e *Env) findChain(services []*waypoint.Service, detected bool) *onMatch {
 			way = byProtocol(toChain(d.name(kindHTTP)), toChain(d.name(kindTCP)))
 		}
 		for _, a := range d.addresses {
-			claim(ranges, netip.PrefixFrom(a, a.BitLen()), around(closed[a], way, nowhere))
+			if !taken[a] {
+				claim(ranges, netip.PrefixFrom(a, a.BitLen()), around(closed[a], way, nowhere))
+			}
 		}
 	}
 	keepOut(ranges, nowhere)
-	way := byDestination(ranges, byAuthority(names, nowhere))
+	way := byAuthority(names, byDestination(ranges, nowhere))
 	if way.GetMatcher() == nil { // a listener needs a matcher, not an action
 		way = byAuthority(map[string]*onMatch{"nothing is served": nowhere}, nowhere)
 	}

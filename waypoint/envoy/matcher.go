@@ -33,7 +33,7 @@ func toChain(name string) *onMatch {
 		value = protowire.AppendString(protowire.AppendTag(value, 1, protowire.BytesType), name)
 	}
 	return &onMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: &xdscorev3.TypedExtensionConfig{
-		Name: name, TypedConfig: &anypb.Any{TypeUrl: "type.googleapis.com/google.protobuf.StringValue", Value: value},
+		Name: "chain", TypedConfig: &anypb.Any{TypeUrl: "type.googleapis.com/google.protobuf.StringValue", Value: value},
 	}}}
 }
 
