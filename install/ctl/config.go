@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -75,6 +76,30 @@ func (a *app) control(ctx context.Context, s controlSource) ([]admin.Endpoint, e
 	return out, nil
 }
 
+// each hands on the answers of all replicas. One that does not answer is only told about, unless it is all of them.
+func each[T any](a *app, ctx context.Context, s controlSource, path string, to func(T)) error {
+	replicas, err := a.control(ctx, s)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range replicas {
+		var one T
+		if err := askJSON(ctx, e, path, nil, &one); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		to(one)
+	}
+	if len(errs) == len(replicas) {
+		return errors.Join(errs...)
+	}
+	for _, err := range errs {
+		fmt.Fprintf(a.env.Err, "ambitctl: %v\n", err)
+	}
+	return nil
+}
+
 func decode(in io.Reader, what, path string, to any) error {
 	if err := json.NewDecoder(in).Decode(to); err != nil {
 		return fmt.Errorf("%s: %w to %s: %w", what, errData, path, err)
@@ -96,6 +121,7 @@ type refusals struct {
 
 type refusal struct {
 	Severity  string `json:"severity"`
+	Code      string `json:"code,omitempty"`
 	File      string `json:"file,omitempty"`
 	Line      int    `json:"line,omitempty"`
 	Kind      string `json:"kind,omitempty"`
@@ -120,6 +146,31 @@ type objectReport struct {
 	} `json:"conditions,omitempty"`
 }
 
+// refusals asks every replica of the control plane: about documents all say the same, about proxies each knows its own.
+func (a *app) refusals(cmd *cobra.Command, s controlSource) (all refusals, err error) {
+	if s.file != "" {
+		err = a.ask(cmd, s, "/debug/refusals", &all)
+		return all, err
+	}
+	err = each(a, cmd.Context(), s, "/debug/refusals", func(one refusals) {
+		if len(one.Objects) > len(all.Objects) {
+			all.Objects = one.Objects
+		}
+		for _, e := range one.Entries {
+			if !slices.ContainsFunc(all.Entries, e.same) {
+				all.Entries = append(all.Entries, e)
+			}
+		}
+	})
+	return all, err
+}
+
+// same reports whether two replicas say the same; each saw it at a time of its own.
+func (e refusal) same(o refusal) bool {
+	e.Since, o.Since = "", ""
+	return e == o
+}
+
 func (a *app) configRefused() *cobra.Command {
 	var s controlSource
 	var f format
@@ -134,8 +185,8 @@ object was seen, that one stays in force. What waypoints and gateways cannot car
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of this namespace")
 	cmd.Flags().BoolVar(&fail, "fail", false, "exit with code 79 when something is refused")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var all refusals
-		if err := a.ask(cmd, s, "/debug/refusals", &all); err != nil {
+		all, err := a.refusals(cmd, s)
+		if err != nil {
 			return err
 		}
 		if s == (controlSource{}) {
@@ -177,6 +228,9 @@ func (a *app) printRefusals(entries []refusal) {
 		severity := e.Severity
 		if paint != nil {
 			severity = paint("", severity)
+		}
+		if e.Code != "" {
+			severity += " [" + e.Code + "]"
 		}
 		fmt.Fprintf(a.env.Out, "%s: %s\n", severity, strings.Join(e.where(), ": "))
 		fmt.Fprintf(a.env.Out, "  %s\n", e.Problem)
@@ -224,8 +278,8 @@ func (a *app) configStatus() *cobra.Command {
 	a.outputFlag(cmd, &f)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of this namespace")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var all refusals
-		if err := a.ask(cmd, s, "/debug/refusals", &all); err != nil {
+		all, err := a.refusals(cmd, s)
+		if err != nil {
 			return err
 		}
 		objects := []objectReport{}

@@ -145,7 +145,7 @@ func TestLab(t *testing.T) {
 	f.mu.Lock()
 	posts := len(f.posts)
 	f.mu.Unlock()
-	if r := cmd("zc log node2"); r.out != "node2: current log level is info\n" || posts != 3 {
+	if r := cmd("zc log node2"); r.out != "node2: current log level is info\n" || posts != 4 {
 		t.Errorf("log: %q after %d changes", r.out, posts)
 	}
 	if r := cmd("version"); !strings.Contains(r.out, "data plane version: 1.0.0 (3 proxies)") {

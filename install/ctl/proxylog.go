@@ -31,6 +31,11 @@ A level that was set lasts until the pod is replaced.`,
 		if err != nil {
 			return err
 		}
+		if s.address == "" && level != "" {
+			if _, err := a.meshToChange(); err != nil {
+				return err
+			}
+		}
 		found, err := a.instancesFor(cmd.Context(), s, args)
 		if err != nil {
 			return err

@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -113,26 +112,8 @@ func (a *app) connected(cmd *cobra.Command, s controlSource) (all []client, err 
 		err = a.ask(cmd, s, "/debug/clients", &all)
 		return all, err
 	}
-	replicas, err := a.control(cmd.Context(), s)
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
-	for _, e := range replicas {
-		var list []client
-		if err := askJSON(cmd.Context(), e, "/debug/clients", nil, &list); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		all = append(all, list...)
-	}
-	if len(errs) == len(replicas) {
-		return nil, errors.Join(errs...)
-	}
-	for _, err := range errs {
-		fmt.Fprintf(a.env.Err, "ambitctl: %v\n", err)
-	}
-	return all, nil
+	err = each(a, cmd.Context(), s, "/debug/clients", func(list []client) { all = append(all, list...) })
+	return all, err
 }
 
 func (a *app) clients(all []client, verbose int) error {

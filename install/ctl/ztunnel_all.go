@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -96,21 +97,28 @@ func (a *app) zcLog() *cobra.Command {
 	cmd.Flags().BoolVarP(&reset, "reset", "r", false, "back to the levels it started with")
 	cmd.MarkFlagsMutuallyExclusive("level", "reset")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if s.address == "" && (reset || level != "") {
+			if _, err := a.meshToChange(); err != nil {
+				return err
+			}
+		}
 		all, err := a.proxies(cmd.Context(), s, args)
 		if err != nil {
 			return err
 		}
+		var errs []error
 		for _, p := range all {
 			text, err := p.logging(cmd, level, reset)
 			if err != nil {
-				return err
+				errs = append(errs, err)
+				continue
 			}
 			if p.node != "" {
 				text = p.node + ": " + text
 			}
 			fmt.Fprintln(a.env.Out, strings.TrimSpace(text))
 		}
-		return nil
+		return errors.Join(errs...)
 	}
 	return cmd
 }

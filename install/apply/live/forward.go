@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/client-go/transport/websocket"
+	upgrade "k8s.io/streaming/pkg/httpstream"
 )
 
 const (
@@ -101,7 +102,7 @@ func (m *Mesh) tunnel(ctx context.Context, namespace, pod string) (t *tunnel, fr
 	cfg := rest.CopyConfig(m.client.Config)
 	cfg.Timeout = 0 // it outlives any single request
 	conn, err := overWebSocket(ctx, cfg, url.String())
-	if httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err) {
+	if upgrade.IsUpgradeFailure(err) || upgrade.IsHTTPSProxyError(err) {
 		// An API server before 1.31, a proxy that does not know WebSocket, or a role that may only "create" portforwards.
 		conn, err = overSPDY(ctx, cfg, url.String())
 	}
