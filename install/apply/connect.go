@@ -9,6 +9,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -107,6 +108,7 @@ func (f *Flags) Connect() (*Client, error) {
 	// Everything an installer asks for at once must not wait for a client-side limit.
 	cfg.QPS, cfg.Burst = 100, 200
 	cfg.UserAgent = "ambitctl"
+	cfg.WarningHandler = rest.NewWarningWriter(os.Stderr, rest.WarningWriterOptions{Deduplicate: true})
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 30 * time.Second // as kubeclient-timeout; watches and streams set their own
 	}

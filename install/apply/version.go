@@ -17,7 +17,9 @@ type Version struct {
 var Oldest = Version{Major: 1, Minor: 29}
 
 // AtLeast compares.
-func (v Version) AtLeast(o Version) bool { return v.Major > o.Major || v.Major == o.Major && v.Minor >= o.Minor }
+func (v Version) AtLeast(o Version) bool {
+	return v.Major > o.Major || v.Major == o.Major && v.Minor >= o.Minor
+}
 
 func (v Version) String() string {
 	if v.Git != "" {

@@ -185,7 +185,8 @@ func (i *Installer) Wait(ctx context.Context, steps ...Step) error {
 		}
 	}
 	start := time.Now()
-	said := ""
+	said := map[string]bool{}
+	text := ""
 	err := i.until(ctx, func() (string, error) {
 		var open, ready []string
 		for _, t := range targets {
@@ -204,18 +205,18 @@ func (i *Installer) Wait(ctx context.Context, steps ...Step) error {
 			}
 			ready = append(ready, fmt.Sprintf("%s: %d of %d pods ready", t.name, r.Want, r.Want))
 		}
-		text := strings.Join(open, "\n")
-		if text == "" {
+		if text = strings.Join(open, "\n"); text == "" {
 			i.tell("%s, after %s", strings.Join(ready, "; "), time.Since(start).Round(100*time.Millisecond))
-		} else if text != said {
-			for _, line := range open {
+		}
+		for _, line := range open {
+			if !said[line] {
 				i.tell("  waiting for %s", line)
 			}
+			said[line] = true
 		}
-		said = text
 		return text, nil
 	})
-	if err != nil && said != "" {
+	if err != nil && text != "" {
 		return fmt.Errorf("%w\nsee \"kubectl -n %s get pods\" and \"kubectl -n %s describe pods\"", err, i.Namespace, i.Namespace)
 	}
 	return err

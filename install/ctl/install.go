@@ -37,13 +37,14 @@ their namespace is labelled istio.io/dataplane-mode=ambient; none is restarted.`
 			if err != nil {
 				return err
 			}
-			steps, err := a.steps(values, a.namespace)
+			ctx, cancel := patience(cmd.Context(), timeout)
+			defer cancel()
+			server, err := a.preflight(ctx, i)
 			if err != nil {
 				return err
 			}
-			ctx, cancel := patience(cmd.Context(), timeout)
-			defer cancel()
-			if err := a.preflight(ctx, i, false); err != nil {
+			steps, err := a.steps(values, server)
+			if err != nil {
 				return err
 			}
 			if err := a.roll(ctx, i, values, steps, wait, false); err != nil {
@@ -69,24 +70,24 @@ their namespace is labelled istio.io/dataplane-mode=ambient; none is restarted.`
 }
 
 // preflight refuses what could not work, before anything is changed.
-func (a *app) preflight(ctx context.Context, i *apply.Installer, upgrade bool) error {
+func (a *app) preflight(ctx context.Context, i *apply.Installer) (apply.Version, error) {
 	version, err := i.Client.ServerVersion(ctx)
 	if err != nil {
-		return err
+		return version, err
 	}
 	if !version.AtLeast(apply.Oldest) {
-		return fmt.Errorf("the API server is of version %s: Ambit needs %s or newer", version, apply.Oldest)
+		return version, fmt.Errorf("the API server is of version %s: Ambit needs %s or newer", version, apply.Oldest)
 	}
 	meshes, err := i.Client.Meshes(ctx)
 	if err != nil {
-		return err
+		return version, err
 	}
 	for _, m := range meshes {
 		if m != a.namespace {
-			return fmt.Errorf("a mesh is installed in namespace %s already, and one cluster has one: change that with --mesh-namespace %s, or take it away with \"ambitctl uninstall --mesh-namespace %s\"", m, m, m)
+			return version, fmt.Errorf("a mesh is installed in namespace %s already, and one cluster has one: change that with --mesh-namespace %s, or take it away with \"ambitctl uninstall --mesh-namespace %s\"", m, m, m)
 		}
 	}
-	return nil
+	return version, nil
 }
 
 // roll applies the steps in their order: definitions, the control plane, then the nodes. An upgrade waits for each component,

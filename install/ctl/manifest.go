@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/install/apply"
 	"github.com/ambit-mesh/ambit/install/charts"
 	"github.com/ambit-mesh/ambit/install/render"
 )
@@ -38,7 +39,7 @@ that Helm renders from the charts, after the mesh's namespace.`,
 					return usagef("there is no component %q: use %s", c, strings.Join(charts.Names(), ", "))
 				}
 			}
-			steps, err := a.steps(values, a.namespace)
+			steps, err := a.steps(values, apply.Version{})
 			if err != nil {
 				return err
 			}

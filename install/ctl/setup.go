@@ -74,9 +74,9 @@ func (v *valueFlags) values(in io.Reader, before *apply.Record) (*render.Values,
 	return values, nil
 }
 
-// steps renders a mesh, its namespace first.
-func (a *app) steps(v *render.Values, namespace string) ([]apply.Step, error) {
-	components, err := render.Render(v, render.Options{Namespace: namespace, Version: imageTag(a.env.Version)})
+// steps renders a mesh for an API server, or for a recent one.
+func (a *app) steps(v *render.Values, server apply.Version) ([]apply.Step, error) {
+	components, err := render.Render(v, render.Options{Namespace: a.namespace, Version: imageTag(a.env.Version), KubeMinor: server.Minor})
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -35,7 +36,12 @@ type Options struct {
 	Namespace string
 	// Version is the tag of images where values name none.
 	Version string
+	// KubeMinor is the minor version of the API server; 0 means a recent one.
+	KubeMinor int
 }
+
+// recentKube is the API server that is assumed where none is asked.
+const recentKube = 36
 
 // Render makes the objects of all components that the values turn on, in the order in which they are to be installed:
 // within a component by kind, as Helm does it.
@@ -65,10 +71,11 @@ func Chart(name string, values map[string]any, release string, o Options) ([]Obj
 		meta["AppVersion"] = o.Version
 	}
 	e := &engine{root: map[string]any{
-		"Values":  values,
-		"Release": map[string]any{"Name": release, "Namespace": o.Namespace, "Service": "ambitctl", "IsInstall": true, "IsUpgrade": false, "Revision": 1},
-		"Chart":   meta,
-		"Files":   newFiles(name),
+		"Values":       values,
+		"Release":      map[string]any{"Name": release, "Namespace": o.Namespace, "Service": "ambitctl", "IsInstall": true, "IsUpgrade": false, "Revision": 1},
+		"Chart":        meta,
+		"Files":        newFiles(name),
+		"Capabilities": map[string]any{"KubeVersion": map[string]any{"Major": "1", "Minor": strconv.Itoa(cmp.Or(o.KubeMinor, recentKube))}},
 	}}
 	rendered, err := e.render(name)
 	if err != nil {
