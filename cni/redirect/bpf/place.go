@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -75,9 +76,43 @@ func inBPF(dir string) (bool, error) {
 	}
 }
 
-// cgroup finds the root of control groups v2: a hook there sees every process of the machine. On machines that have both
-// versions it is below the folder where v1 is; in a container the machine's root is what was mounted there.
-func (p Place) cgroup() (string, error) {
+// cgroup opens the root of control groups v2: a hook there sees every process of the machine. On machines that have both
+// versions it is below the folder where v1 is; in a container the machine's root is what was mounted there. Where nothing is
+// mounted a mount is made that nobody sees. The path is good until the file, if there is one, is closed.
+func (p Place) cgroup() (string, *os.File, error) {
+	path, err := p.mounted()
+	if err != nil || path != "" {
+		return path, nil, errors.Join(err, below(path))
+	}
+	f, err := mountCgroup()
+	if err != nil {
+		return "", nil, fmt.Errorf("control groups v2 are not mounted here (mount -t cgroup2, or set --cgroup-root): %w", err)
+	}
+	path = fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	if err := below(path); err != nil {
+		return "", nil, errors.Join(err, f.Close())
+	}
+	return path, f, nil
+}
+
+func mountCgroup() (*os.File, error) {
+	fs, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "cgroup2"), nil
+}
+
+// mounted is where control groups v2 are mounted; empty for nowhere.
+func (p Place) mounted() (string, error) {
 	var st unix.Statfs_t
 	if p.Cgroup != "" {
 		if err := unix.Statfs(p.Cgroup, &st); err != nil {
@@ -92,11 +127,20 @@ func (p Place) cgroup() (string, error) {
 		return "", fmt.Errorf("find control groups v2: %w", err)
 	}
 	defer f.Close()
-	found, err := cgroupMount(f, p.Cgroup)
-	if err == nil && found == "" {
-		err = errors.New("the root of control groups v2 is not mounted here (mount -t cgroup2, or set --cgroup-root)")
+	return cgroupMount(f, p.Cgroup)
+}
+
+// below refuses a container's own control group, from which hooks would see nobody else.
+func below(root string) error {
+	procs, err := os.ReadFile(filepath.Join(root, "cgroup.procs"))
+	if err != nil {
+		return fmt.Errorf("root of control groups: %w", err)
 	}
-	return found, err
+	// Processes of other containers would be there as well, as 0.
+	if alone := strings.TrimSpace(string(procs)) == strconv.Itoa(os.Getpid()); alone {
+		return fmt.Errorf("%s is the agent's own control group, not the node's: mount the node's /sys/fs/cgroup and set --cgroup-root to it", root)
+	}
+	return nil
 }
 
 // cgroupMount reads mounts, as in /proc/self/mountinfo, for the one of control groups v2: anywhere if it shows the reader's

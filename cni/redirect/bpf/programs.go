@@ -45,9 +45,12 @@ func Open(at Place) (*Programs, error) {
 	if err := Supported(); err != nil {
 		return nil, err
 	}
-	root, err := at.cgroup()
+	root, mount, err := at.cgroup()
 	if err != nil {
 		return nil, err
+	}
+	if mount != nil {
+		defer mount.Close()
 	}
 	if err := at.prepare(); err != nil {
 		return nil, err
