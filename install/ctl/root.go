@@ -129,7 +129,7 @@ Any program called ambitctl-NAME or ambit-NAME, beside ambitctl or on PATH, runs
 	a.meshFlags(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
 	root.AddGroup(&cobra.Group{ID: "set", Title: "Install:"}, &cobra.Group{ID: "look", Title: "Look:"}, &cobra.Group{ID: "run", Title: "Run:"})
-	for _, c := range []*cobra.Command{a.install(), a.upgrade(), a.uninstall(), a.manifest()} {
+	for _, c := range []*cobra.Command{a.check(), a.install(), a.status(), a.upgrade(), a.uninstall(), a.manifest()} {
 		c.GroupID = "set"
 		root.AddCommand(c)
 	}

@@ -1,0 +1,194 @@
+// Package check judges whether a cluster is fit for a mesh, and whether the mesh in it is well: facts in, findings out, each
+// of what is wrong with the command that mends it.
+//
+// It is pure: it asks nobody. Package apply gathers what the API server knows, and package ctl what the mesh's own parts say.
+// It starts no goroutine. Start reading at Judge, then Facts.
+package check
+
+import (
+	"fmt"
+	"time"
+)
+
+// State of a finding.
+type State string
+
+// States. Only what has failed keeps a mesh from working.
+const (
+	OK      State = "ok"
+	Warning State = "warning"
+	Failed  State = "failed"
+)
+
+// A Finding is what one check found.
+type Finding struct {
+	Check string `json:"check"`
+	State State  `json:"state"`
+	Text  string `json:"text"`
+	// Fix is a command, or what else to do.
+	Fix string `json:"fix,omitempty"`
+}
+
+// Facts are what is known of a cluster.
+type Facts struct {
+	// Now is the clock here, and Server that of the API server at the same moment; zero if it is not known.
+	Now, Server time.Time
+	Version     Version
+	// Denied are the rights that installing takes and that we do not have, as "create clusterroles".
+	Denied  []string
+	Nodes   []Node
+	Gateway GatewayAPI
+	// Rivals are other meshes' parts that would take the same pods.
+	Rivals []string
+	// Foreign are definitions of Istio's kinds that somebody else keeps.
+	Foreign []string
+	// Policies are NetworkPolicies that keep tunnels out of pods of the mesh.
+	Policies []Policy
+	// Namespace of the mesh.
+	Namespace Namespace
+	// Redirection that is or will be used; "auto" by default.
+	Redirection string
+	// Mesh is nil before an installation.
+	Mesh *Mesh
+}
+
+// Version of an API server.
+type Version struct {
+	Major, Minor int
+	Text         string
+}
+
+// Node is one node, as its kubelet describes it.
+type Node struct {
+	Name, OS, Arch, Kernel, Image, Runtime string
+	Ready                                  bool
+	// Trouble is why it is not.
+	Trouble string
+	// Ahead is how far its clock is before the API server's, 0 if that cannot be said.
+	Ahead time.Duration
+}
+
+// GatewayAPI is what is installed of the Gateway API.
+type GatewayAPI struct {
+	Installed        bool
+	Version, Channel string
+	// Missing are kinds that the mesh knows and the cluster does not.
+	Missing []string
+}
+
+// Policy is a NetworkPolicy that selects pods of the mesh and does not let the tunnel's port in.
+type Policy struct {
+	Namespace, Name string
+	Pods            int
+}
+
+// Namespace is the one of the mesh.
+type Namespace struct {
+	Name string
+	// Exists and Enforce, its Pod Security level.
+	Exists  bool
+	Enforce string
+	// Ending says that it is being deleted.
+	Ending bool
+}
+
+// Mesh is one that is installed.
+type Mesh struct {
+	Version, Profile string
+	Complete         bool
+	Parts            []Part
+	// Nodes are what the agents say; Silent are nodes whose agent does not answer, with why.
+	Nodes  []Agent
+	Silent map[string]string
+	// Root is when the mesh's root certificate ends; zero if it is not known.
+	Root time.Time
+	// Certificates are those of proxies that end soonest.
+	Certificates []Certificate
+	// Refused counts documents that are refused. Unknown means that nobody could be asked.
+	Refused int
+	Unknown string
+	// Proxies by version, as the control plane counts them.
+	Proxies map[string]int
+}
+
+// Part is a Deployment or DaemonSet of the mesh.
+type Part struct {
+	Name, Kind string
+	Want, Have int
+	Settled    bool
+	Missing    bool
+	Trouble    []string
+	Images     []string
+}
+
+// Agent is what one CNI agent says.
+type Agent struct {
+	Node, Version, Redirection string
+	Ready                      bool
+	Desired, Captured, Taken   int
+	Proxies                    int
+	Plugin                     string
+	Waiting                    map[string]string
+}
+
+// Certificate of a proxy.
+type Certificate struct {
+	Identity, Node string
+	NotAfter       time.Time
+}
+
+// Oldest versions that are supported.
+const (
+	oldestKube   = 29
+	kernelMajor  = 5
+	kernelMinor  = 10
+	ebpfMinor    = 15
+	skewWarning  = 5 * time.Second
+	skewFailure  = time.Minute
+	rootWarning  = 60 * 24 * time.Hour
+	wantGateway  = "v1.6.1"
+	leastGateway = "v1.2.0"
+)
+
+// GatewayCommand installs the Gateway API.
+const GatewayCommand = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/" + wantGateway + "/standard-install.yaml"
+
+// Judge says of everything that is known what it means. Findings come in the order in which they matter.
+func Judge(f Facts) []Finding {
+	j := &judge{}
+	j.server(f)
+	j.rights(f)
+	j.nodes(f)
+	j.gateway(f.Gateway)
+	j.others(f)
+	j.policies(f)
+	if f.Mesh != nil {
+		j.mesh(f)
+	}
+	return j.out
+}
+
+// Failures counts.
+func Failures(list []Finding) int {
+	n := 0
+	for _, f := range list {
+		if f.State == Failed {
+			n++
+		}
+	}
+	return n
+}
+
+type judge struct{ out []Finding }
+
+func (j *judge) ok(check, format string, args ...any) {
+	j.out = append(j.out, Finding{check, OK, fmt.Sprintf(format, args...), ""})
+}
+
+func (j *judge) warn(check, fix, format string, args ...any) {
+	j.out = append(j.out, Finding{check, Warning, fmt.Sprintf(format, args...), fix})
+}
+
+func (j *judge) fail(check, fix, format string, args ...any) {
+	j.out = append(j.out, Finding{check, Failed, fmt.Sprintf(format, args...), fix})
+}

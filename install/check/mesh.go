@@ -1,0 +1,100 @@
+package check
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+func (j *judge) mesh(f Facts) {
+	m := f.Mesh
+	if m.Complete {
+		j.ok("installation", "Ambit %s is installed in %s, profile %s", m.Version, f.Namespace.Name, m.Profile)
+	} else {
+		j.fail("installation", "ambitctl upgrade", "the installation of %s was broken off", m.Version)
+	}
+	for _, p := range m.Parts {
+		j.part(f.Namespace.Name, p)
+	}
+	j.agents(f)
+	j.certificates(f)
+	switch {
+	case m.Unknown != "":
+		j.fail("control-plane", "kubectl -n "+f.Namespace.Name+" logs deploy/ambitd", "the control plane does not answer: %s", m.Unknown)
+	case m.Refused > 0:
+		j.warn("configuration", "ambitctl config refused", "%d documents are refused, or have no effect", m.Refused)
+	default:
+		j.ok("configuration", "nothing is refused of the configuration")
+	}
+	if len(m.Proxies) > 1 {
+		j.warn("versions", "wait for a rollout that is under way, then \"ambitctl upgrade\"", "proxies are of several versions: %s", strings.Join(slices.Sorted(maps.Keys(m.Proxies)), ", "))
+	}
+}
+
+func (j *judge) part(namespace string, p Part) {
+	fix := fmt.Sprintf("kubectl -n %s describe %s %s", namespace, strings.ToLower(p.Kind), p.Name)
+	switch {
+	case p.Missing:
+		j.fail("parts", "ambitctl upgrade", "%s %s is missing", strings.ToLower(p.Kind), p.Name)
+	case p.Have < p.Want:
+		text := fmt.Sprintf("%s: %d of %d pods ready", p.Name, p.Have, p.Want)
+		if len(p.Trouble) > 0 {
+			text += ": " + strings.Join(p.Trouble, "; ")
+		}
+		j.fail("parts", fix, "%s", text)
+	case !p.Settled:
+		j.warn("parts", "kubectl -n "+namespace+" rollout status "+strings.ToLower(p.Kind)+" "+p.Name, "%s is being rolled out", p.Name)
+	default:
+		j.ok("parts", "%s: %d of %d pods ready", p.Name, p.Have, p.Want)
+	}
+}
+
+// agents: what is enrolled must be captured, on every node.
+func (j *judge) agents(f Facts) {
+	m := f.Mesh
+	desired, taken := 0, 0
+	for _, a := range m.Nodes {
+		desired += a.Desired
+		taken += min(a.Captured, a.Taken)
+		if a.Plugin != "" {
+			j.fail("cni", fmt.Sprintf("kubectl -n %s logs -l k8s-app=ambit-cni-node --field-selector spec.nodeName=%s", f.Namespace.Name, a.Node), "on node %s new pods are not brought in: %s", a.Node, a.Plugin)
+		}
+		if a.Proxies == 0 {
+			j.fail("node-proxies", fmt.Sprintf("kubectl -n %s get pods -l app=ztunnel --field-selector spec.nodeName=%s", f.Namespace.Name, a.Node), "no node proxy is connected on node %s: pods of the mesh there have no network", a.Node)
+		}
+		for _, pod := range slices.Sorted(maps.Keys(a.Waiting)) {
+			ns, name, _ := strings.Cut(pod, "/")
+			j.fail("pods", fmt.Sprintf("kubectl -n %s describe pod %s", ns, name), "pod %s on node %s: %s", pod, a.Node, a.Waiting[pod])
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(m.Silent)) {
+		j.fail("cni", fmt.Sprintf("kubectl -n %s get pods -l k8s-app=ambit-cni-node --field-selector spec.nodeName=%s", f.Namespace.Name, node), "the agent of node %s does not answer: %s", node, m.Silent[node])
+	}
+	if taken < desired {
+		j.fail("pods", "ambitctl enrolment", "%d of %d pods are in the mesh", taken, desired)
+	} else if len(m.Silent) == 0 {
+		j.ok("pods", "%d of %d pods that belong to the mesh are in it", taken, desired)
+	}
+}
+
+func (j *judge) certificates(f Facts) {
+	m := f.Mesh
+	if !m.Root.IsZero() {
+		left := m.Root.Sub(f.Now)
+		switch {
+		case left <= 0:
+			j.fail("certificates", "ambitctl ca rotate", "the mesh's root certificate ended on %s", m.Root.Format(time.DateOnly))
+		case left < rootWarning:
+			j.warn("certificates", "ambitctl ca rotate", "the mesh's root certificate ends on %s", m.Root.Format(time.DateOnly))
+		default:
+			j.ok("certificates", "the root certificate is good until %s", m.Root.Format(time.DateOnly))
+		}
+	}
+	for _, c := range m.Certificates {
+		if left := c.NotAfter.Sub(f.Now); left <= 0 {
+			j.fail("certificates", "ambitctl zc certificate --node "+c.Node, "the certificate of %s on node %s ended at %s", c.Identity, c.Node, c.NotAfter.Format(time.RFC3339))
+		}
+	}
+}
