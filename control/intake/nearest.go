@@ -48,3 +48,6 @@ func distance(a, b string) int {
 	}
 	return last[len(b)]
 }
+
+// Nearest finds the candidate a mistyped word probably meant, "" when nothing is close.
+func Nearest(word string, candidates []string) string { return nearest(word, candidates) }

@@ -19,6 +19,8 @@ type binding struct {
 	ingress, ingressSaid bool
 	// inherited says that the labels of the namespace ask, not the object's own.
 	inherited bool
+	// byNamespace says that nothing but the label of the namespace asks.
+	byNamespace bool
 	// problem is why there is no waypoint, or no canary when there is one.
 	problem *problem
 }
@@ -143,7 +145,7 @@ func (m *Model) bindService(s *service) binding {
 		w, p = nil, &problem{"CrossNamespaceWaypointForbidden", fmt.Sprintf("waypoint %q is in another namespace, which a ServiceEntry visible in its own namespace only may not use", w.id), false}
 	}
 	if w == nil {
-		return binding{problem: p, inherited: inherited}
+		return binding{problem: p, inherited: inherited, byNamespace: inherited}
 	}
 	b := binding{to: w}
 	b.ingress, b.ingressSaid = ingressUse(meta.Labels, s.ns.labels())
@@ -224,7 +226,7 @@ func (m *Model) bindWorkload(ns *namespace, labels object.Labels, account string
 		}
 		return binding{problem: unsupported(w, "workload")}
 	}
-	return binding{to: w, problem: p, inherited: inherited}
+	return binding{to: w, problem: p, inherited: inherited, byNamespace: inherited && m.waypointOf(ns.name, account) == nil}
 }
 
 // setWaypoint fills in how traffic reaches a workload: through its waypoint, or, when it is an instance of one, by the

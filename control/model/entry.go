@@ -19,6 +19,7 @@ func (m *Model) putWorkloadEntry(ns *namespace, name string, e *object.WorkloadE
 	}
 	m.touch(s)
 	m.dirty.reports.add(s)
+	m.dirty.reports.add(ns)
 	m.moveSourceRefs(s, entryRefs(old), entryRefs(e))
 	if e == nil {
 		s.obj = nil

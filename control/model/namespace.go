@@ -1,6 +1,8 @@
 package model
 
 import (
+	"fmt"
+
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/control/object"
@@ -122,6 +124,7 @@ func (m *Model) putNamespace(name string, o *object.Namespace) {
 	labels, annotations := n.labels(), n.annotations()
 	refs := references(labels, name)
 	n.obj = o
+	m.dirty.reports.add(n)
 	if o == nil {
 		m.dirty.emptied.add(n)
 	}
@@ -142,6 +145,44 @@ func (m *Model) putNamespace(name string, o *object.Namespace) {
 			m.dirty.reports.add(e)
 		}
 	}
+}
+
+// report of a namespace: what becomes of its wish for a waypoint, once for all that is in it.
+func (n *namespace) report(m *Model) (object.Key, Report) {
+	k := object.Key{Kind: object.KindNamespace, Name: n.name}
+	var r Report
+	id, _ := reference(n.labels(), n.name, mesh.LabelUseWaypoint, mesh.LabelUseWaypointNS)
+	if id.name == "" {
+		return k, r
+	}
+	w, p := m.attach(n, id)
+	if w != nil && !w.fact.services {
+		p = unsupported(w, "service")
+	}
+	asking := n.inheriting(m)
+	if p == nil || asking == 0 {
+		return k, r
+	}
+	r.Generation = n.obj.Generation
+	r.warn(p.code(), "metadata.labels", fmt.Sprintf("%s; until that is mended traffic to what asks for no other waypoint (%d in the namespace) goes directly, without the waypoint's routes", p.message, asking), p.fix())
+	return k, r
+}
+
+// inheriting counts what has the waypoint that the namespace asks for.
+func (n *namespace) inheriting(m *Model) (count int) {
+	for _, by := range []map[string]*service{n.services, n.serviceEntries} {
+		for _, s := range by {
+			if s.obj != nil && !s.obj.Metadata().Labels.Has(mesh.LabelUseWaypoint) && !m.isWaypointInstance(n, s.obj.Metadata().Labels) {
+				count++
+			}
+		}
+	}
+	for _, s := range n.entries {
+		if s.obj != nil && !s.obj.Metadata().Labels.Has(mesh.LabelUseWaypoint) {
+			count++
+		}
+	}
+	return count
 }
 
 // setNetwork takes the network of the mesh from the root namespace. A change is about everything there is.

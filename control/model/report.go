@@ -126,6 +126,9 @@ func (r *Report) bound(b binding, guard *facts.Guard) {
 	case b.problem != nil:
 		r.say(WaypointBound, false, b.problem.reason, b.problem.message)
 		msg := b.problem.message
+		if b.byNamespace && (guard == nil || guard.Open) {
+			return // the namespace says it once for all of them
+		}
 		if b.inherited {
 			msg += " (asked for by the labels of the namespace)"
 		}

@@ -98,6 +98,7 @@ func (m *Model) putService(ns *namespace, name string, o *object.Service) {
 		s = &service{ns: ns, kind: object.KindService, name: name, arrived: m.flushes}
 		ns.services[name] = s
 	}
+	m.dirty.reports.add(ns)
 	var (
 		hosts []string
 		sel   object.Selector
@@ -140,6 +141,7 @@ func (m *Model) putServiceEntry(ns *namespace, name string, o *object.ServiceEnt
 		s = &service{ns: ns, kind: object.KindServiceEntry, name: name, arrived: m.flushes}
 		ns.serviceEntries[name] = s
 	}
+	m.dirty.reports.add(ns)
 	var (
 		hosts []string
 		sel   object.Selector

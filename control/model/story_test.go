@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
@@ -246,5 +247,33 @@ func TestPoliciesInIstiosRootNamespace(t *testing.T) {
 				t.Errorf("root %q, %s in %s: warned is %v", c.root, k, c.ns, warned)
 			}
 		}
+	}
+}
+
+// TestNamespaceAsksOnce: a label on a namespace that leads nowhere is one warning, not one for everything in it.
+func TestNamespaceAsksOnce(t *testing.T) {
+	w := newWorld(t, Config{})
+	warned := func() (of []string) {
+		for k, r := range w.recorder.reports {
+			for _, x := range r.Warnings {
+				of = append(of, k.String()+" "+string(x.Code)+" "+x.Problem)
+			}
+		}
+		return of
+	}
+	w.put(&object.Namespace{Meta: object.Meta{Name: "shop", Labels: object.LabelsOf(mesh.LabelUseWaypoint, "gone")}})
+	if got := warned(); len(got) != 0 {
+		t.Errorf("nothing asks for it, and yet %q", got)
+	}
+	for i := range 5 {
+		w.put(clusterService("shop", fmt.Sprint("web-", i), fmt.Sprint("10.96.0.", i+1)))
+	}
+	got := warned()
+	if len(got) != 1 || !strings.HasPrefix(got[0], `Namespace shop AMB301 waypoint "shop/gone" is not ready: there is no such Gateway`) || !strings.Contains(got[0], "(5 in the namespace)") {
+		t.Errorf("got %q", got)
+	}
+	w.put(&object.Gateway{Meta: object.Meta{Namespace: "shop", Name: "gone"}, Class: mesh.GatewayClassWaypoint, Status: []object.GatewayAddress{{Kind: object.AddressHostname, Value: "gone.shop.svc.cluster.local"}}})
+	if got := warned(); len(got) != 0 {
+		t.Errorf("the waypoint is there, and yet %q", got)
 	}
 }

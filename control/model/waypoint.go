@@ -231,6 +231,7 @@ func (m *Model) touchUsers(w *waypoint, workloads bool) {
 		}
 	}
 	for n := range w.namespaces {
+		m.dirty.reports.add(n)
 		m.touchServicesOf(n)
 		if workloads {
 			m.touchWorkloadsOf(n)

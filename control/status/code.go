@@ -14,6 +14,7 @@ const (
 	NotCarriedOut     Code = "AMB106" // a field that means something elsewhere
 	KindWithoutEffect Code = "AMB107"
 	OldVersion        Code = "AMB108"
+	DefinedTwice      Code = "AMB109"
 )
 
 // What is wrong between services, routes and gateways.
@@ -60,6 +61,7 @@ const (
 	KeysMissing         Code = "AMB413"
 	ExtensionUnusable   Code = "AMB414"
 	PolicyPartlyApplied Code = "AMB415"
+	PortUnknown         Code = "AMB416"
 )
 
 // What is wrong with enrolment.

@@ -1,0 +1,67 @@
+package analyze
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// unused are kinds of Istio's and the Gateway API's that mean nothing here, with what to do instead. Sidecar and
+// EnvoyFilter are the control plane's own to speak of.
+var unused = map[string][2]string{
+	"networking.istio.io/Gateway":                 {"gateways at the edge are those of the Gateway API: nothing serves it", "write a Gateway of gateway.networking.k8s.io with gatewayClassName istio, and HTTPRoutes"},
+	"networking.istio.io/ProxyConfig":             {"there is no proxy for it beside applications, and a waypoint takes its settings elsewhere", "set resources by the Gateway's infrastructure.parametersRef, and telemetry by a Telemetry"},
+	"networking.istio.io/WorkloadGroup":           {"nothing makes WorkloadEntries of it", "write a WorkloadEntry for each workload"},
+	"install.istio.io/IstioOperator":              {"it is about an installation of Istio", "put what is meant into values of ambitctl install"},
+	"gateway.networking.k8s.io/UDPRoute":          {"the mesh carries TCP", "let UDP go without the mesh"},
+	"gateway.networking.x-k8s.io/XBackend":        {"the kind is an experiment of the Gateway API that nothing here reads", "write a ServiceEntry"},
+	"gateway.networking.x-k8s.io/XListenerSet":    {"the kind was an experiment of the Gateway API", "write a ListenerSet of gateway.networking.k8s.io/v1"},
+	"policy.networking.k8s.io/AdminNetworkPolicy": {"node proxies do not enforce it", "leave it to the cluster's network plugin; see NetworkPolicies for what of the mesh it sees"},
+}
+
+// kinds finds objects of kinds that have no use here.
+func (w *world) kinds() {
+	for _, r := range w.raw {
+		if u, ok := unused[r.group+"/"+r.kind]; ok {
+			w.aboutRaw(status.KindWithoutEffect, r, "kind", "%s", u[0]).Fix = u[1]
+		}
+	}
+}
+
+// successors are the versions that should be written today.
+var successors = map[string]string{
+	"networking.istio.io": "v1", "security.istio.io": "v1", "telemetry.istio.io": "v1", "gateway.networking.k8s.io": "v1",
+}
+
+// versions finds old ones in files. What an API server answers with is for it to choose.
+func (w *world) versions() {
+	for _, r := range w.raw {
+		now, ok := successors[r.group]
+		if !ok || r.file == "" || r.version == now || r.kind == "EnvoyFilter" || r.kind == "ProxyConfig" {
+			continue
+		}
+		if _, known := object.ParseKind(r.kind); known && slices.Contains([]string{"v1alpha1", "v1alpha2", "v1alpha3", "v1beta1"}, r.version) {
+			w.aboutRaw(status.OldVersion, r, "apiVersion", "%s/%s has a successor", r.group, r.version).fix("write apiVersion: %s/%s", r.group, now)
+		}
+	}
+}
+
+// classes finds Gateways that nobody serves.
+func (w *world) classes() {
+	each(w, func(g *object.Gateway) {
+		switch g.Class {
+		case mesh.GatewayClassWaypoint, mesh.GatewayClassIngress, mesh.GatewayClassEastWest:
+			return
+		}
+		if _, ok := w.objects[object.Key{Kind: object.KindGatewayClass, Name: g.Class}]; ok {
+			return
+		}
+		f := w.about(status.UnknownClass, g.Key(), "spec.gatewayClassName", "there is no GatewayClass %q, and the mesh serves %s and %s", g.Class, mesh.GatewayClassWaypoint, mesh.GatewayClassIngress)
+		if f.fix("write one of them, or create the class"); strings.Contains(g.Class, "waypoint") {
+			f.fix("write gatewayClassName: %s", mesh.GatewayClassWaypoint)
+		}
+	})
+}

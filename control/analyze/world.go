@@ -1,0 +1,259 @@
+package analyze
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ambit-mesh/ambit/api/folder"
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/control/intake"
+	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
+)
+
+// world is everything the documents say, in forms that analyzers can ask.
+type world struct {
+	cfg Config
+	dec *intake.Decoder
+
+	objects map[object.Key]object.Object
+	places  map[object.Key]place
+	// raw has all objects as they are written, also of kinds that the mesh does not read.
+	raw        []*raw
+	byName     map[name]*raw
+	suppressed map[name]codes
+	pods       []*pod
+	byLabel    map[string][]*pod // of a namespace
+	findings   []Finding
+	addresses  int // given to imagined pods so far
+}
+
+// place is where an object is written.
+type place struct {
+	file string
+	line int
+}
+
+type name struct{ kind, namespace, name string }
+
+// raw is an object as it is written.
+type raw struct {
+	place
+	name
+	group, version string
+	o              map[string]any
+}
+
+// pod is a pod, or one that is to be expected.
+type pod struct {
+	*object.Pod
+	// by is what makes it: "Deployment shop/web", or the pod itself.
+	by   string
+	spec map[string]any
+	// meshed says that the mesh takes it, or is to take it.
+	meshed bool
+	// sidecar says that it has a proxy of its own.
+	sidecar bool
+}
+
+func newWorld(cfg Config) *world {
+	cfg.RootNamespace = cmp.Or(cfg.RootNamespace, mesh.SystemNamespace)
+	cfg.ClusterDomain = cmp.Or(cfg.ClusterDomain, mesh.DefaultClusterDomain)
+	return &world{
+		cfg: cfg, dec: intake.NewDecoder(intake.Limits{}, intake.ClusterDomain(cfg.ClusterDomain)),
+		objects: map[object.Key]object.Object{}, places: map[object.Key]place{}, byName: map[name]*raw{}, suppressed: map[name]codes{}, byLabel: map[string][]*pod{},
+	}
+}
+
+// read takes in what a document says.
+func (w *world) read(d Document) {
+	live := w.cfg.Live && d.Name == ""
+	for _, doc := range w.dec.File(d.Name, d.Data, nil) {
+		for _, it := range doc.Items {
+			if !live {
+				for _, e := range it.Entries {
+					w.findings = append(w.findings, From(e))
+				}
+			}
+			if it.Object == nil {
+				continue
+			}
+			k := it.Key
+			if was, ok := w.places[k]; ok && was.file != "" && !live {
+				w.places[k] = place{d.Name, it.Line}
+				w.about(status.DefinedTwice, k, "metadata.name", "it is defined at %s:%d as well", was.file, was.line).
+					fix("keep one of the two; in a folder the first one counts, with kubectl the last")
+			}
+			w.objects[k], w.places[k] = it.Object, place{d.Name, it.Line}
+		}
+	}
+	for part := range folder.Documents(d.Data) {
+		var o map[string]any
+		if yaml.Unmarshal(part.Data, &o) == nil {
+			w.take(o, place{d.Name, firstLine(part)})
+		}
+	}
+}
+
+// firstLine is where a document begins, past blank lines and comments.
+func firstLine(d folder.Document) int {
+	line := d.Line
+	for l := range bytes.Lines(d.Data) {
+		if l = bytes.TrimSpace(l); len(l) > 0 && l[0] != '#' {
+			break
+		}
+		line++
+	}
+	return line
+}
+
+// take keeps an object, or those of a list, as written.
+func (w *world) take(o map[string]any, at place) {
+	kind := text(o, "kind")
+	if items, ok := o["items"].([]any); ok && strings.HasSuffix(kind, "List") {
+		for _, item := range items {
+			if m, ok := item.(map[string]any); ok {
+				if text(m, "kind") == "" {
+					m["kind"], m["apiVersion"] = strings.TrimSuffix(kind, "List"), o["apiVersion"]
+				}
+				w.take(m, at)
+			}
+		}
+		return
+	}
+	r := &raw{place: at, o: o, name: name{kind, text(o, "metadata", "namespace"), text(o, "metadata", "name")}}
+	if g, v, ok := strings.Cut(text(o, "apiVersion"), "/"); ok {
+		r.group, r.version = g, v
+	} else {
+		r.version = g
+	}
+	if k, ok := object.ParseKind(kind); r.namespace == "" && !(ok && k.ClusterScoped()) {
+		r.namespace = "default"
+	}
+	if kind == "" || r.name.name == "" {
+		return
+	}
+	key := r.name
+	key.kind = r.group + "/" + kind
+	if was := w.byName[key]; was != nil {
+		w.raw = slices.DeleteFunc(w.raw, func(o *raw) bool { return o == was })
+	}
+	w.byName[key] = r
+	w.raw = append(w.raw, r)
+	if s := text(o, "metadata", "annotations", AnnotationSuppress); s != "" {
+		w.suppressed[r.name] = strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+}
+
+// at is the value at a path, nil without one.
+func at(o map[string]any, path ...string) any {
+	var v any = o
+	for _, p := range path {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil
+		}
+		v = m[p]
+	}
+	return v
+}
+
+// text is the text at a path, "" without any.
+func text(o map[string]any, path ...string) string {
+	s, _ := at(o, path...).(string)
+	return s
+}
+
+// list is the mappings in a list at a path.
+func list(o map[string]any, path ...string) (out []map[string]any) {
+	all, _ := at(o, path...).([]any)
+	for _, v := range all {
+		if m, ok := v.(map[string]any); ok {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// into decodes a value into a Go struct, leaving out what that does not know.
+func into(v, to any) bool {
+	b, err := json.Marshal(v)
+	return err == nil && json.Unmarshal(b, to) == nil
+}
+
+// each visits the objects of a type, in order of key.
+func each[T object.Object](w *world, f func(T)) {
+	var all []T
+	for _, o := range w.objects {
+		if t, ok := o.(T); ok {
+			all = append(all, t)
+		}
+	}
+	slices.SortFunc(all, func(a, b T) int { return strings.Compare(a.Key().String(), b.Key().String()) })
+	for _, o := range all {
+		f(o)
+	}
+}
+
+// namespaceLabels are those of a namespace, with the one Kubernetes gives to each.
+func (w *world) namespaceLabels(ns string) object.Labels {
+	all := map[string]string{"kubernetes.io/metadata.name": ns}
+	if o, ok := w.objects[object.Key{Kind: object.KindNamespace, Name: ns}]; ok {
+		maps.Copy(all, o.Metadata().Labels.Map())
+	}
+	return object.MakeLabels(all)
+}
+
+// ambient reports whether the mesh is asked to take a pod.
+func (w *world) ambient(ns string, labels object.Labels) bool {
+	if v, ok := labels.Lookup(mesh.LabelDataplaneMode); ok {
+		return v == mesh.DataplaneModeAmbient
+	}
+	return w.namespaceLabels(ns).Get(mesh.LabelDataplaneMode) == mesh.DataplaneModeAmbient
+}
+
+// gather makes the list of pods.
+func (w *world) gather() {
+	made := map[object.Key]*pod{}
+	for _, p := range w.pods {
+		made[p.Key()] = p
+	}
+	each(w, func(o *object.Pod) {
+		if made[o.Key()] != nil || o.Phase.Terminal() {
+			return
+		}
+		p := &pod{Pod: o, by: o.Key().String()}
+		if r := w.byName[name{"/Pod", o.Namespace, o.Name}]; r != nil {
+			p.spec, _ = r.o["spec"].(map[string]any)
+			p.sidecar = text(r.o, "metadata", "annotations", mesh.AnnotationSidecarStatus) != ""
+		}
+		if o.Owner.Kind != "" {
+			p.by = o.Owner.Kind + " " + o.Namespace + "/" + o.Owner.Name
+		}
+		w.pods = append(w.pods, p)
+	})
+	slices.SortFunc(w.pods, func(a, b *pod) int { return strings.Compare(a.Key().String(), b.Key().String()) })
+	for _, p := range w.pods {
+		p.sidecar = p.sidecar || hasSidecar(p.spec)
+		p.meshed = p.Annotations.Get(mesh.AnnotationRedirection) == mesh.RedirectionEnabled
+		if !w.cfg.Live {
+			p.meshed = p.meshed || w.ambient(p.Namespace, p.Labels) && !p.HostNetwork && !p.sidecar
+		}
+		w.byLabel[p.Namespace] = append(w.byLabel[p.Namespace], p)
+	}
+}
+
+// hasSidecar finds Istio's proxy among the containers; the pod of a gateway is one.
+func hasSidecar(spec map[string]any) bool {
+	all := append(list(spec, "containers"), list(spec, "initContainers")...)
+	return len(list(spec, "containers")) > 1 && slices.ContainsFunc(all, func(c map[string]any) bool { return text(c, "name") == "istio-proxy" })
+}
+
+// isGateway tells the pods of waypoints and gateways.
+func (p *pod) isGateway() bool { return p.Labels.Has(mesh.LabelGatewayName) }
