@@ -333,6 +333,10 @@ func (c *cluster) try(args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(c.ctx, 5*time.Minute)
 	defer cancel()
 	var out, errs bytes.Buffer
+	// A lab that runs on this machine would come first otherwise.
+	if k := os.Getenv("KUBECONFIG"); k != "" {
+		args = append([]string{"--kubeconfig", k}, args...)
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "ambitctl"), args...)
 	cmd.Env = append(os.Environ(), "NO_COLOR=1")
 	cmd.Stdout, cmd.Stderr = &out, &errs

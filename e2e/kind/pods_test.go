@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -223,7 +225,7 @@ func (c *cluster) diagnose(ns string) {
 		c.Logf("diagnose %s: %v", ns, err)
 		return
 	}
-	lines, since := int64(25), metav1.NewTime(c.began)
+	lines, since := int64(12), metav1.NewTime(c.began)
 	for _, p := range pods.Items {
 		c.Logf("pod %s/%s on %s: %s ready=%t %v%s", ns, p.Name, p.Spec.NodeName, p.Status.Phase, isReady(&p), p.Annotations["ambient.istio.io/redirection"], why(&p))
 		for _, ctr := range p.Spec.Containers {
@@ -237,9 +239,15 @@ func (c *cluster) diagnose(ns string) {
 	if err != nil {
 		return
 	}
+	// Of what was said of an object again and again, the last time is enough.
+	said := map[string]corev1.Event{}
 	for _, e := range events.Items {
-		if e.Type == corev1.EventTypeWarning && e.LastTimestamp.After(c.began) {
-			c.Logf("event %s %s: %s: %s", e.InvolvedObject.Kind, e.InvolvedObject.Name, e.Reason, e.Message)
+		key := e.InvolvedObject.Kind + " " + e.InvolvedObject.Name + ": " + e.Reason
+		if e.Type == corev1.EventTypeWarning && e.LastTimestamp.After(c.began) && e.LastTimestamp.After(said[key].LastTimestamp.Time) {
+			said[key] = e
 		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(said)) {
+		c.Logf("event %s: %s", key, said[key].Message)
 	}
 }
