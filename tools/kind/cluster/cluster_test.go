@@ -1,0 +1,79 @@
+package cluster
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestConfig(t *testing.T) {
+	got := Config(Shape{Name: "x", Workers: 2, Family: "dual", Port: 40123, Cgroupfs: true})
+	const want = `kind: Cluster
+apiVersion: kind.x-k8s.io/v1alpha4
+name: x
+networking:
+  ipFamily: dual
+  apiServerAddress: 127.0.0.1
+  apiServerPort: 40123
+nodes:
+  - role: control-plane
+  - role: worker
+  - role: worker
+kubeadmConfigPatches:
+  - |
+    kind: KubeletConfiguration
+    cgroupDriver: cgroupfs
+`
+	if got != want {
+		t.Errorf("got\n%s", got)
+	}
+	// A published image has systemd and kind's own defaults.
+	if got := Config(Shape{Name: "x", Workers: 1, Family: "ipv4"}); strings.Contains(got, "apiServer") || strings.Contains(got, "cgroup") {
+		t.Errorf("for a published image:\n%s", got)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for _, tc := range []struct {
+		shape Shape
+		want  string
+	}{
+		{Shape{"ambit", 2, "ipv4", 0, false}, ""},
+		{Shape{"../x", 2, "ipv4", 0, false}, "NAME="},
+		{Shape{"Ambit", 2, "ipv4", 0, false}, "NAME="},
+		{Shape{"", 2, "ipv4", 0, false}, "NAME="},
+		{Shape{"a", 2, "both", 0, false}, "IP_FAMILY="},
+		{Shape{"a", 99, "dual", 0, false}, "99 workers"},
+	} {
+		err := tc.shape.Check()
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%+v: %v", tc.shape, err)
+		}
+	}
+}
+
+func TestRoom(t *testing.T) {
+	if n := Watchers(Shape{Workers: 2}); n < 50 || n > 100 {
+		t.Errorf("three nodes are said to need %d: one cluster has to fit where Linux allows 128", n)
+	}
+	if err := Room(1); err != nil {
+		t.Error(err)
+	}
+	// Descriptors run out as inotify instances do, whatever the machine allows.
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	few := syscall.Rlimit{Cur: 100, Max: was.Max}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := Room(200); err == nil || !strings.Contains(err.Error(), "sysctl -w fs.inotify.max_user_instances") {
+		t.Errorf("more than there are: %v", err)
+	}
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/tools/kind/cluster"
+	"github.com/ambit-mesh/ambit/tools/kind/engine"
+	"github.com/ambit-mesh/ambit/tools/kind/node"
+	"github.com/ambit-mesh/ambit/tools/kind/steps"
+	"github.com/ambit-mesh/ambit/tools/kind/way"
+)
+
+// prepare builds what takes long, so that create is quick.
+func (t *tool) prepare(ctx context.Context) error {
+	w, err := t.way(ctx)
+	if err != nil {
+		return err
+	}
+	t.steps.Say("%s", w.Because)
+	switch w.Kind {
+	case way.Published:
+		_, err = t.builder.Kind(ctx)
+	case way.Built:
+		_, err = t.node(ctx)
+	}
+	return err
+}
+
+// node builds the node image and loads it into our own Docker, which is started for it.
+func (t *tool) node(ctx context.Context) (*node.Node, error) {
+	script := filepath.Join(t.root, "tools", "kind", "prereqs.sh")
+	if _, err := t.steps.Run(ctx, steps.Command{Title: "installing what a cluster needs", Args: []string{script}}); err != nil {
+		return nil, err
+	}
+	n, err := t.builder.Prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.engine.Start(ctx); err != nil {
+		return nil, err
+	}
+	c := t.cluster(t.engine.Host())
+	have, err := c.Docker(ctx, "images", "--quiet", n.Reference)
+	if err != nil || strings.TrimSpace(have) != "" {
+		return n, err
+	}
+	read, write := io.Pipe()
+	go func() { write.CloseWithError(n.Write(write)) }()
+	_, err = t.steps.Run(ctx, steps.Command{Title: "making the node image", Args: []string{"docker", "load", "--quiet"}, Env: c.Env(), In: read})
+	read.Close()
+	return n, err
+}
+
+func (t *tool) create(ctx context.Context, ask bool) error {
+	w, err := t.way(ctx)
+	if err != nil {
+		return err
+	}
+	t.steps.Say("%s", w.Because)
+	switch w.Kind {
+	case way.Given:
+		return t.confirm(ask)
+	case way.Published:
+		if _, err := t.builder.Kind(ctx); err != nil {
+			return err
+		}
+		return t.ensure(ctx, t.cluster(""), w.Kind, t.image)
+	default:
+		n, err := t.node(ctx)
+		if err != nil {
+			return err
+		}
+		t.shape.Cgroupfs = true
+		return t.ensure(ctx, t.cluster(t.engine.Host()), w.Kind, n.Reference)
+	}
+}
+
+// confirm lets a person think who has KUBECONFIG in the environment for other reasons.
+func (t *tool) confirm(ask bool) error {
+	info, err := os.Stdin.Stat()
+	if !ask || err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return nil
+	}
+	fmt.Fprintf(os.Stderr, "  KUBECONFIG=%s comes from your environment. Install Ambit into its current context? [y/N] ", t.given)
+	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	if strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y") {
+		return nil
+	}
+	return fmt.Errorf("left alone; KUBECONFIG= make kind makes a cluster of its own")
+}
+
+// ensure makes the cluster unless it is there and runs.
+func (t *tool) ensure(ctx context.Context, c *cluster.Cluster, kind way.Kind, image string) error {
+	nodes, running, err := c.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(t.note(c))
+	switch {
+	case running && err == nil:
+		t.steps.Say("the cluster %s is there: %s", c.Name, strings.Join(nodes, ", "))
+	default:
+		if len(nodes) > 0 {
+			t.steps.Say("the cluster %s is there, but stopped or unfinished: making it anew", c.Name)
+			if err := t.remove(ctx, c); err != nil {
+				return err
+			}
+		}
+		if err := t.make(ctx, c, kind, image); err != nil {
+			return err
+		}
+	}
+	if err := t.ensureForward(c, kind); err != nil {
+		return err
+	}
+	if err := c.Ready(ctx); err != nil {
+		return err
+	}
+	t.steps.Say("export KUBECONFIG=%s", c.Kubeconfig())
+	return nil
+}
+
+func (t *tool) make(ctx context.Context, c *cluster.Cluster, kind way.Kind, image string) error {
+	if kind == way.Built {
+		// The port is free on the machine's loopback as well, where the forwarder listens later.
+		l, port, err := engine.Listen(0)
+		if err != nil {
+			return err
+		}
+		l.Close()
+		t.shape.Port = port
+	}
+	if err := c.Create(ctx, t.shape, image); err != nil {
+		return err
+	}
+	return os.WriteFile(t.note(c), []byte(kind), 0o600)
+}
