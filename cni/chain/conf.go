@@ -46,8 +46,9 @@ func parseObject(data []byte) ([]member, error) {
 	return out, nil
 }
 
+// get returns the last of that name, as those who read JSON do.
 func get(o []member, key string) json.RawMessage {
-	for _, m := range o {
+	for _, m := range slices.Backward(o) {
 		if m.key == key {
 			return m.value
 		}
@@ -64,7 +65,7 @@ func text(o []member, key string) string {
 }
 
 func put(o []member, key string, value json.RawMessage) []member {
-	for i := range o {
+	for i := range slices.Backward(o) {
 		if o[i].key == key {
 			o = slices.Clone(o)
 			o[i].value = value
