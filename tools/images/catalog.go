@@ -106,5 +106,8 @@ func Catalog() []Image {
 	}, {
 		Name: "tracer", Text: "a collector of traces for tests of Ambit",
 		Programs: []Program{{Package: "./e2e/apps/ambit-tracer", Path: programs + "ambit-tracer"}}, User: nobody,
+	}, {
+		Name: "authorizer", Text: "somebody who decides about requests, for tests of Ambit",
+		Programs: []Program{{Package: "./e2e/apps/ambit-authorizer", Path: programs + "ambit-authorizer"}}, User: nobody,
 	}}
 }
