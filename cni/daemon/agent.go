@@ -26,49 +26,6 @@ import (
 // workers is how many pods are worked on at a time.
 const workers = 4
 
-// Source is where pods and namespaces come from, and where the annotation goes.
-type Source interface {
-	// Run tells sink what there is and what changes, until ctx ends.
-	Run(ctx context.Context, sink enroll.Sink) error
-	// Annotate sets the pod's redirection annotation; empty removes it.
-	Annotate(ctx context.Context, p enroll.Pod, value string) error
-}
-
-// Asker is a Source that can be asked about one pod before it tells of it by itself.
-type Asker interface {
-	Get(ctx context.Context, k enroll.Key) (enroll.Pod, map[string]string, error)
-}
-
-// Teller is a Source with a place for what the operator should see of a pod.
-type Teller interface {
-	Tell(ctx context.Context, p enroll.Pod, warning bool, reason, text string) error
-}
-
-// Sandboxes finds the network namespaces of pods that run, by the UID the node runs them under. Nothing found is
-// sandbox.ErrNotFound.
-type Sandboxes interface {
-	Open(uid string) (*netns.Netns, error)
-}
-
-// Installer keeps the plugin installed on the node.
-type Installer interface {
-	Run(ctx context.Context) error
-	// Err is what stands in the way of the runtime calling the plugin, and nil if it does.
-	Err() error
-	// Remove takes the plugin away again, after Run has ended.
-	Remove() error
-}
-
-// Parts are what an agent works with beside the kernel. Only Source is required.
-type Parts struct {
-	Source    Source
-	Sandboxes Sandboxes
-	Installer Installer
-	// Successor asks whether there will be another agent on this node when this one has ended; if not, it has to leave
-	// everything as it was before the mesh. Nil means yes.
-	Successor func(ctx context.Context) (bool, string)
-}
-
 // Agent is one node's agent.
 type Agent struct {
 	cfg     Config
@@ -325,54 +282,3 @@ func (a *Agent) enqueueAll() {
 		a.queue.Add(k)
 	}
 }
-
-// sink is the agent as its source sees it.
-type sink struct{ a *Agent }
-
-func (s sink) SetPod(p enroll.Pod) {
-	s.a.mu.Lock()
-	s.a.pods[p.Key()] = p
-	s.a.mu.Unlock()
-	s.a.metrics.events.WithLabelValues("pod").Inc()
-	s.a.queue.Add(p.Key())
-}
-
-func (s sink) DeletePod(k enroll.Key) {
-	s.a.mu.Lock()
-	delete(s.a.pods, k)
-	s.a.mu.Unlock()
-	s.a.metrics.events.WithLabelValues("delete").Inc()
-	s.a.queue.Add(k)
-}
-
-func (s sink) SetNamespace(name string, labels map[string]string) {
-	s.a.mu.Lock()
-	old, known := s.a.namespaces[name]
-	same := known && maps.Equal(old, labels)
-	s.a.namespaces[name] = labels
-	s.a.mu.Unlock()
-	if !same {
-		s.touch(name)
-	}
-}
-
-func (s sink) DeleteNamespace(name string) {
-	s.a.mu.Lock()
-	delete(s.a.namespaces, name)
-	s.a.mu.Unlock()
-	s.touch(name)
-}
-
-// touch looks again at every pod of a namespace.
-func (s sink) touch(name string) {
-	s.a.metrics.events.WithLabelValues("namespace").Inc()
-	s.a.mu.Lock()
-	defer s.a.mu.Unlock()
-	for k := range s.a.pods {
-		if k.Namespace == name {
-			s.a.queue.Add(k)
-		}
-	}
-}
-
-func (s sink) Synced() { close(s.a.synced) }

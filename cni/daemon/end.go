@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/ambit-mesh/ambit/cni/plugin"
 	"github.com/ambit-mesh/ambit/cni/redirect"
 )
 
@@ -25,6 +29,7 @@ func (a *Agent) end(ctx context.Context) error {
 	}
 	if ok && left {
 		err = errors.Join(err, redirect.Clear(a.cfg.BPF))
+		_ = os.Remove(a.cfg.BPF.Dir) // unless somebody has put something there
 	}
 	return err
 }
@@ -83,5 +88,20 @@ func (a *Agent) leave(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	errs = append(errs, a.sweep())
 	return errors.Join(append(errs, a.node.Remove())...)
+}
+
+// sweep removes what the agent and the plugin have put into the run folder, and the folder if it is empty then.
+func (a *Agent) sweep() error {
+	logs, _ := filepath.Glob(filepath.Join(a.cfg.RunDir, plugin.LogFile+"*")) // the pattern is good
+	var errs []error
+	for _, path := range append(logs, a.cfg.PluginSocket(), a.cfg.LogSocket(), a.cfg.ProxySocket) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	// A mounted folder cannot be removed from inside, and may hold what others put there.
+	_ = os.Remove(a.cfg.RunDir)
+	return errors.Join(errs...)
 }

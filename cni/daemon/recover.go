@@ -9,10 +9,8 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
-	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/cni/enroll"
 	"github.com/ambit-mesh/ambit/cni/redirect"
-	"github.com/ambit-mesh/ambit/cni/sandbox"
 )
 
 // recoverPods rebuilds what an earlier agent knew, from the pods' annotations and namespaces. It runs before any socket
@@ -103,16 +101,4 @@ func (a *Agent) clean(p enroll.Pod) {
 	if err := a.backend.Remove(ns); err != nil {
 		a.log.Warn("rules may be left in a pod outside of the mesh", "pod", p.Key(), "err", err)
 	}
-}
-
-// openPod opens the namespace of a pod that runs.
-func (a *Agent) openPod(p enroll.Pod) (*netns.Netns, error) {
-	if p.Netns != "" || a.parts.Sandboxes == nil {
-		return a.open(p.Netns)
-	}
-	ns, err := a.find(p)
-	if ns == nil && err == nil {
-		err = sandbox.ErrNotFound
-	}
-	return ns, err
 }

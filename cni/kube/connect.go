@@ -42,6 +42,10 @@ func Connect(a Access, log *slog.Logger) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	return connect(config, log)
+}
+
+func connect(config *rest.Config, log *slog.Logger) (*Cluster, error) {
 	config.UserAgent = "ambit-cni-agent"
 	// A whole node's pods may change at once; each costs a patch.
 	config.QPS, config.Burst = 50, 100
@@ -66,6 +70,7 @@ func Connect(a Access, log *slog.Logger) (*Cluster, error) {
 		return r, nil
 	}
 	c := &Cluster{config: config, log: log.With("area", "kube")}
+	var err error
 	if c.core, err = client(corev1.SchemeGroupVersion, "/api"); err != nil {
 		return nil, err
 	}

@@ -25,6 +25,9 @@ func (l *Log) Logger() *slog.Logger {
 // SetLevel follows plugin_log_level; what is not a level is ignored.
 func (l *Log) SetLevel(text string) { _ = l.level.UnmarshalText([]byte(text)) }
 
+// LogFile is the plugin's log, in the agent's run folder. istio/istio cni/pkg/plugin/plugin.go.
+const LogFile = "istio-cni.log"
+
 // Limits of the log.
 const (
 	maxLogFile = 10 << 20
@@ -37,7 +40,7 @@ func (l *Log) Deliver(ctx context.Context, dir string) error {
 	if l.buf.Len() == 0 || dir == "" {
 		return nil
 	}
-	return errors.Join(l.append(filepath.Join(dir, "istio-cni.log")), l.post(ctx, filepath.Join(dir, "log.sock")))
+	return errors.Join(l.append(filepath.Join(dir, LogFile)), l.post(ctx, filepath.Join(dir, "log.sock")))
 }
 
 func (l *Log) append(path string) error {

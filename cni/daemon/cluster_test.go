@@ -1,0 +1,352 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/api/netns/netnstest"
+	"github.com/ambit-mesh/ambit/cni/enroll"
+	"github.com/ambit-mesh/ambit/cni/plugin"
+	"github.com/ambit-mesh/ambit/cni/redirect"
+	"github.com/ambit-mesh/ambit/cni/sandbox"
+)
+
+// cluster plays everything an agent has on a cluster: an API server, a container runtime, a folder of CNI configurations.
+type cluster struct {
+	*world
+	mu         sync.Mutex
+	sink       enroll.Sink
+	annotated  map[enroll.Key]string
+	events     []string
+	late       map[enroll.Key]enroll.Pod // pods that Get knows and nobody was told of
+	sandboxes  map[string]*netns.Netns
+	successor  bool
+	installErr error
+	removed    bool
+	synced     chan struct{}
+}
+
+func newCluster(t *testing.T) *cluster {
+	c := &cluster{
+		world: newWorld(t), annotated: map[enroll.Key]string{}, late: map[enroll.Key]enroll.Pod{}, sandboxes: map[string]*netns.Netns{},
+		successor: true, synced: make(chan struct{}),
+	}
+	c.cfg.PodsDir, c.cfg.InCluster = "", true
+	return c
+}
+
+// Run implements Source.
+func (c *cluster) Run(ctx context.Context, sink enroll.Sink) error {
+	c.mu.Lock()
+	c.sink = sink
+	c.mu.Unlock()
+	sink.SetNamespace("shop", map[string]string{mesh.LabelDataplaneMode: mesh.DataplaneModeAmbient})
+	close(c.synced)
+	<-ctx.Done()
+	return nil
+}
+
+// Annotate implements Source.
+func (c *cluster) Annotate(_ context.Context, p enroll.Pod, value string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.annotated[p.Key()] = value
+	return nil
+}
+
+// Get implements Asker.
+func (c *cluster) Get(_ context.Context, k enroll.Key) (enroll.Pod, map[string]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.late[k]; ok {
+		return p, map[string]string{mesh.LabelDataplaneMode: mesh.DataplaneModeAmbient}, nil
+	}
+	return enroll.Pod{}, nil, errors.New("404")
+}
+
+// Tell implements Teller.
+func (c *cluster) Tell(_ context.Context, p enroll.Pod, _ bool, reason, text string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.events = append(c.events, p.Name+" "+reason+": "+text)
+	return nil
+}
+
+// Open implements Sandboxes.
+func (c *cluster) Open(uid string) (*netns.Netns, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ns := c.sandboxes[uid]; ns != nil {
+		return ns.Dup()
+	}
+	return nil, sandbox.ErrNotFound
+}
+
+// installer implements Installer.
+type installer struct{ c *cluster }
+
+func (i installer) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (i installer) Err() error {
+	i.c.mu.Lock()
+	defer i.c.mu.Unlock()
+	return i.c.installErr
+}
+func (i installer) Remove() error {
+	i.c.mu.Lock()
+	defer i.c.mu.Unlock()
+	i.c.removed = true
+	return nil
+}
+
+func (c *cluster) with(f func()) { c.mu.Lock(); defer c.mu.Unlock(); f() }
+
+func (c *cluster) start() (a *Agent, stop func()) {
+	c.t.Helper()
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	a, err := New(c.cfg, Parts{
+		Source: c, Sandboxes: c, Installer: installer{c},
+		Successor: func(context.Context) (bool, string) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.successor, "the test says so"
+		},
+	}, log, prometheus.NewRegistry())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(c.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				c.t.Error(err)
+			}
+		})
+	}
+	c.t.Cleanup(stop)
+	<-c.synced
+	return a, stop
+}
+
+func (c *cluster) sync(a *Agent) {
+	c.t.Helper()
+	c.sink.Synced()
+	c.eventually("agent ready", func() bool { return a.ready.Load() })
+}
+
+func (c *cluster) says(name, want string) {
+	c.t.Helper()
+	c.eventually("annotation of "+name+": "+want, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.annotated[enroll.Key{Namespace: "shop", Name: name}] == want
+	})
+}
+
+func shopPod(name, phase string, ips ...string) enroll.Pod {
+	p := enroll.Pod{UID: "uid-" + name, Namespace: "shop", Name: name, ServiceAccount: "till", Node: "node-1", Phase: phase}
+	for _, ip := range ips {
+		p.IPs = append(p.IPs, netip.MustParseAddr(ip))
+	}
+	return p
+}
+
+// status asks as tools do.
+func (c *cluster) status() Status {
+	c.t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", c.cfg.AdminSocket)
+	}}}
+	resp, err := client.Get("http://agent/status")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var s Status
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+// Pods that run when the agent comes for the first time, or whose sandbox was made without the plugin, are found.
+func TestRunningPodsAreFound(t *testing.T) {
+	c := newCluster(t)
+	web, again := netnstest.Make(t), netnstest.Make(t)
+	c.sandboxes["uid-web"], c.sandboxes["hash-static"] = web, netnstest.Make(t)
+	a, _ := c.start()
+	c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
+	c.sink.SetPod(shopPod("lost", "Running", "10.1.0.10"))
+	c.sink.SetPod(shopPod("coming", "Pending"))
+	static := shopPod("static", "Running", "10.1.0.11")
+	static.RuntimeUID = "hash-static"
+	c.sink.SetPod(static)
+	c.sync(a)
+	p := c.proxy()
+	c.says("web", "enabled")
+	c.says("static", "enabled")
+	c.captured(web, true)
+	if !p.has("uid-web", web.ID()) {
+		t.Error("the proxy does not have the pod")
+	}
+	// N of N: the one that nobody finds is wanted and not there, and the pod says so; the one that is made waits for the plugin.
+	c.eventually("an event", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.events) == 1 && strings.HasPrefix(c.events[0], "lost MeshCaptureFailed: ") && strings.Contains(c.events[0], "no process of the pod")
+	})
+	s := c.status()
+	if s.Pods != (Counts{Desired: 3, Captured: 2, Taken: 2}) || s.Proxies != 1 || !strings.Contains(s.Waiting["shop/lost"], "no process") || s.Plugin != "" {
+		t.Errorf("status %+v", s)
+	}
+	// Its process starts, and it is captured without being told of.
+	c.with(func() { c.sandboxes["uid-lost"] = netnstest.Make(t) })
+	c.says("lost", "enabled")
+
+	// The sandbox is made again behind our back: the pod has another address.
+	c.with(func() { c.sandboxes["uid-web"] = again })
+	c.sink.SetPod(shopPod("web", "Running", "10.1.0.77"))
+	c.eventually("the proxy has the other sandbox", func() bool { return p.has("uid-web", again.ID()) })
+	c.captured(again, true)
+}
+
+// A sandbox that is made again with the same address is found by looking now and then.
+func TestResyncFollowsSandboxes(t *testing.T) {
+	c := newCluster(t)
+	c.cfg.Resync = 20 * time.Millisecond
+	web, again := netnstest.Make(t), netnstest.Make(t)
+	c.sandboxes["uid-web"] = web
+	a, _ := c.start()
+	c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
+	c.sync(a)
+	p := c.proxy()
+	c.eventually("taken", func() bool { return p.has("uid-web", web.ID()) })
+	c.with(func() { c.sandboxes["uid-web"] = again })
+	c.eventually("followed", func() bool { return p.has("uid-web", again.ID()) })
+	c.eventually("captured", func() bool { return redirect.NFTables{}.Verify(again, c.options()) == nil })
+}
+
+// The runtime is quicker than the API server's news.
+func TestPluginBeforeTheSource(t *testing.T) {
+	c := newCluster(t)
+	ns := netnstest.Make(t)
+	c.late[enroll.Key{Namespace: "shop", Name: "web"}] = shopPod("web", "Pending")
+	a, _ := c.start()
+	c.sync(a)
+	p := c.proxy()
+	agent := plugin.Agent{RunDir: c.cfg.RunDir}
+	if e, err := agent.Check(t.Context(), "shop", "web"); err != nil || !e.Eligible || e.Captured {
+		t.Errorf("check: %+v %v", e, err)
+	}
+	if _, err := agent.Check(t.Context(), "shop", "who"); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("unknown: %v", err)
+	}
+	if err := agent.Add(t.Context(), plugin.Request{Netns: path(ns), PodName: "web", PodNamespace: "shop", IPs: []plugin.IPConfig{
+		{Address: net.IPNet{IP: net.IPv4(10, 1, 0, 9), Mask: net.CIDRMask(32, 32)}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	c.probed("10.1.0.9")
+	if e, err := agent.Check(t.Context(), "shop", "web"); err != nil || !e.Captured {
+		t.Errorf("check: %+v %v", e, err)
+	}
+	// Looking at it again does not take a pod for gone that was not told of yet.
+	a.queue.Add(enroll.Key{Namespace: "shop", Name: "web"})
+	waitFor(t.Context(), nil, 100*time.Millisecond)
+	if !p.has("uid-web", ns.ID()) || a.record(enroll.Key{Namespace: "shop", Name: "web"}) == nil {
+		t.Fatal("the pod was forgotten")
+	}
+	c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
+	c.says("web", "enabled")
+	c.sink.DeletePod(enroll.Key{Namespace: "shop", Name: "web"})
+	c.eventually("gone", func() bool { return p.lacks("uid-web") })
+}
+
+// An agent with a successor leaves everything, one without leaves nothing.
+func TestEnd(t *testing.T) {
+	for _, successor := range []bool{true, false} {
+		c := newCluster(t)
+		c.successor = successor
+		ns := netnstest.Make(t)
+		c.sandboxes["uid-web"] = ns
+		a, stop := c.start()
+		c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
+		c.sync(a)
+		c.proxy()
+		c.says("web", "enabled")
+		c.probed("10.1.0.9")
+		stop()
+		c.captured(ns, successor)
+		want := map[bool]string{true: "enabled", false: ""}[successor]
+		c.says("web", want)
+		if c.removed == successor {
+			t.Errorf("successor %v: plugin removed: %v", successor, c.removed)
+		}
+		n := redirect.NewNode(c.host, redirect.NodeOptions{ProbeIPv4: c.cfg.ProbeIPv4, ProbeIPv6: c.cfg.ProbeIPv6, ProbeUser: c.cfg.ProbeUser})
+		if err := n.Verify(); (err == nil) != successor {
+			t.Errorf("successor %v: the node's rules: %v", successor, err)
+		}
+		if _, err := os.Stat(c.cfg.PluginSocket()); (err == nil) != successor {
+			t.Errorf("successor %v: socket: %v", successor, err)
+		}
+	}
+}
+
+func TestReadinessNeedsThePlugin(t *testing.T) {
+	c := newCluster(t)
+	c.installErr = errors.New("10-x.conflist is no JSON")
+	a, _ := c.start()
+	c.sync(a)
+	get := func() (int, string) {
+		w := &recorder{}
+		a.readyz(w, nil)
+		return w.code, w.text
+	}
+	if code, text := get(); code != http.StatusServiceUnavailable || !strings.Contains(text, "10-x.conflist") {
+		t.Errorf("%d %s", code, text)
+	}
+	if s := c.status(); s.Plugin != "10-x.conflist is no JSON" {
+		t.Errorf("%+v", s)
+	}
+	c.with(func() { c.installErr = nil })
+	if code, text := get(); code != http.StatusOK {
+		t.Errorf("%d %s", code, text)
+	}
+}
+
+// recorder keeps an answer.
+type recorder struct {
+	code int
+	text string
+}
+
+func (r *recorder) Header() http.Header  { return http.Header{} }
+func (r *recorder) WriteHeader(code int) { r.code = code }
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.code == 0 {
+		r.code = http.StatusOK
+	}
+	r.text += string(b)
+	return len(b), nil
+}

@@ -1,0 +1,61 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ambit-mesh/ambit/api/netns"
+	"github.com/ambit-mesh/ambit/cni/enroll"
+	"github.com/ambit-mesh/ambit/cni/sandbox"
+)
+
+// find looks for the namespace of a pod that nobody told us of: one that runs since before this agent, or that the
+// runtime made without our plugin. Nil if the pod has none yet.
+func (a *Agent) find(pod enroll.Pod) (*netns.Netns, error) {
+	if a.parts.Sandboxes == nil {
+		return nil, nil
+	}
+	ns, err := a.parts.Sandboxes.Open(cmp.Or(pod.RuntimeUID, pod.UID))
+	switch {
+	case errors.Is(err, sandbox.ErrNotFound) && pod.Phase != "Running":
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("pod %s cannot be captured yet: %w", pod.Key(), err)
+	case ns.ID() == a.host.ID():
+		ns.Close()
+		return nil, fmt.Errorf("pod %s: its processes are in the node's own network namespace", pod.Key())
+	}
+	return ns, nil
+}
+
+// follow captures a pod anew whose sandbox was made again without our being told. The caller holds the pod's lock.
+func (a *Agent) follow(ctx context.Context, k enroll.Key) error {
+	pod, labels, ok := a.lookup(k)
+	rec := a.record(k)
+	if !ok || pod.UID != rec.pod.UID || pod.Netns != "" || pod.Terminal() || !a.cfg.Policy.Decide(pod, labels).Enrolled {
+		return nil
+	}
+	ns, err := a.find(pod)
+	if ns == nil || errors.Is(err, sandbox.ErrNotFound) {
+		return nil
+	}
+	if ns.ID() == rec.ns.ID() {
+		return ns.Close()
+	}
+	a.log.Warn("a pod runs in another sandbox than the one that was captured", "pod", k, "netns", ns.ID())
+	return a.enrol(ctx, pod, request{ns: ns, wait: a.proxies.Proxies() > 0, live: true})
+}
+
+// openPod opens the namespace of a pod that runs.
+func (a *Agent) openPod(p enroll.Pod) (*netns.Netns, error) {
+	if p.Netns != "" || a.parts.Sandboxes == nil {
+		return a.open(p.Netns)
+	}
+	ns, err := a.find(p)
+	if ns == nil && err == nil {
+		err = sandbox.ErrNotFound
+	}
+	return ns, err
+}

@@ -1,0 +1,79 @@
+package kube
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestSuccessor(t *testing.T) {
+	const set, node = "/apis/apps/v1/namespaces/ambit-system/daemonsets/agents", "/api/v1/nodes/node-1"
+	daemonset := func(meta, spec doc) doc {
+		return doc{"kind": "DaemonSet", "apiVersion": "apps/v1", "metadata": merge(doc{"name": "agents"}, meta), "spec": doc{"template": doc{"spec": spec}}}
+	}
+	linux := doc{"kind": "Node", "apiVersion": "v1", "metadata": doc{"name": "node-1", "labels": doc{"kubernetes.io/os": "linux"}}}
+	for name, c := range map[string]struct {
+		set, node doc
+		fail      int
+		want      bool
+		why       string
+	}{
+		"upgrade":            {set: daemonset(nil, nil), node: linux, want: true, why: "goes on"},
+		"deleted":            {node: linux, want: false, why: "there is no DaemonSet ambit-system/agents"},
+		"being deleted":      {set: daemonset(doc{"deletionTimestamp": "2026-01-01T00:00:00Z"}, nil), node: linux, want: false, why: "is being deleted"},
+		"not for this node":  {set: daemonset(nil, doc{"nodeSelector": doc{"mesh": "yes"}}), node: linux, want: false, why: "does not select node node-1"},
+		"for this node":      {set: daemonset(nil, doc{"nodeSelector": doc{"kubernetes.io/os": "linux"}}), node: linux, want: true},
+		"the node is gone":   {set: daemonset(nil, nil), want: true, why: "cannot be read"},
+		"account is gone":    {fail: 401, want: false, why: "account"},
+		"rights are gone":    {fail: 403, want: true, why: "cannot be read"},
+		"API server is away": {fail: 503, want: true, why: "cannot be read"},
+	} {
+		api, cluster := newServer(t)
+		api.set(set, c.set)
+		api.set(node, c.node)
+		api.fail(func(*http.Request) int { return c.fail })
+		got, why := NewSource(cluster, "node-1").Successor(t.Context(), "ambit-system", "agents")
+		if got != c.want || !strings.Contains(why, c.why) {
+			t.Errorf("%s: %v, %s", name, got, why)
+		}
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"zone": "a", "cpus": "8"}}}
+	r := func(key string, op corev1.NodeSelectorOperator, values ...string) corev1.NodeSelectorRequirement {
+		return corev1.NodeSelectorRequirement{Key: key, Operator: op, Values: values}
+	}
+	type term = corev1.NodeSelectorTerm
+	type reqs = []corev1.NodeSelectorRequirement
+	for name, c := range map[string]struct {
+		terms []term
+		want  bool
+	}{
+		"in":                  {[]term{{MatchExpressions: reqs{r("zone", "In", "a", "b")}}}, true},
+		"not in that one":     {[]term{{MatchExpressions: reqs{r("zone", "In", "b")}}}, false},
+		"all of a term":       {[]term{{MatchExpressions: reqs{r("zone", "In", "a"), r("arch", "Exists")}}}, false},
+		"one of the terms":    {[]term{{MatchExpressions: reqs{r("arch", "Exists")}}, {MatchExpressions: reqs{r("arch", "DoesNotExist")}}}, true},
+		"not in":              {[]term{{MatchExpressions: reqs{r("zone", "NotIn", "a")}}}, false},
+		"not in, not there":   {[]term{{MatchExpressions: reqs{r("arch", "NotIn", "a")}}}, true},
+		"more":                {[]term{{MatchExpressions: reqs{r("cpus", "Gt", "4")}}}, true},
+		"not more":            {[]term{{MatchExpressions: reqs{r("cpus", "Gt", "8")}}}, false},
+		"less":                {[]term{{MatchExpressions: reqs{r("cpus", "Lt", "9")}}}, true},
+		"not less":            {[]term{{MatchExpressions: reqs{r("cpus", "Lt", "8")}}}, false},
+		"no number":           {[]term{{MatchExpressions: reqs{r("zone", "Gt", "8")}}}, false},
+		"by name":             {[]term{{MatchFields: reqs{r("metadata.name", "In", "n1")}}}, true},
+		"by another name":     {[]term{{MatchFields: reqs{r("metadata.name", "In", "n2")}}}, false},
+		"an empty term":       {[]term{{}}, false},
+		"an unknown operator": {[]term{{MatchExpressions: reqs{r("zone", "Like", "a")}}}, false},
+	} {
+		spec := &corev1.PodSpec{Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: c.terms},
+		}}}
+		if got := places(spec, node); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
