@@ -27,7 +27,7 @@ type Report struct {
 	Key
 	Generation int64
 	Conditions []Condition
-	// Parents are those of a route, named as ParentName does.
+	// Parents are those of a route, named as ParentName does, or the Gateways that a policy matters to.
 	Parents []Parent
 	// Listeners are those of a ListenerSet.
 	Listeners []Listener
@@ -190,9 +190,12 @@ func (w *Writer) status(o Object, r Report) Object {
 	out := clone(o)
 	old, _ := o["status"].(map[string]any)
 	status := clone(old)
-	if isRoute(r.Kind) {
+	switch {
+	case isRoute(r.Kind):
 		status["parents"] = w.parents(o, old, r)
-	} else {
+	case hasAncestors(r.Kind):
+		status["ancestors"] = w.ancestors(old, r)
+	default:
 		status["conditions"] = w.conditions(old["conditions"], r.Generation, r.Conditions)
 	}
 	if len(r.Listeners) > 0 || status["listeners"] != nil {
@@ -205,8 +208,10 @@ func (w *Writer) status(o Object, r Report) Object {
 		}
 		status["addresses"] = list
 	}
-	for _, field := range []string{"conditions", "parents", "addresses", "listeners"} {
-		if list, ok := status[field].([]any); ok && len(list) == 0 {
+	for _, field := range []string{"conditions", "parents", "ancestors", "addresses", "listeners"} {
+		// A status of a route or policy must have its list; an empty one takes back what was there.
+		needed := (field == "parents" || field == "ancestors") && old[field] != nil
+		if list, ok := status[field].([]any); ok && len(list) == 0 && !needed {
 			delete(status, field)
 		}
 	}

@@ -9,6 +9,35 @@ import (
 
 func isRoute(kind string) bool { return strings.HasSuffix(kind, "Route") }
 
+// hasAncestors says whether a kind's status is that of a Gateway API policy: with an entry for each Gateway it matters to.
+func hasAncestors(kind string) bool { return kind == "BackendTLSPolicy" }
+
+// ancestors are the entries of others, and one of ours for each Gateway in the report.
+func (w *Writer) ancestors(old Object, r Report) []any {
+	list := []any{}
+	var before []Object
+	entries, _ := old["ancestors"].([]any)
+	for _, v := range entries {
+		a, _ := v.(map[string]any)
+		if a["controllerName"] != controller {
+			list = append(list, v)
+			continue
+		}
+		before = append(before, a)
+	}
+	for _, p := range r.Parents {
+		kind, name, _ := strings.Cut(p.Name, " ")
+		ns, name, _ := strings.Cut(name, "/")
+		ref := Object{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": ns, "name": name}
+		var then any
+		if j := slices.IndexFunc(before, func(a Object) bool { return reflect.DeepEqual(a["ancestorRef"], any(ref)) }); j >= 0 {
+			then = before[j]["conditions"]
+		}
+		list = append(list, Object{"ancestorRef": ref, "controllerName": controller, "conditions": w.conditions(then, r.Generation, p.Conditions)})
+	}
+	return list
+}
+
 // ParentName is how reports name a parentRef of an object in a namespace: kind, namespace/name, section and port.
 func ParentName(namespace string, ref Object) string {
 	kind, _ := ref["kind"].(string)

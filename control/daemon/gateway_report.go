@@ -13,8 +13,14 @@ func (g *gatewayRunner) report(of object.Key, r model.Report) {
 		return
 	}
 	out := gateways.Report{Namespace: of.Namespace, Name: of.Name, ListenerSets: r.Sets}
+	for _, c := range r.Conditions {
+		if c.Type != "Programmed" && c.Type != "Accepted" {
+			out.Conditions = append(out.Conditions, gateways.Condition{Type: c.Type, True: c.Status, Reason: c.Reason, Message: c.Message})
+		}
+	}
 	for _, l := range r.Listeners {
-		lr := gateways.ListenerReport{Name: l.Name, AttachedRoutes: l.Attached}
+		// Kinds that are known to be none are not the usual ones.
+		lr := gateways.ListenerReport{Name: l.Name, AttachedRoutes: l.Attached, SupportedKinds: []gateways.RouteKind{}}
 		for _, k := range l.Kinds {
 			lr.SupportedKinds = append(lr.SupportedKinds, gateways.RouteKind{Group: "gateway.networking.k8s.io", Kind: k})
 		}

@@ -98,6 +98,8 @@ type Report struct {
 	Listeners       []ListenerReport
 	// ListenerSets is how many of them add listeners.
 	ListenerSets int
+	// Conditions are written beside Accepted and Programmed.
+	Conditions []Condition
 	// Refused says why the Gateway as a whole is not accepted; empty means that it is.
 	Refused string
 }
@@ -134,7 +136,7 @@ func (r *Reconciler) Report(rep Report) {
 }
 
 func equalReport(a, b Report) bool {
-	return a.Refused == b.Refused && a.ListenerSets == b.ListenerSets && slices.EqualFunc(a.Listeners, b.Listeners, func(x, y ListenerReport) bool {
+	return a.Refused == b.Refused && a.ListenerSets == b.ListenerSets && slices.Equal(a.Conditions, b.Conditions) && slices.EqualFunc(a.Listeners, b.Listeners, func(x, y ListenerReport) bool {
 		return x.Name == y.Name && x.AttachedRoutes == y.AttachedRoutes && slices.Equal(x.SupportedKinds, y.SupportedKinds) && slices.Equal(x.Conditions, y.Conditions)
 	})
 }

@@ -357,3 +357,53 @@ spec: {parentRef: {name: way, namespace: shop}, listeners: [{name: extra, port: 
 		})
 	}
 }
+
+// TestReasons: what is wrong with a Gateway is told in the words of the Gateway API.
+func TestReasons(t *testing.T) {
+	run(t, func(w *world) {
+		edge := func(spec string) {
+			w.apply(`{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: way, namespace: shop, uid: u1, generation: 4},
+spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]` + spec + `}}`)
+		}
+		want := func(what, accepted, programmed string) {
+			t.Helper()
+			if a, p := w.condition("way", "Accepted"), w.condition("way", "Programmed"); a != accepted || p != programmed {
+				t.Errorf("%s: Accepted %s, Programmed %s; want %s, %s", what, a, p, accepted, programmed)
+			}
+		}
+		edge(`, addresses: [{type: example.com/x, value: name}]`)
+		want("an address of a strange type", "False UnsupportedAddress", "False Invalid")
+		edge(`, infrastructure: {parametersRef: {group: "", kind: ConfigMap, name: none}}`)
+		want("parameters that are not there", "False InvalidParameters", "False Invalid")
+		edge(`, addresses: [{value: 192.0.2.1}, {value: 192.0.2.2}]`)
+		w.apply(pod("True"))
+		want("addresses that are not given", "True Accepted", "False AddressNotUsable")
+		svc := copied(w.objects[Key{"Service", "shop", "way-istio"}])
+		svc["status"] = map[string]any{"loadBalancer": map[string]any{"ingress": []any{map[string]any{"ip": "192.0.2.2"}}}}
+		w.put(svc)
+		synctest.Wait()
+		want("one address of two", "True Accepted", "False AddressNotUsable")
+		edge(`, addresses: [{value: 192.0.2.2}]`)
+		want("the address that is given", "True Accepted", "True Programmed")
+		if w.addresses("way") != "192.0.2.2" {
+			t.Errorf("addresses %s", w.addresses("way"))
+		}
+		no := []Condition{{Type: "Accepted", Reason: "UnsupportedProtocol"}}
+		insecure := Condition{Type: "InsecureFrontendValidationMode", True: true, Reason: "ConfigurationChanged"}
+		w.r.Report(Report{Namespace: "shop", Name: "way", Listeners: []ListenerReport{{Name: "http", Conditions: no}}, Conditions: []Condition{insecure}})
+		synctest.Wait()
+		want("no good listener", "False ListenersNotValid", "True Programmed")
+		if got := w.condition("way", insecure.Type); got != "True ConfigurationChanged" {
+			t.Errorf("the report's condition is %q", got)
+		}
+		w.r.Report(Report{Namespace: "shop", Name: "way", ListenerSets: 2, Listeners: []ListenerReport{{Name: "http", Conditions: no}, {Name: "more"}}})
+		synctest.Wait()
+		want("one good listener", "True ListenersNotValid", "True Programmed")
+		if got := w.condition("way", insecure.Type); got != "" {
+			t.Errorf("a condition stays that the report has no more: %q", got)
+		}
+		if n := whole(w.objects[Key{"Gateway", "shop", "way"}], "status", "attachedListenerSets"); n != 2 {
+			t.Errorf("%d ListenerSets", n)
+		}
+	})
+}

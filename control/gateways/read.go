@@ -1,6 +1,7 @@
 package gateways
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -66,6 +67,9 @@ func keyOf(o Object) Key {
 	return Key{text(o, "kind"), text(o, "metadata", "namespace"), text(o, "metadata", "name")}
 }
 
+// errAddressType is what is wrong with an address of a kind of somebody else.
+var errAddressType = errors.New("IPAddress and Hostname are known")
+
 // readGateway reads what deploy needs to know, and the host name that stands for a Service somebody else runs.
 func readGateway(o Object) (g deploy.Gateway, manual string, err error) {
 	g = deploy.Gateway{
@@ -98,7 +102,7 @@ func readGateway(o Object) (g deploy.Gateway, manual string, err error) {
 			}
 			g.Addresses = append(g.Addresses, ip.String())
 		default:
-			return g, "", fmt.Errorf("spec.addresses[%d].type %q: IPAddress and Hostname are known", i, kind)
+			return g, "", fmt.Errorf("spec.addresses[%d].type %q: %w", i, kind, errAddressType)
 		}
 	}
 	return g, manual, nil

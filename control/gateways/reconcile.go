@@ -169,6 +169,9 @@ func (r *Reconciler) prune(ctx context.Context, id name, keep map[Key]bool) erro
 	return errors.Join(errs...)
 }
 
+// errParameters is about the overlay that a Gateway names.
+var errParameters = errors.New("spec.infrastructure.parametersRef")
+
 // overlays are those of the Gateway's class, then its own.
 func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, error) {
 	system := r.cfg.Deploy.SystemNamespace
@@ -181,12 +184,12 @@ func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, e
 	slices.SortFunc(maps, func(a, b Object) int { return strings.Compare(keyOf(a).Name, keyOf(b).Name) })
 	if ref, _ := at(doc, "spec", "infrastructure", "parametersRef").(map[string]any); ref != nil {
 		if text(ref, "kind") != "ConfigMap" || text(ref, "group") != "" {
-			return nil, fmt.Errorf("spec.infrastructure.parametersRef names a %s: name a ConfigMap of the Gateway's namespace", text(ref, "kind"))
+			return nil, fmt.Errorf("%w names a %s: name a ConfigMap of the Gateway's namespace", errParameters, text(ref, "kind"))
 		}
 		k := Key{"ConfigMap", g.Namespace, text(ref, "name")}
 		own := r.get(k)
 		if own == nil {
-			return nil, fmt.Errorf("spec.infrastructure.parametersRef: there is no %s", k)
+			return nil, fmt.Errorf("%w: there is no %s", errParameters, k)
 		}
 		maps = append(maps, own)
 	}

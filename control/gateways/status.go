@@ -1,6 +1,7 @@
 package gateways
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -18,6 +19,9 @@ const (
 	reasonProgrammed  = "Programmed"
 	reasonUnassigned  = "AddressNotAssigned"
 	reasonUnusable    = "AddressNotUsable"
+	reasonUnsupported = "UnsupportedAddress"
+	reasonParameters  = "InvalidParameters"
+	reasonListeners   = "ListenersNotValid"
 	reasonNoResources = "NoResources"
 )
 
@@ -29,15 +33,21 @@ func (r *Reconciler) statusOf(doc, old Object, out outcome) Object {
 	r.mu.Unlock()
 	accepted := Condition{Type: "Accepted", True: true, Reason: reasonAccepted, Message: "The gateway is run by Ambit"}
 	switch {
+	case errors.Is(out.refused, errAddressType):
+		accepted = Condition{Type: "Accepted", Reason: reasonUnsupported, Message: out.refused.Error()}
+	case errors.Is(out.refused, errParameters):
+		accepted = Condition{Type: "Accepted", Reason: reasonParameters, Message: out.refused.Error()}
 	case out.refused != nil:
 		accepted = Condition{Type: "Accepted", Reason: reasonInvalid, Message: out.refused.Error()}
 	case report.Refused != "":
 		accepted = Condition{Type: "Accepted", Reason: reasonInvalid, Message: report.Refused}
+	default:
+		accepted = withListeners(accepted, report)
 	}
 	addresses, programmed := r.programmed(old, out)
 	generation := whole(doc, "metadata", "generation")
 	status := clone(old)
-	status["conditions"] = r.conditions(old, generation, []Condition{accepted, programmed})
+	status["conditions"] = r.conditions(withoutUnsaid(old, report.Conditions), generation, append([]Condition{accepted, programmed}, report.Conditions...))
 	status["listeners"] = r.listeners(doc, old, report, generation, programmed)
 	if report.ListenerSets > 0 || status["attachedListenerSets"] != nil {
 		status["attachedListenerSets"] = int64(report.ListenerSets)
@@ -48,6 +58,38 @@ func (r *Reconciler) statusOf(doc, old Object, out outcome) Object {
 		status["addresses"] = addresses
 	}
 	return status
+}
+
+// withListeners is a Gateway's acceptance in view of its listeners': one that is good is enough.
+func withListeners(accepted Condition, report Report) Condition {
+	good, bad := report.ListenerSets, 0
+	for _, l := range report.Listeners {
+		if slices.ContainsFunc(l.Conditions, func(c Condition) bool { return c.Type == "Accepted" && !c.True }) {
+			bad++
+		} else {
+			good++
+		}
+	}
+	switch {
+	case bad == 0:
+	case good == 0:
+		return Condition{Type: "Accepted", Reason: reasonListeners, Message: "None of its listeners is accepted; their conditions say why"}
+	default:
+		accepted.Reason, accepted.Message = reasonListeners, fmt.Sprintf("%d of its listeners are not accepted; their conditions say why", bad)
+	}
+	return accepted
+}
+
+// withoutUnsaid is a status without those conditions that only a report has and that it does not have any more.
+func withoutUnsaid(old Object, said []Condition) Object {
+	out := clone(old)
+	list, _ := at(old, "conditions").([]any)
+	out["conditions"] = slices.DeleteFunc(slices.Clone(list), func(v any) bool {
+		c, _ := v.(map[string]any)
+		return (c["type"] == "ResolvedRefs" || c["type"] == "InsecureFrontendValidationMode") &&
+			!slices.ContainsFunc(said, func(s Condition) bool { return s.Type == c["type"] })
+	})
+	return out
 }
 
 // programmed says where the Gateway is reached and whether it is.
@@ -67,18 +109,34 @@ func (r *Reconciler) programmed(old Object, out outcome) ([]any, Condition) {
 	}
 	svc := r.get(out.service)
 	addresses := r.addresses(svc, out)
+	missing := lacking(svc, addresses, out.g.Addresses)
 	ready, pods, why := r.ready(out)
 	switch {
 	case svc == nil:
 		return nil, no(reasonUnassigned, "there is no %s yet", out.service)
-	case addresses == nil:
+	case addresses == nil && missing == "":
 		return nil, no(reasonUnassigned, "%s has no address yet", out.service)
+	case missing != "":
+		return nil, no(reasonUnusable, "spec.addresses asks for %s, and the Service did not get it", missing)
 	case ready == 0 && (len(before) == 0 || !sameAddresses(before, addresses)):
 		return nil, no(reasonUnusable, "none of its pods is ready (%d of %d)%s", ready, pods, why)
 	case ready == 0:
 		return addresses, no(reasonUnusable, "none of its pods is ready (%d of %d)%s", ready, pods, why)
 	}
 	return addresses, Condition{Type: "Programmed", True: true, Reason: reasonProgrammed, Message: fmt.Sprintf("Resource programmed, %d of %d pods are ready", ready, pods)}
+}
+
+// lacking is the first address of those asked for that a LoadBalancer does not have.
+func lacking(svc Object, addresses []any, wanted []string) string {
+	if text(svc, "spec", "type") != "LoadBalancer" {
+		return ""
+	}
+	for _, w := range wanted {
+		if !slices.ContainsFunc(addresses, func(v any) bool { a, _ := v.(map[string]any); return a["value"] == w }) {
+			return w
+		}
+	}
+	return ""
 }
 
 func sameAddresses(a, b []any) bool {

@@ -174,17 +174,17 @@ func covers(a, b string) bool {
 	return ok && strings.HasSuffix(b, suffix) && len(b) > len(suffix)
 }
 
-// publish makes what a route is attached to known.
-func (m *Model) publish(u *unit, now []topic) {
+// publish makes known what a route is attached to, or that a Gateway uses a service: by is on the lists of the topics.
+func (m *Model) publish(u *unit, by object.Key, now []topic) {
 	for _, t := range u.found {
 		if !slices.Contains(now, t) {
-			drop(m.attached, t, u.id.key)
+			drop(m.attached, t, by)
 			m.graph.touch(t)
 		}
 	}
 	for _, t := range now {
 		if !slices.Contains(u.found, t) {
-			put(m.attached, t, u.id.key)
+			put(m.attached, t, by)
 			m.graph.touch(t)
 		}
 	}
@@ -232,7 +232,7 @@ func (m *Model) buildVirtualHost(r *reader, gw gatewayName, name, host string) p
 		switch o := o.(type) {
 		case *object.HTTPRoute:
 			for i := range o.Rules {
-				rule := m.httpRule(r, o, &o.Rules[i], gw, true, port)
+				rule := m.httpRule(r, o, &o.Rules[i], gw, true, port, object.Key{})
 				ranked = append(ranked, rankRules(rule, &o.Meta, len(ranked))...)
 			}
 		case *object.StreamRoute:

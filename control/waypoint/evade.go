@@ -39,7 +39,7 @@ func (r *reader) evaded(gw gatewayName, h model.Host) string {
 	return "" // those of the Gateway apply to both
 }
 
-// evades is why a route may not lead from a service of namespace ns to another one, nil when it may.
+// evades is why a route may not lead from a service of namespace ns, or from a consumer's namespace, to another service; nil when it may.
 func (r *reader) evades(gw gatewayName, route object.Key, ns string, h model.Host) *trouble {
 	if ns == h.Namespace || route.Namespace == gw.ns {
 		return nil
@@ -70,13 +70,13 @@ func (r *reader) permitted(route, to object.Key) bool {
 	return false
 }
 
-// keepIn breaks a backend that would lead past policies.
-func (r *reader) keepIn(gw gatewayName, route object.Key, ns string, b *facts.Backend) {
+// keepIn breaks a backend that would lead past policies. Those of the service itself, own, have been asked already.
+func (r *reader) keepIn(gw gatewayName, route object.Key, ns string, own object.Key, b *facts.Backend) {
 	if b == nil || b.Broken != "" {
 		return
 	}
 	h, ok := r.host(b.Namespace, b.Hostname)
-	if !ok {
+	if !ok || h.Object == own {
 		return
 	}
 	if t := r.evades(gw, route, ns, h); t != nil {
@@ -92,20 +92,20 @@ func (r *reader) reportBackend(rep *model.Report, o object.Object, ref *object.B
 	}
 	for _, name := range r.namesOf(parent) {
 		if own, ok := r.host(parent.Namespace, name); ok {
-			return r.reportEvasion(rep, o.Key(), own, h)
+			return r.reportEvasion(rep, o.Key(), o.Metadata().Namespace, own, h)
 		}
 	}
 	return nil
 }
 
-// reportEvasion is why a route for a service may not lead to another one. Where it may, its owner is warned of policies
+// reportEvasion is why a route for a service, written by namespace ns, may not lead to another one. Where it may, its owner is warned of policies
 // that it leads past.
-func (r *reader) reportEvasion(rep *model.Report, route object.Key, own, to model.Host) *trouble {
+func (r *reader) reportEvasion(rep *model.Report, route object.Key, ns string, own, to model.Host) *trouble {
 	for _, gw := range []gatewayName{gatewayOf(own.Waypoint), gatewayOf(own.Canary)} {
 		if gw == (gatewayName{}) || own.Object == to.Object {
 			continue
 		}
-		if t := r.evades(gw, route, own.Namespace, to); t != nil {
+		if t := r.evades(gw, route, ns, to); t != nil {
 			return t
 		}
 		if policy := r.evaded(gw, to); policy != "" {

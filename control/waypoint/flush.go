@@ -59,13 +59,19 @@ func (m *Model) compute(out Output, u *unit) {
 	case gatewayPhase:
 		msg = m.buildGateway(r, u.id.gw)
 	case attachPhase:
-		m.publish(u, m.buildAttachment(r, u.id.gw, u.id.key))
+		m.publish(u, u.id.key, m.buildAttachment(r, u.id.gw, u.id.key))
 	case hostPhase:
 		msg = m.buildVirtualHost(r, u.id.gw, u.id.key.Name, u.id.host)
 	case servicePhase:
 		msg = m.buildService(r, u.id.gw, hostName{u.id.key.Namespace, u.id.host})
 	case destinationPhase:
-		msg = m.buildDestination(r, u.id.gw, hostName{u.id.key.Namespace, u.id.host})
+		name := hostName{u.id.key.Namespace, u.id.host}
+		msg = m.buildDestination(r, u.id.gw, name)
+		if isNil(msg) {
+			m.publish(u, u.id.gw.key(), nil)
+		} else {
+			m.publish(u, u.id.gw.key(), []topic{named(usedBy, name.ns, name.host)})
+		}
 	case secretPhase:
 		msg = m.buildSecret(r, u.id.gw, u.id.key)
 	case reportPhase:
@@ -88,10 +94,13 @@ func isNil(m proto.Message) bool { return m == nil || !m.ProtoReflect().IsValid(
 func (m *Model) takeBack(out Output, u *unit) {
 	switch u.id.phase {
 	case attachPhase:
-		m.publish(u, nil)
+		m.publish(u, u.id.key, nil)
 	case reportPhase:
 		m.say(out, u.id.key, model.Report{})
 	default:
+		if u.id.phase == destinationPhase {
+			m.publish(u, u.id.gw.key(), nil)
+		}
 		if u.sum != 0 {
 			out.RemoveFact(resource(u.id))
 			u.sum = 0

@@ -31,7 +31,7 @@ const (
 	boundTo  // what is behind a Gateway
 	// What units find out for later ones.
 	attachedTo // routes of one hostname of one listener
-	attachedBy // what a route is attached to
+	usedBy     // Gateways that talk to a hostname in one namespace
 	theKeys    // a key set fetched by address, by those who need it
 	keysNews   // the same, by those who only talk about it
 	theMesh    // mesh configuration

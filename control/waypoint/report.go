@@ -18,6 +18,9 @@ const (
 	condProgrammed   = "Programmed"
 	condResolvedRefs = "ResolvedRefs"
 	condConflicted   = "Conflicted"
+	// condInsecure is on Gateways that take clients without a certificate that is good. Gateway API
+	// GatewayConditionInsecureFrontendValidationMode
+	condInsecure = "InsecureFrontendValidationMode"
 )
 
 // buildReport is what there is to say about an object.
@@ -85,10 +88,34 @@ func (m *Model) reportGateway(r *reader, rep *model.Report, g *object.Gateway) {
 			rep.Listeners = append(rep.Listeners, m.reportListener(r, rep, g, l))
 		}
 	}
+	m.reportGatewayTLS(r, rep, g)
 	taken, t := r.sets(g)
 	rep.Sets = taken
 	if t > 0 {
 		rep.Warn(status.ListenerUnusable, "spec.allowedListeners", fmt.Sprintf("%d ListenerSets name this Gateway but may not add to it", t), "admit their namespaces in spec.allowedListeners, or delete them")
+	}
+}
+
+// reportGatewayTLS is about what a Gateway shows to backends and asks of clients.
+func (m *Model) reportGatewayTLS(r *reader, rep *model.Report, g *object.Gateway) {
+	if g.BackendCertificate != (object.Ref{}) {
+		if _, t := r.certificate(g.Key(), g.BackendCertificate); t != nil {
+			reason := t.reason
+			if reason == "InvalidCertificateRef" {
+				reason = "InvalidClientCertificateRef"
+			}
+			rep.Say(condResolvedRefs, false, reason, t.text)
+			rep.Warn(status.CertificateMissing, "spec.tls.backend.clientCertificateRef", t.text, "see that it exists and may be named; until then connections to backends with TLS fail")
+		} else {
+			rep.Say(condResolvedRefs, true, "ResolvedRefs", "")
+		}
+	}
+	insecure := g.ClientTLS != nil && g.ClientTLS.Optional
+	for _, v := range g.ClientTLSPorts {
+		insecure = insecure || v != nil && v.Optional
+	}
+	if insecure {
+		rep.Say(condInsecure, true, "ConfigurationChanged", "Clients without a certificate that can be verified are let in: spec.tls.frontend says AllowInsecureFallback")
 	}
 }
 
@@ -138,6 +165,10 @@ func (m *Model) reportListener(r *reader, rep *model.Report, g *object.Gateway, 
 	field := "spec.listeners[" + l.spec.Name + "]"
 	p.Attached = r.countAttached(listenerTopic(gatewayOf(g.Key()), l.name))
 	good := true
+	var authority *trouble // with what clients are verified against
+	if l.protocol == facts.Listener_HTTPS || l.protocol == facts.Listener_TLS {
+		_, _, authority = r.clientCA(g, l)
+	}
 	switch {
 	case !l.protocolKnown:
 		good = false
@@ -147,6 +178,9 @@ func (m *Model) reportListener(r *reader, rep *model.Report, g *object.Gateway, 
 		good = false
 		p.Say(condAccepted, false, l.conflict.reason, l.conflict.text)
 		rep.Warn(status.ListenerUnusable, field, l.conflict.text, "change its port or hostname; until then it serves nothing")
+	case authority != nil:
+		good = false
+		p.Say(condAccepted, false, "NoValidCACertificate", authority.text)
 	default:
 		p.Say(condAccepted, true, "Accepted", "")
 	}
@@ -162,8 +196,11 @@ func (m *Model) reportListener(r *reader, rep *model.Report, g *object.Gateway, 
 			refs = troubles[0]
 			good = good && len(names) > 0
 		}
-		if _, _, t := r.clientCA(g, l); t != nil && refs == nil {
-			refs, good = t, false
+		if authority != nil && refs == nil {
+			refs = authority
+			if refs.reason == "InvalidKind" {
+				refs = &trouble{"InvalidCACertificateKind", refs.text}
+			}
 		}
 	}
 	if len(l.badKinds) > 0 {

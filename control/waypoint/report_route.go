@@ -111,9 +111,9 @@ func (r *reader) reportServiceParent(rep *model.Report, part *model.Part, o obje
 	case get[object.Object](r, k) == nil:
 		refuse(status.ParentNotFound, "NoMatchingParent", "there is no "+k.String(), "correct the name, or create the object")
 		return
-	case o.Metadata().Namespace != k.Namespace:
-		refuse(status.RouteNotCarriedOut, "ConsumerRouteNotSupported", "a route in another namespace than its Service is for the clients of that namespace alone, and a waypoint serves all clients: it has no effect",
-			"put the route into namespace "+k.Namespace)
+	case o.Metadata().Namespace != k.Namespace && !isHTTPRoute(o):
+		refuse(status.RouteNotCarriedOut, "ConsumerRouteNotSupported", "a route in another namespace than its Service is for the clients of that namespace alone, which is carried out for requests, not for connections: it has no effect",
+			"put the route into namespace "+k.Namespace+", or write an HTTPRoute or GRPCRoute")
 		return
 	case p.Port != 0 && !hasPort(r.ports(k), uint32(p.Port)):
 		refuse(status.ParentNotFound, "NoMatchingParent", fmt.Sprintf("%s has no port %d", k, p.Port), "correct the port")
@@ -128,6 +128,9 @@ func (r *reader) reportServiceParent(rep *model.Report, part *model.Part, o obje
 	}
 	rep.Warn(status.RouteNotCarriedOut, field, k.String()+" has no waypoint: nothing carries the route out", "give it one: label "+mesh.LabelUseWaypoint+" on it or on its namespace")
 }
+
+// isHTTPRoute: the route is about requests.
+func isHTTPRoute(o object.Object) bool { _, ok := o.(*object.HTTPRoute); return ok }
 
 // reportGatewayParent is about a route at the edge. It returns false when the Gateway is not of this mesh.
 func (r *reader) reportGatewayParent(rep *model.Report, part *model.Part, o object.Object, p object.ParentRef, field string) bool {
@@ -207,7 +210,7 @@ func (m *Model) reportVirtualService(r *reader, rep *model.Report, v *object.Vir
 		if h, ok := r.host(c.Namespace, c.Hostname); ok && c.Broken == "" {
 			for _, host := range v.Hosts {
 				if own, ok := r.find(v.Namespace, host); ok {
-					if t := r.reportEvasion(rep, v.Key(), own, h); t != nil {
+					if t := r.reportEvasion(rep, v.Key(), own.Namespace, own, h); t != nil {
 						texts = appendOnce(texts, t.text)
 					}
 				}
@@ -288,26 +291,5 @@ func (m *Model) reportDestinationRule(r *reader, rep *model.Report, d *object.De
 		if _, ok := r.find(d.Namespace, d.Host); !ok {
 			rep.Warn(status.HostNotFound, "spec.host", "there is no service "+d.Host, "correct the host, or create the service; a short name is one of namespace "+d.Namespace)
 		}
-	}
-}
-
-func (m *Model) reportBackendTLS(r *reader, rep *model.Report, p *object.BackendTLSPolicy) {
-	for i, t := range p.TargetRefs {
-		k := targetKey(p.Namespace, t)
-		part := model.Part{Name: k.String()}
-		switch {
-		case get[object.Object](r, k) == nil:
-			part.Say(condAccepted, false, "TargetNotFound", "there is no "+k.String())
-			rep.Warn(status.TargetNotFound, fmt.Sprintf("spec.targetRefs[%d]", i), "there is no "+k.String(), "correct the name, or create the Service")
-		default:
-			part.Say(condAccepted, true, "Accepted", "")
-		}
-		if tls := r.tlsOf(p); tls.Broken != "" {
-			part.Say(condResolvedRefs, false, "InvalidCACertificateRef", tls.Broken)
-			rep.Warn(status.CertificateMissing, "spec.validation.caCertificateRefs", tls.Broken+": connections fail rather than go unverified", "create the ConfigMap with key ca.crt")
-		} else {
-			part.Say(condResolvedRefs, true, "ResolvedRefs", "")
-		}
-		rep.Parents = append(rep.Parents, part)
 	}
 }

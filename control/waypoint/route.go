@@ -36,6 +36,11 @@ func (m *Model) route(r *reader, t *target) {
 	slices.SortStableFunc(blocks, func(a, b block) int {
 		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.ns, b.ns), strings.Compare(a.name, b.name))
 	})
+	if http {
+		if t.port.Http = m.consumerRules(r, t); len(t.port.Http) > 0 && !slices.ContainsFunc(blocks, func(b block) bool { return len(b.http) > 0 }) {
+			t.port.Http = append(t.port.Http, toItself(t))
+		}
+	}
 	for _, b := range blocks {
 		if http {
 			t.port.Http = append(t.port.Http, b.http...)
@@ -47,7 +52,7 @@ func (m *Model) route(r *reader, t *target) {
 	t.port.Routed = len(t.port.Http)+len(t.port.Stream) > 0
 }
 
-// routeBlock is what routes of the Gateway API say about a port, nil when they say nothing.
+// routeBlock is what routes of the Gateway API in the namespace of a service say about a port, nil when they say nothing.
 func (m *Model) routeBlock(r *reader, t *target) *block {
 	list := topic{routesOf, t.host.Object}
 	b := &block{}
@@ -60,16 +65,16 @@ func (m *Model) routeBlock(r *reader, t *target) *block {
 	for _, o := range list_(r, list) {
 		switch o := o.(type) {
 		case *object.HTTPRoute:
-			if o.Namespace != t.host.Namespace || !refersTo(o.Parents, t) {
-				continue // a consumer's route: for its own clients, which have no proxy here
+			if isConsumer(o, t) || !refersTo(o.Parents, t) {
+				continue
 			}
 			seen(&o.Meta)
 			for i := range o.Rules {
-				ranked = append(ranked, rankRules(m.httpRule(r, o, &o.Rules[i], t.gw, false, t.port.Number), &o.Meta, len(ranked))...)
+				ranked = append(ranked, rankRules(m.httpRule(r, o, &o.Rules[i], t.gw, false, t.port.Number, t.host.Object), &o.Meta, len(ranked))...)
 			}
 		case *object.StreamRoute:
-			if o.Namespace != t.host.Namespace || !refersTo(o.Parents, t) {
-				continue
+			if isConsumer(o, t) || !refersTo(o.Parents, t) {
+				continue // what a connection carries does not say for whom it is: consumers have routes for requests only
 			}
 			seen(&o.Meta)
 			for i := range o.Rules {
@@ -95,14 +100,14 @@ func refersTo(parents []object.ParentRef, t *target) bool {
 
 // httpRule is a rule of an HTTPRoute with its references resolved. At the edge references into other namespaces must be
 // granted: behind a waypoint they need not be, as in Istio (pilot/pkg/config/kube/gateway convertHTTPRoute,
-// enforceRefGrant). port is the one that requests come to.
-func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule, gw gatewayName, edge bool, port uint32) *facts.HTTPRule {
+// enforceRefGrant). port is the one that requests come to, own the service, if there is one before the route.
+func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule, gw gatewayName, edge bool, port uint32, own object.Key) *facts.HTTPRule {
 	out := proto.Clone(rule.Rule).(*facts.HTTPRule)
 	out.Origin = origin(o, out.Origin, rule.Name)
 	for i, b := range out.GetForward().GetBackends() {
 		if i < len(rule.Backends) {
 			r.resolve(o, &rule.Backends[i], b, gw, edge)
-			r.keepIn(gw, o.Key(), o.Namespace, b)
+			r.keepIn(gw, o.Key(), o.Namespace, own, b)
 		}
 	}
 	mirrors := out.Mirrors[:0]
@@ -112,7 +117,7 @@ func (m *Model) httpRule(r *reader, o *object.HTTPRoute, rule *object.RouteRule,
 				mirror.To = &facts.Backend{}
 			}
 			r.resolve(o, &rule.Mirrors[i], mirror.To, gw, edge)
-			r.keepIn(gw, o.Key(), o.Namespace, mirror.To)
+			r.keepIn(gw, o.Key(), o.Namespace, own, mirror.To)
 		}
 		if mirror.To.GetBroken() == "" {
 			mirrors = append(mirrors, mirror)
@@ -138,7 +143,7 @@ func (m *Model) streamRule(r *reader, o *object.StreamRoute, rule *object.Stream
 	for i, b := range out.Backends {
 		if i < len(rule.Backends) {
 			r.resolve(o, &rule.Backends[i], b, gw, edge)
-			r.keepIn(gw, o.Key(), o.Namespace, b)
+			r.keepIn(gw, o.Key(), o.Namespace, object.Key{}, b)
 		}
 	}
 	return out

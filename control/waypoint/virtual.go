@@ -115,14 +115,14 @@ func holds(s object.MatchScope, t *target) bool {
 func (m *Model) resolveVirtual(r *reader, root, v *object.VirtualService, rule *facts.HTTPRule, t *target) {
 	for _, b := range rule.GetForward().GetBackends() {
 		r.resolveHost(v.Namespace, b, t.gw, t.port.Number)
-		r.keepIn(t.gw, root.Key(), t.host.Namespace, b)
+		r.keepIn(t.gw, root.Key(), t.host.Namespace, t.host.Object, b)
 	}
 	rule.Mirrors = slices.DeleteFunc(rule.Mirrors, func(mirror *facts.Mirror) bool {
 		if mirror.To == nil {
 			return true
 		}
 		r.resolveHost(v.Namespace, mirror.To, t.gw, t.port.Number)
-		r.keepIn(t.gw, root.Key(), t.host.Namespace, mirror.To)
+		r.keepIn(t.gw, root.Key(), t.host.Namespace, t.host.Object, mirror.To)
 		return mirror.To.Broken != ""
 	})
 }
@@ -135,7 +135,7 @@ func (m *Model) virtualStream(r *reader, v *object.VirtualService, s *object.Vir
 	rule.Origin = origin(v, rule.Origin, "")
 	for _, b := range rule.Backends {
 		r.resolveHost(v.Namespace, b, t.gw, t.port.Number)
-		r.keepIn(t.gw, v.Key(), t.host.Namespace, b)
+		r.keepIn(t.gw, v.Key(), t.host.Namespace, t.host.Object, b)
 	}
 	return rule
 }
