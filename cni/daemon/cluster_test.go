@@ -10,12 +10,14 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/netns"
@@ -281,6 +283,49 @@ func TestPluginBeforeTheSource(t *testing.T) {
 	c.says("web", "enabled")
 	c.sink.DeletePod(enroll.Key{Namespace: "shop", Name: "web"})
 	c.eventually("gone", func() bool { return p.lacks("uid-web") })
+}
+
+// The runtime's path of a namespace is one of the node's, which the agent may not have.
+func TestPathsOfTheNode(t *testing.T) {
+	c := newCluster(t)
+	ns := netnstest.Make(t)
+	c.cfg.ProcDir = t.TempDir()
+	node := filepath.Join(c.cfg.ProcDir, "1/root")
+	for _, dir := range []string{node + "/run/netns", node + "/var", c.cfg.ProcDir + "/77/ns"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for at, to := range map[string]string{node + "/var/run": "/run", c.cfg.ProcDir + "/77/ns/net": path(ns)} {
+		if err := os.Symlink(to, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(node+"/run/netns/cni-x", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(path(ns), node+"/run/netns/cni-x", "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("a namespace cannot be mounted: %v", err)
+	}
+	defer unix.Unmount(node+"/run/netns/cni-x", 0)
+	a := &Agent{cfg: c.cfg, host: c.host}
+	for p, want := range map[string]string{"/var/run/netns/cni-x": "", "/run/netns/cni-x": "", "/proc/77/ns/net": "", "/var/run/netns/gone": "on the node: no such file"} {
+		got, err := a.open(p)
+		if want != "" {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", p, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", p, err)
+			continue
+		}
+		if got.ID() != ns.ID() {
+			t.Errorf("%s is %s, not %s", p, got.ID(), ns.ID())
+		}
+		got.Close()
+	}
 }
 
 // An agent with a successor leaves everything, one without leaves nothing.

@@ -5,6 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/cni/enroll"
@@ -58,4 +64,27 @@ func (a *Agent) openPod(p enroll.Pod) (*netns.Netns, error) {
 		err = sandbox.ErrNotFound
 	}
 	return ns, err
+}
+
+// openPath opens a namespace by the path that the runtime knows. What the agent does not see there it looks for where the
+// node's first process does: which folders runtimes use for that differs.
+func (a *Agent) openPath(path string) (*netns.Netns, error) {
+	ns, err := netns.Open(path)
+	if !errors.Is(err, fs.ErrNotExist) || !a.cfg.OnCluster() || path == "" {
+		return ns, err
+	}
+	if rest, ok := strings.CutPrefix(path, "/proc/"); ok {
+		return netns.Open(filepath.Join(a.cfg.ProcDir, rest))
+	}
+	root, rootErr := os.Open(filepath.Join(a.cfg.ProcDir, "1/root"))
+	if rootErr != nil {
+		return nil, errors.Join(err, rootErr)
+	}
+	defer root.Close()
+	// Symbolic links (/var/run) mean what they mean on the node.
+	fd, openErr := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if openErr != nil {
+		return nil, errors.Join(err, fmt.Errorf("on the node: %w", openErr))
+	}
+	return netns.New(os.NewFile(uintptr(fd), path))
 }

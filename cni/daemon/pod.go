@@ -224,7 +224,7 @@ func (a *Agent) capture(next, old *record, fresh, readdressed bool) error {
 
 // open opens a pod's namespace, and refuses the node's: rules there would capture the whole node.
 func (a *Agent) open(path string) (*netns.Netns, error) {
-	ns, err := netns.Open(path)
+	ns, err := a.openPath(path)
 	if err != nil {
 		return nil, err
 	}
