@@ -70,6 +70,8 @@ func (r renderer) podSpec() Object {
 func (r renderer) container() Object {
 	c := Object{
 		"name": Container, "image": r.c.Image, "command": []any{"ambit-waypoint"},
+		// Kubernetes pulls images tagged latest anew for each pod, also where they were loaded and no registry has them.
+		"imagePullPolicy": "IfNotPresent",
 		// What it said last before it gave up is in the pod's status then, and from there in the Gateway's.
 		"terminationMessagePolicy": "FallbackToLogsOnError",
 		"ports": []any{
