@@ -57,6 +57,16 @@ spec:
 		plain("route-query", "{queryParams: [{name: v, value: '2'}]}", at("/?v=2"), at("/?v=20")),
 		plain("route-method", "{method: PUT}", inquiry{method: "PUT"}, at("/")),
 		plain("route-several", "{path: {type: PathPrefix, value: /a}, headers: [{name: x-team, value: blue}]}, {method: PUT}", inquiry{method: "PUT"}, at("/a")),
+		c("route-consumer", httpRoute("route-consumer", toAlt("{path: {type: PathPrefix, value: /a}}")+rest("route-consumer"))+`
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: theirs, namespace: far}
+spec:
+  parentRefs: [{group: "", kind: Service, name: route-consumer, namespace: shop}]
+  rules: [{matches: [{path: {type: PathPrefix, value: /far}}], backendRefs: [{name: to-alt, namespace: shop, port: 80}]}]
+---
+`, found(inquiry{from: "far/stranger", path: "/far"}, "alt", "HTTPRoute far/theirs"), answered(inquiry{from: "far/stranger", path: "/a"}, 404, "HTTPRoute far/theirs"),
+			found(at("/far"), "web", by+"route-consumer rule 1"), found(at("/a"), "alt", by+"route-consumer rule 0")),
 		c("route-none", httpRoute("route-none", toAlt("{path: {type: PathPrefix, value: /a}}")), answered(at("/b"), 404, ""), found(at("/a"), "alt", by)),
 		c("route-other-port", httpRoute("route-other-port", toAlt("{}")), found(inquiry{port: 81}, "web", "no route speaks of this port"), found(at("/"), "alt", by)),
 		c("route-missing", httpRoute("route-missing", "{backendRefs: [{name: absent, port: 80}]}"), answered(at("/"), 500, by+"route-missing rule 0")),

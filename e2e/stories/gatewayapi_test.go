@@ -19,10 +19,6 @@ import (
 	"github.com/ambit-mesh/ambit/e2e/conformance/gatewayapi"
 )
 
-// consumerRoutes is the feature of the module that a waypoint, which stands before the service and not beside the client,
-// does not have.
-const consumerRoutes = "MeshConsumerRoute"
-
 // TestGatewayAPIMesh runs the mesh tests of Gateway API's conformance module in a lab: their manifests, and all requests
 // they make. The application behind them is this test's, in the pods that the manifests describe.
 func TestGatewayAPIMesh(t *testing.T) {
@@ -62,10 +58,6 @@ func TestGatewayAPIMesh(t *testing.T) {
 				w.apply(routes)
 				w.synced()
 				defer w.remove(routes)
-			}
-			if slices.Contains(test.Features, consumerRoutes) {
-				w.condition("HTTPRoute", gatewayapi.ConsumerNamespace, "mesh-echo-add-header", "Accepted=False/ConsumerRouteNotSupported")
-				t.Skip("routes for the clients of one namespace are not supported, and their status says so")
 			}
 			for i, one := range test.Cases {
 				if err := c.check(one, strings.Contains(test.Name, "Rewrite")); err != nil {
