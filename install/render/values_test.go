@@ -1,0 +1,160 @@
+package render
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/install/charts"
+)
+
+// TestGolden shows what the profiles come to. Definitions are left out: they are generated.
+func TestGolden(t *testing.T) {
+	for _, profile := range Profiles() {
+		v := values(t, profile)
+		v.Disable(charts.Base)
+		components, err := Render(v, Options{Version: "v1.2.3"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []Object
+		for _, c := range components {
+			all = append(all, c.Objects...)
+		}
+		text, err := YAML(append([]Object{Namespace(v, "ambit-system")}, all...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare(t, filepath.Join("testdata", profile+".yaml"), text)
+	}
+}
+
+func TestValuesRefused(t *testing.T) {
+	for _, c := range []struct{ file, set, want string }{
+		{set: "control.replicaCout=3", want: "there is no value control.replicaCout; did you mean control.replicaCount?"},
+		{set: "control.replicaCount=many", want: `control.replicaCount is "many", which is no integer`},
+		{set: "control.replicaCount=1.5", want: "which is no integer"},
+		{set: "cni.redirection=nft", want: `cni.redirection is "nft": use auto, nftables, iptables, ebpf`},
+		{set: "pilot.replicaCount=2", want: "there is no value pilot: it is control here"},
+		{set: "global.nativeNftables=true", want: "it is cni.redirection=nftables here"},
+		{set: "ztunel.image=x", want: "did you mean ztunnel?"},
+		{set: "nonsense=x", want: "there is, at the top: base, cni, control"},
+		{set: "control.resources=1", want: "control.resources is 1, which is no object"},
+		{set: "global", want: "write KEY=VALUE"},
+		{set: "a..b=1", want: "an empty key between two dots"},
+		{set: "control.tolerations=[a", want: "is no YAML"},
+		{file: "control: {replicaCount: null}", want: "control.replicaCount has no value"},
+		{file: "control: {a: 1, a: 2}", want: `already set in map`},
+		{file: "ztunnel: {image: 5}", want: "ztunnel.image is 5, which is no string"},
+		{file: "profile: none", want: `there is no profile "none": use ambient, demo, minimal`},
+	} {
+		s := Source{Name: "values.yaml", File: []byte(c.file), Set: c.set}
+		_, err := NewValues("", s)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s%s:\n got %v\nwant %s", c.file, c.set, err, c.want)
+		}
+	}
+	// All that is wrong is told at once.
+	_, err := NewValues("", Source{File: []byte("control: {x: 1}\ncni: {y: 1}")})
+	if err == nil || strings.Count(err.Error(), "there is no value") != 2 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestValuesOrder(t *testing.T) {
+	v, err := NewValues("", Source{File: []byte("profile: minimal\ncontrol: {replicaCount: 4, nodeSelector: {a: b}}")}, Source{Set: "control.replicaCount=5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	control := v.Chart(charts.Control)
+	if v.Profile != "minimal" || control["replicaCount"] != float64(5) || Text(control, "nodeSelector", "a") != "b" || Text(control, "resources", "requests", "cpu") != "10m" {
+		t.Errorf("got %v", control)
+	}
+	// What was given comes to the same when it is given again.
+	data, err := yaml.Marshal(v.Given())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := NewValues(v.Profile, Source{File: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(v.tree, again.tree); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSet(t *testing.T) {
+	for set, want := range map[string]string{
+		"control.replicaCount=3":                       `{"control":{"replicaCount":3}}`,
+		"global.tag=1.31":                              `{"global":{"tag":"1.31"}}`,
+		"global.tag=2026":                              `{"global":{"tag":"2026"}}`,
+		"cni.excludeNamespaces={a,b}":                  `{"cni":{"excludeNamespaces":["a","b"]}}`,
+		"cni.excludeNamespaces=[a, b]":                 `{"cni":{"excludeNamespaces":["a","b"]}}`,
+		`control.podAnnotations.example\.org/a=true`:   `{"control":{"podAnnotations":{"example.org/a":true}}}`,
+		"control.autoscaleEnabled=true":                `{"control":{"autoscaleEnabled":true}}`,
+		"ztunnel.logLevel=info,access=debug":           `{"ztunnel":{"logLevel":"info,access=debug"}}`,
+		"control.resources={requests: {cpu: 2}}":       `{"control":{"resources":{"requests":{"cpu":2}}}}`,
+		"control.resources.requests.memory=128Mi":      `{"control":{"resources":{"requests":{"memory":"128Mi"}}}}`,
+		"control.podDisruptionBudget.minAvailable=50%": `{"control":{"podDisruptionBudget":{"minAvailable":"50%"}}}`,
+	} {
+		got, err := parseSet(set)
+		if err != nil {
+			t.Errorf("%s: %v", set, err)
+			continue
+		}
+		text, err := json.Marshal(got)
+		if err != nil || string(text) != want {
+			t.Errorf("%s: got %s, want %s (%v)", set, text, want, err)
+		}
+	}
+}
+
+// TestNoClusterAdmin: nothing that is installed may do everything, and only the control plane reads Secrets.
+func TestNoClusterAdmin(t *testing.T) {
+	components, err := Render(values(t, "", "base.enableIstioConfigCRDs=false"), Options{Version: "v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roles := 0
+	for _, c := range components {
+		for _, o := range c.Objects {
+			if kind := Text(o, "kind"); kind != "ClusterRole" && kind != "Role" {
+				continue
+			}
+			roles++
+			rules, _ := o["rules"].([]any)
+			for _, r := range rules {
+				text, err := json.Marshal(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				rule := string(text)
+				if strings.Contains(rule, `"verbs":["*"]`) || strings.Contains(rule, `"apiGroups":["*"]`) || strings.Contains(rule, "escalate") || strings.Contains(rule, "impersonate") {
+					t.Errorf("%s %s may do %s", c.Name, Text(o, "metadata", "name"), rule)
+				}
+				if strings.Contains(rule, `"secrets"`) && c.Name != charts.Control {
+					t.Errorf("%s reads Secrets: %s", c.Name, rule)
+				}
+			}
+		}
+	}
+	if roles < 5 {
+		t.Errorf("only %d roles were looked at", roles)
+	}
+}
+
+func FuzzSet(f *testing.F) {
+	for _, s := range []string{"a=1", "a.b={c,d}", `a\.b=[1]`, "control.replicaCount=-1", "x={{"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if m, err := parseSet(s); err == nil && len(m) != 1 {
+			t.Errorf("%q: %v", s, m)
+		}
+	})
+}
