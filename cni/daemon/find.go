@@ -69,12 +69,12 @@ func (a *Agent) openPod(p enroll.Pod) (*netns.Netns, error) {
 // openPath opens a namespace by the path that the runtime knows. What the agent does not see there it looks for where the
 // node's first process does: which folders runtimes use for that differs.
 func (a *Agent) openPath(path string) (*netns.Netns, error) {
+	if rest, ok := strings.CutPrefix(path, "/proc/"); ok && a.cfg.OnCluster() {
+		return netns.Open(filepath.Join(a.cfg.ProcDir, rest)) // the agent's processes have other numbers
+	}
 	ns, err := netns.Open(path)
 	if !errors.Is(err, fs.ErrNotExist) || !a.cfg.OnCluster() || path == "" {
 		return ns, err
-	}
-	if rest, ok := strings.CutPrefix(path, "/proc/"); ok {
-		return netns.Open(filepath.Join(a.cfg.ProcDir, rest))
 	}
 	root, rootErr := os.Open(filepath.Join(a.cfg.ProcDir, "1/root"))
 	if rootErr != nil {
