@@ -166,7 +166,7 @@ type report struct {
 }
 
 // load asks a URL from a pod at a rate, each time over a new connection unless flags say --reuse, until the function it
-// returns is called, which gives the report.
+// returns is called, which gives the report. It goes on for five seconds at the least, so that it says something.
 func (c *cluster) load(ns, pod, url string, rate int, flags ...string) func() report {
 	c.Helper()
 	type end struct {
@@ -184,8 +184,10 @@ func (c *cluster) load(ns, pod, url string, rate int, flags ...string) func() re
 		done <- end{out, err}
 	}()
 	c.Cleanup(cancel)
+	enough := time.After(5 * time.Second)
 	return func() report {
 		c.Helper()
+		<-enough
 		stop.Close()
 		select {
 		case e := <-done:
