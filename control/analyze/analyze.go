@@ -72,8 +72,15 @@ type Config struct {
 	Told bool
 }
 
+// Result is what came of judging documents.
+type Result struct {
+	Findings []Finding `json:"findings"`
+	// Objects is how many were looked at.
+	Objects int `json:"objects"`
+}
+
 // Run judges documents. Of several about one object the last one counts.
-func Run(cfg Config, docs []Document) []Finding {
+func Run(cfg Config, docs []Document) Result {
 	w := newWorld(cfg)
 	for _, d := range docs {
 		w.read(d)
@@ -94,7 +101,7 @@ func Run(cfg Config, docs []Document) []Finding {
 	} {
 		a(w)
 	}
-	return w.finish()
+	return Result{w.finish(), len(w.raw)}
 }
 
 // From makes a finding of what a control plane says.

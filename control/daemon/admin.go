@@ -176,10 +176,24 @@ type Refusals struct {
 	Source file.Stats `json:"source"`
 	// Objects are the conditions and warnings of objects.
 	Objects []push.ObjectReport `json:"objects"`
+	// Settings are those that tools must know to judge configuration.
+	Settings Settings `json:"settings"`
+}
+
+// Settings are what the control plane was started with.
+type Settings struct {
+	TrustDomain     string `json:"trustDomain"`
+	ClusterID       string `json:"clusterId"`
+	ClusterDomain   string `json:"clusterDomain"`
+	RootNamespace   string `json:"rootNamespace"`
+	NetworkPolicies bool   `json:"networkPolicies"`
 }
 
 func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
-	r := Refusals{Entries: d.status.List(), Objects: d.pusher.Reports()}
+	r := Refusals{Entries: d.status.List(), Objects: d.pusher.Reports(), Settings: Settings{
+		TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,
+		RootNamespace: d.cfg.RootNamespace, NetworkPolicies: d.cfg.NetworkPolicies,
+	}}
 	if d.source != nil {
 		r.Source = d.source.Stats()
 	}

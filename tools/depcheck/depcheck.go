@@ -54,6 +54,7 @@ var Allowed = []Allow{
 	{"control", []string{"api", "ca", "waypoint/deploy"}, "the control plane meets the data plane on the wire"},
 	{"cni", []string{"api"}, "redirection must stay small and start first"},
 	{"install", []string{"api"}, "the CLI talks to running parts, it does not contain them"},
+	{"install/ctl", []string{"api", "control/analyze"}, "and judges files that no part has seen yet, with the control plane's own eyes"},
 	{"e2e", []string{"api", "ca", "control", "ztunnel", "waypoint", "cni", "install"}, "proof may touch everything"},
 	{"tools", nil, "developer tools work on the tree, not with it"},
 }
