@@ -22,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{Use: "ambit-echo", Short: "A server and a client for trying out networks", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(serve(), get(), tally(), websocket(), loop(), hold(), bulk(), greeting(), idle())
+	root.AddCommand(serve(), get(), tally(), websocket(), loop(), hold(), bulk(), greeting(), idle(), file())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "ambit-echo:", err)
 		os.Exit(1) //nolint:gocritic // the process ends here, and stop with it
