@@ -126,7 +126,7 @@ func (a *app) choose() (found cluster.Mesh, rival string, err error) {
 
 // close ends what the command line opened.
 func (a *app) close() {
-	if c, ok := a.found.(interface{ Close() }); ok {
+	if c, ok := a.found.(interface{ Close() }); ok && a.env.Mesh == nil {
 		c.Close()
 	}
 }

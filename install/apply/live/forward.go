@@ -34,15 +34,16 @@ const (
 	streamPatience = 5 * time.Second
 )
 
-// tunnel is one forwarded connection to a pod. Each connection to one of its ports is two streams of it.
+// tunnel is one forwarded connection to a port of a pod. Each connection to the port is two streams of it.
 type tunnel struct {
 	httpstream.Connection
 	requests atomic.Int64
-	broken   atomic.Bool
+	// broken is what the kubelet said when it could not connect. It answers nothing more on the connection then.
+	broken atomic.Pointer[string]
 }
 
 func (t *tunnel) alive() bool {
-	if t.broken.Load() {
+	if t.broken.Load() != nil {
 		return false
 	}
 	select {
@@ -60,7 +61,7 @@ func (t *tunnel) close() { _ = t.Connection.Close() }
 func (m *Mesh) dialer(namespace, pod string, port int) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		for {
-			t, fresh, err := m.tunnel(ctx, namespace, pod)
+			t, fresh, err := m.tunnel(ctx, namespace, pod, port)
 			if err != nil {
 				return nil, fmt.Errorf("forward to pod %s/%s: %w", namespace, pod, err)
 			}
@@ -69,7 +70,7 @@ func (m *Mesh) dialer(namespace, pod string, port int) func(context.Context) (ne
 				return c, nil
 			}
 			// The kubelet may have given up a connection that lay idle; a new one that does not work will not get better.
-			m.forget(namespace, pod, t)
+			m.forget(namespace, pod, port, t)
 			if fresh {
 				return nil, fmt.Errorf("forward to port %d of pod %s/%s: %w", port, namespace, pod, err)
 			}
@@ -77,18 +78,23 @@ func (m *Mesh) dialer(namespace, pod string, port int) func(context.Context) (ne
 	}
 }
 
-func (m *Mesh) forget(namespace, pod string, t *tunnel) {
+func (m *Mesh) forget(namespace, pod string, port int, t *tunnel) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if key := namespace + "/" + pod; m.tunnels[key] == t {
+	if key := tunnelKey(namespace, pod, port); m.tunnels[key] == t {
 		delete(m.tunnels, key)
 	}
 	t.close()
 }
 
-// tunnel returns the connection to a pod, a new one if there is none that lives.
-func (m *Mesh) tunnel(ctx context.Context, namespace, pod string) (t *tunnel, fresh bool, err error) {
-	key := namespace + "/" + pod
+// tunnelKey tells tunnels apart. An error at one port must not end what goes to another.
+func tunnelKey(namespace, pod string, port int) string {
+	return fmt.Sprintf("%s/%s:%d", namespace, pod, port)
+}
+
+// tunnel returns the connection for a port of a pod, a new one if there is none that lives.
+func (m *Mesh) tunnel(ctx context.Context, namespace, pod string, port int) (t *tunnel, fresh bool, err error) {
+	key := tunnelKey(namespace, pod, port)
 	m.mu.Lock()
 	if t := m.tunnels[key]; t != nil && t.alive() {
 		m.mu.Unlock()
@@ -182,14 +188,14 @@ type conn struct {
 	closing    sync.Once
 
 	said chan struct{} // closed when the kubelet has nothing more to say
-	text string        // what it said; read after said
 }
 
 func (c *conn) listen() {
 	defer close(c.said)
 	text, _ := io.ReadAll(io.LimitReader(c.errs, 4<<10))
-	if c.text = strings.TrimSpace(string(text)); c.text != "" {
-		c.tunnel.broken.Store(true) // after an error the kubelet answers nothing more on it
+	if said := strings.TrimSpace(string(text)); said != "" {
+		c.tunnel.broken.Store(&said)
+		c.tunnel.close() // what waits for answers on it waits in vain
 	}
 }
 
@@ -206,13 +212,14 @@ func (c *conn) Read(p []byte) (int, error) {
 	case <-timer.C:
 		return 0, err
 	}
-	switch {
-	case strings.Contains(c.text, "connection refused"):
+	switch said := c.tunnel.broken.Load(); {
+	case said == nil:
+		return 0, err
+	case strings.Contains(*said, "connection refused"):
 		return 0, fmt.Errorf("%w: nothing listens on port %d in the pod", syscall.ECONNREFUSED, c.port)
-	case c.text != "":
-		return 0, errors.New(c.text)
+	default:
+		return 0, errors.New(*said)
 	}
-	return 0, err
 }
 
 // Write sends.

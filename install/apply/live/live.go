@@ -49,7 +49,7 @@ type Mesh struct {
 	namespace string
 
 	mu      sync.Mutex
-	tunnels map[string]*tunnel // guarded by mu; by namespace/pod
+	tunnels map[string]*tunnel // guarded by mu; by namespace/pod:port
 }
 
 var _ cluster.Mesh = (*Mesh)(nil)
