@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -71,6 +72,11 @@ func Build(ctx context.Context, o Options) ([]Result, error) {
 			return nil, fmt.Errorf("make the folder of the images: %w", err)
 		}
 	}
+	unlock, err := lock(ctx, filepath.Join(o.Work, ".lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	b := &builder{Options: o, debian: newDebian(filepath.Join(o.Work, "debian"), o.Locked, o.Log)}
 	for _, p := range o.Platforms {
 		if err := b.compile(ctx, p, chosen); err != nil {
@@ -86,6 +92,32 @@ func Build(ctx context.Context, o Options) ([]Result, error) {
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// lock waits for whoever builds in the same folder.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock the work folder: %w", err)
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("another build holds %s: %w", path, ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 // builder has what the images of one run share.

@@ -3,6 +3,7 @@ package images
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"log"
@@ -73,6 +74,26 @@ func TestReproducible(t *testing.T) {
 	if r := build(t, o); !r[0].Fresh {
 		t.Error("another version is another image")
 	}
+}
+
+// Builds in one folder come one after the other, and one that is given up says what it waited for.
+func TestLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	unlock, err := lock(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := lock(given, path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("two builds hold the lock: %v", err)
+	}
+	unlock()
+	again, err := lock(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
 }
 
 // The archive is a valid OCI layout and a valid docker archive, and says what it has to.
