@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance"
 	confv1 "sigs.k8s.io/gateway-api/conformance/apis/v1"
@@ -77,6 +78,9 @@ func TestConformance(t *testing.T) {
 		opts.UsableNetworkAddresses = []gatewayv1.GatewaySpecAddress{{Type: new(gatewayv1.IPAddressType), Value: b.Usable().String()}}
 		opts.UnusableNetworkAddresses = []gatewayv1.GatewaySpecAddress{{Type: new(gatewayv1.IPAddressType), Value: b.Unusable().String()}}
 	}
+	if slices.Contains(opts.SupportedFeatures, features.SupportMesh) {
+		waypoints(t, opts)
+	}
 	// The module writes its report when tests that run in parallel have begun, and counts them as passed. A report is about
 	// what was seen.
 	for i := range tests.ConformanceTests {
@@ -85,10 +89,22 @@ func TestConformance(t *testing.T) {
 	conformance.RunConformanceWithOptions(t, opts)
 }
 
-// nameServer is the image of the cluster's own CoreDNS, which its nodes have; empty if it runs something else.
-func nameServer(t *testing.T, client kubernetes.Interface) string {
+// waypoints makes those of the mesh's namespaces. They go with the namespaces, which the suite deletes.
+func waypoints(t *testing.T, opts suite.ConformanceOptions) {
 	t.Helper()
-	d, err := client.AppsV1().Deployments("kube-system").Get(t.Context(), "coredns", metav1.GetOptions{})
+	for _, ns := range meshNamespaces() {
+		for _, o := range []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, waypoint(ns)} {
+			if err := opts.Client.Create(t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// nameServer is the image of the cluster's own CoreDNS, which its nodes have; empty if it runs something else.
+func nameServer(t *testing.T, api kubernetes.Interface) string {
+	t.Helper()
+	d, err := api.AppsV1().Deployments("kube-system").Get(t.Context(), "coredns", metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return ""
 	}
@@ -104,13 +120,13 @@ func nameServer(t *testing.T, client kubernetes.Interface) string {
 }
 
 // balance plays the cloud for as long as the test runs.
-func balance(t *testing.T, client kubernetes.Interface) Balancer {
+func balance(t *testing.T, api kubernetes.Interface) Balancer {
 	t.Helper()
 	prefix, err := netip.ParsePrefix(*addresses)
 	if err != nil {
 		t.Fatalf("-addresses %q is no range: write 198.51.100.0/24", *addresses)
 	}
-	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	nodes, err := api.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +149,7 @@ func balance(t *testing.T, client kubernetes.Interface) Balancer {
 		wg.Wait()
 		_ = exec.CommandContext(context.WithoutCancel(ctx), "ip", "route", "del", prefix.Masked().String()).Run()
 	})
-	b := Balancer{Client: client, Range: prefix.Masked(), Log: t.Logf}
+	b := Balancer{Client: api, Range: prefix.Masked(), Log: t.Logf}
 	wg.Go(func() { b.Run(ctx) })
 	return b
 }

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing/fstest"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // meshNamespaces are those of the mesh's tests. Gateway API conformance/utils/suite MeshNamespace, MeshConsumerNamespace
@@ -13,22 +15,18 @@ func meshNamespaces() []string {
 	return []string{"gateway-conformance-mesh", "gateway-conformance-mesh-consumer"}
 }
 
-// waypoint is how an operator has a namespace's services handled by a waypoint.
-const waypoint = `---
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata:
-  name: waypoint
-  namespace: %s
-  labels:
-    istio.io/waypoint-for: service
-spec:
-  gatewayClassName: istio-waypoint
-  listeners:
-    - name: mesh
-      port: 15008
-      protocol: HBONE
-`
+// waypoint is how an operator has a namespace's services handled by a waypoint. It is no part of the manifests: the suite
+// gives every Gateway in them the class under test.
+func waypoint(namespace string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+		"metadata": map[string]any{"name": "waypoint", "namespace": namespace, "labels": map[string]any{"istio.io/waypoint-for": "service"}},
+		"spec": map[string]any{
+			"gatewayClassName": "istio-waypoint",
+			"listeners":        []any{map[string]any{"name": "mesh", "port": int64(15008), "protocol": "HBONE"}},
+		},
+	}}
+}
 
 // labels enrol a namespace.
 const labels = `    istio.io/dataplane-mode: ambient
@@ -45,7 +43,7 @@ var (
 const meshManifests = "mesh/manifests.yaml"
 
 // Manifests are the suite's own, with images of hub and tag for those of its registry, dns for that of its name server
-// (empty for the suite's), and with the namespaces of the mesh enrolled and given waypoints.
+// (empty for the suite's), and with the namespaces of the mesh enrolled.
 func Manifests(from fs.FS, hub, tag, dns string) (fs.FS, error) {
 	out := fstest.MapFS{}
 	enrolled := map[string]bool{}
@@ -66,9 +64,6 @@ func Manifests(from fs.FS, hub, tag, dns string) (fs.FS, error) {
 				enrolled[namespace.FindStringSubmatch(s)[1]] = true
 				return s + labels
 			})
-			for _, ns := range meshNamespaces() {
-				text += fmt.Sprintf(waypoint, ns)
-			}
 		}
 		out[name] = &fstest.MapFile{Data: []byte(text), Mode: 0o444}
 		return nil
