@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -88,13 +87,7 @@ func (c Call) http(ctx context.Context, client *http.Client) (string, error) {
 		return "", err
 	}
 	defer resp.Body.Close()
-	var lines []string
-	for k, values := range resp.Header {
-		for _, v := range values {
-			lines = append(lines, "ResponseHeader="+k+":"+v)
-		}
-	}
-	slices.Sort(lines)
+	lines := headerLines("ResponseHeader", resp.Header)
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return "", err
@@ -113,13 +106,7 @@ func (c Call) grpc(ctx context.Context, conn *grpc.ClientConn) (string, error) {
 	if err := conn.Invoke(ctx, "/"+service+"/"+method, wrapperspb.String("hello"), &answer, grpc.Header(&headers)); err != nil {
 		return "", err
 	}
-	var lines []string
-	for k, values := range headers {
-		for _, v := range values {
-			lines = append(lines, "ResponseHeader="+k+":"+v)
-		}
-	}
-	slices.Sort(lines)
+	lines := headerLines("ResponseHeader", headers)
 	return fmt.Sprintf("Url=%s\nStatusCode=200\n%s\n%s", c.URL, strings.Join(lines, "\n"), quoted(answer.Value)), nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -140,19 +141,24 @@ func (s Server) answer(w http.ResponseWriter, r *http.Request, port int) {
 
 // lines is an answer's text.
 func (s Server) lines(port int, fields map[string]string, headers map[string][]string) string {
-	var out []string
-	for name, values := range headers {
-		for _, v := range values {
-			out = append(out, "RequestHeader="+name+":"+v)
-		}
-	}
 	fields["ServiceVersion"], fields["ServicePort"] = s.Version, strconv.Itoa(port)
 	fields["Hostname"], _ = os.Hostname()
-	for name, v := range fields {
-		out = append(out, name+"="+v)
+	out := headerLines("RequestHeader", headers)
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		out = append(out, name+"="+fields[name])
 	}
-	slices.Sort(out)
 	return strings.Join(out, "\n") + "\n"
+}
+
+// headerLines lists headers by name; the values of one stay in their order, which means something.
+func headerLines(field string, headers map[string][]string) []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		for _, v := range headers[name] {
+			out = append(out, field+"="+name+":"+v)
+		}
+	}
+	return out
 }
 
 func (s Server) grpc(ctx context.Context, port int, l net.Listener) error {
