@@ -182,7 +182,7 @@ func (c *Client) named(typeURL string) bool {
 
 // Run connects, and reconnects whenever the stream ends, until ctx is done. It then returns nil.
 func (c *Client) Run(ctx context.Context) error {
-	node, err := proto.MarshalOptions{Deterministic: true}.Marshal(c.cfg.Node)
+	node, err := proto.MarshalOptions{Deterministic: true}.Marshal(introduced(c.cfg.Node, c.handler))
 	if err != nil {
 		return fmt.Errorf("encode the xds node: %w", err)
 	}

@@ -26,11 +26,13 @@ type Resource struct {
 
 // Field numbers of envoy.service.discovery.v3, as far as delta ADS between a control plane and a node proxy uses them.
 const (
-	fieldResponseVersion   = 1
-	fieldResponseResources = 2
-	fieldResponseTypeURL   = 4
-	fieldResponseNonce     = 5
-	fieldResponseRemoved   = 6
+	fieldResponseVersion      = 1
+	fieldResponseResources    = 2
+	fieldResponseTypeURL      = 4
+	fieldResponseNonce        = 5
+	fieldResponseRemoved      = 6
+	fieldResponseControlPlane = 7
+	fieldIdentifier           = 1 // of a ControlPlane
 
 	fieldResourceVersion = 1
 	fieldResourceAny     = 2

@@ -16,7 +16,8 @@ type batch struct {
 	removed   []string
 	bytes     int
 	version   uint64
-	push      *push // set when the batch is the same for all streams that read from the same place
+	mark      string // what the client is told of the step it is part of
+	push      *push  // set when the batch is the same for all streams that read from the same place
 }
 
 // push is a response made once for every stream that has read equally far, which in a quiet fleet is all of them.
@@ -52,15 +53,18 @@ func (b *batch) split(limit int) (part, rest *batch) {
 	if n == len(b.resources) {
 		return b, nil
 	}
-	return &batch{resources: b.resources[:n], bytes: size, version: b.version},
-		&batch{resources: b.resources[n:], removed: b.removed, bytes: b.bytes - size, version: b.version}
+	part = &batch{resources: b.resources[:n], bytes: size, version: b.version}
+	if b.mark != "" {
+		part.mark = markMore
+	}
+	return part, &batch{resources: b.resources[n:], removed: b.removed, bytes: b.bytes - size, version: b.version, mark: b.mark}
 }
 
 // smallResponse is the size up to which copying a response into one buffer costs less than keeping track of its parts.
 const smallResponse = 8 << 10
 
 func (b *batch) response(typeURL, nonce, version string) *response {
-	size := len(typeURL) + len(nonce) + len(version) + 16
+	size := len(typeURL) + len(nonce) + len(version) + len(b.mark) + 24
 	for _, name := range b.removed {
 		size += len(name) + 8
 	}
@@ -73,6 +77,7 @@ func (b *batch) response(typeURL, nonce, version string) *response {
 	head = appendString(head, fieldResponseVersion, version)
 	head = appendString(head, fieldResponseTypeURL, typeURL)
 	head = appendString(head, fieldResponseNonce, nonce)
+	head = appendMark(head, b.mark)
 	for _, name := range b.removed {
 		head = appendString(head, fieldResponseRemoved, name)
 	}
@@ -92,6 +97,7 @@ type received struct {
 	version string
 	typeURL string
 	nonce   string
+	mark    string // control_plane.identifier
 	upserts []Raw
 	removed []string
 	size    int
@@ -121,6 +127,16 @@ func (r *received) decode(b []byte) error {
 		case fieldResponseNonce:
 			if r.nonce, err = text(val); err != nil {
 				return fieldError(message, "nonce", err)
+			}
+		case fieldResponseControlPlane:
+			err := fields(val, func(num protowire.Number, val []byte) (err error) {
+				if num == fieldIdentifier {
+					r.mark, err = text(val)
+				}
+				return err
+			})
+			if err != nil {
+				return fieldError(message, "control_plane", err)
 			}
 		case fieldResponseResources:
 			raw, err := decodeResource(val)

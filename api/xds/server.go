@@ -37,6 +37,8 @@ type ServerConfig struct {
 	// MaxConnectionAge is how long a connection lives before the client is asked to connect anew, ±10 %. Clients of a
 	// control plane with several replicas spread over them that way, and tokens are checked again. Zero means 30 minutes.
 	MaxConnectionAge time.Duration
+	// Step is what whoever changes several collections at once does it with; see Step. Nil if nobody does.
+	Step *Step
 }
 
 // NACK is a client's report that it could not use some resources.

@@ -286,7 +286,14 @@ func (c *Client) apply(rpc grpc.ClientStream, r *received) error {
 	if !ours {
 		return status.Errorf(codes.InvalidArgument, "the server sent %q, which was not asked for", r.typeURL)
 	}
+	stepper, _ := c.handler.(Stepper)
+	if stepper != nil && (r.mark == markMore || r.mark == markLast) {
+		stepper.Step(true)
+	}
 	rejected := c.handler.Apply(r.typeURL, r.upserts, r.removed)
+	if stepper != nil && r.mark == markLast {
+		defer stepper.Step(false)
+	}
 	for _, name := range r.removed {
 		delete(known, name)
 	}

@@ -32,6 +32,7 @@ type stream struct {
 	wake     chan struct{}
 	node     string // the client's node, from its metadata; owned by serve
 	ended    atomic.Bool
+	steps    bool // it wants to know what belongs together; owned by serve
 	// permitted are the scopes this client was found to be allowed to read; owned by serve.
 	permitted map[string]bool
 
@@ -163,6 +164,7 @@ func (st *stream) introduce(ctx context.Context, req *request) error {
 			return refusal(err, codes.PermissionDenied)
 		}
 	}
+	st.steps = wantsSteps(node)
 	st.node = node.GetMetadata().GetFields()[metadataNode].GetStringValue()
 	st.mu.Lock()
 	st.nodeID = node.GetId()
@@ -265,6 +267,12 @@ func (st *stream) file(req *request) bool {
 }
 
 func (st *stream) pushAll() error {
+	if st.steps {
+		if err := st.pushStep(); err != nil {
+			return status.Error(codes.Aborted, err.Error())
+		}
+		return nil
+	}
 	for _, w := range st.watches {
 		if err := st.push(w); err != nil {
 			return err

@@ -94,8 +94,9 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 		AllowHTTP: cfg.KeysHTTP, AllowPrivate: cfg.KeysPrivate, Refresh: cfg.KeysRefresh, Logger: logger, Registerer: d.registry,
 		Update: func(s jwks.Source, set jwks.Set) { d.pusher.SetKeys(s, set) },
 	})
+	step := new(xds.Step)
 	d.pusher = push.New(m, push.Config{
-		Window: cfg.Window, Addresses: d.addresses, Policies: d.policies,
+		Window: cfg.Window, Step: step, Addresses: d.addresses, Policies: d.policies,
 		Waypoints: waypoint.New(waypoint.Config{
 			TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, ClusterDomain: cfg.ClusterDomain,
 			RootNamespace: cfg.RootNamespace, Network: cfg.Network,
@@ -121,7 +122,7 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 		verifier = &token.Verifier{Keys: d.tokenKeys.Keys}
 	}
 	sc := serve.Config{
-		Listen: cfg.Listen, Plaintext: cfg.Plaintext, PlaintextAnywhere: cfg.PlaintextAnywhere, TLSDir: cmp.Or(cfg.TLSDir, d.cluster.tlsDir()),
+		Step: step, Listen: cfg.Listen, Plaintext: cfg.Plaintext, PlaintextAnywhere: cfg.PlaintextAnywhere, TLSDir: cmp.Or(cfg.TLSDir, d.cluster.tlsDir()),
 		Tokens: verifier, TrustDomain: cfg.TrustDomain, Logger: logger, Registerer: d.registry,
 		MayReadGateway: d.pusher.MayReadGateway,
 	}

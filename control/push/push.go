@@ -40,6 +40,8 @@ type Config struct {
 	Window time.Duration
 	// Addresses and Policies receive the resources.
 	Addresses, Policies *xds.Collection
+	// Step is what all collections are changed with, so that clients can tell what belongs together. Nil does without.
+	Step *xds.Step
 	// Waypoints works out what waypoints must know; nil for a mesh without. Facts receive that, one collection for each
 	// type of it.
 	Waypoints *waypoint.Model
@@ -209,7 +211,7 @@ func (p *Pusher) flush() {
 		p.metrics.builds.Add(float64(p.cfg.Waypoints.Builds() - before))
 	}
 	p.mu.Unlock()
-	b.apply()
+	p.cfg.Step.Do(b.apply)
 	put, removed := b.counts()
 	if b.failed != nil {
 		p.cfg.Logger.Error("a resource cannot be encoded and stays as it was", "err", b.failed)

@@ -50,8 +50,10 @@ type Config struct {
 	// MayReadGateway says why a service account may not read what belongs to a Gateway, given as namespace/name; nil when
 	// it may. Nil lets every account in.
 	MayReadGateway func(gateway, namespace, account string) error
-	Logger         *slog.Logger
-	Registerer     prometheus.Registerer
+	// Step is what the collections are changed with; see xds.Step.
+	Step       *xds.Step
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // Server serves collections to node proxies.
@@ -83,6 +85,7 @@ func New(cfg Config, cs ...*xds.Collection) (*Server, error) {
 		Admit:          s.admit,
 		Authorize:      s.authorize,
 		AuthorizeScope: s.authorizeScope,
+		Step:           cfg.Step,
 		OnNACK: func(n xds.NACK) {
 			cfg.Logger.Warn("a client refused a part of its configuration", "peer", n.NodeID, "type", n.TypeURL, "reason", n.Message)
 		},

@@ -73,6 +73,8 @@ type agent struct {
 	streams   atomic.Int64  // aggregated streams Envoy has opened since it was started last
 	draining  atomic.Bool
 	built     atomic.Uint64 // generation of the facts that the ADS server has
+	steps     steps
+	stepsSeen uint64 // owned by expand
 
 	mu sync.Mutex
 	// guarded by mu
@@ -171,7 +173,7 @@ func build(cfg Config, deps Deps, log *slog.Logger, dir string, quit context.Can
 		cfg: cfg, deps: deps, log: log, quit: quit,
 		facts:  facts.New(facts.Config{Namespace: cfg.PodNamespace, Name: cfg.GatewayName, Domain: cfg.ClusterDomain}),
 		socket: filepath.Join(dir, "agent.sock"), config: filepath.Join(dir, "bootstrap.json"),
-		certified: make(chan struct{}), rendered: make(chan struct{}),
+		certified: make(chan struct{}), rendered: make(chan struct{}), steps: steps{end: make(chan struct{}, 1)},
 		reg: prometheus.NewRegistry(), rejected: map[rejectedID]rejection{},
 	}
 	a.opts = cfg.options(a.socket)

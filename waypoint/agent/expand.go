@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/xds"
@@ -42,21 +43,46 @@ func (a *agent) expand(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		a.settle(ctx)
+		a.awaitWhole(ctx)
 		a.awaitAnswers(ctx)
 	}
 }
 
 // What belongs together comes in several messages, one for each type, directly after each other. A subset without the
-// labels of its pods, or the other way round, would have nobody in it for the time between two of them.
+// labels of its pods, or the other way round, would have nobody in it for the time between two of them. A control plane that
+// knows of steps says when one is complete; for one that does not there is a pause between messages.
 const (
 	settleGap  = 2 * time.Millisecond
 	settleMost = 5
+	stepTime   = 50 * time.Millisecond // more than a step takes on its way
 )
 
-// settle waits until no more comes directly after what has come, and not long if it goes on coming.
-func (a *agent) settle(ctx context.Context) {
-	for range settleMost {
+// steps is what the control plane says of what belongs together.
+type steps struct {
+	under atomic.Bool   // a part came, and the last one has not
+	ended atomic.Uint64 // how many were completed
+	end   chan struct{} // capacity 1
+}
+
+// awaitWhole waits until what has come is complete.
+func (a *agent) awaitWhole(ctx context.Context) {
+	late := time.NewTimer(stepTime)
+	defer late.Stop()
+	for a.steps.under.Load() {
+		select {
+		case <-a.steps.end:
+		case <-late.C:
+			a.steps.under.Store(false) // the stream was cut in the middle
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+	if ended := a.steps.ended.Load(); ended != a.stepsSeen {
+		a.stepsSeen = ended
+		return
+	}
+	for range settleMost { // nothing was said: it is no step, or an older control plane
 		select {
 		case <-a.facts.Changed():
 		case <-time.After(settleGap):
@@ -155,6 +181,20 @@ func (h handler) Apply(typeURL string, upserts []xds.Raw, removed []string) []xd
 	rejected := h.a.facts.Apply(typeURL, upserts, removed)
 	h.a.noteRejected(typeURL, upserts, removed, rejected)
 	return rejected
+}
+
+// Step implements xds.Stepper.
+func (h handler) Step(under bool) {
+	s := &h.a.steps
+	s.under.Store(under)
+	if under {
+		return
+	}
+	s.ended.Add(1)
+	select {
+	case s.end <- struct{}{}:
+	default:
+	}
 }
 
 // refused is told by the ADS server that Envoy does not take a resource.
