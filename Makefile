@@ -10,7 +10,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 endif
 export VERSION
 
-.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate images kind kind-cluster kind-delete kind-test prereqs clean
+.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate images kind kind-cluster kind-delete kind-test conformance prereqs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -82,6 +82,12 @@ kind-delete: ## delete the cluster NAME (and the Docker daemon with the last one
 
 kind-test: ## make kind, all stories and the Gateway API conformance suite on it, then kind-delete (KEEP=1 leaves it; RUN=regexp, SHORT=1: fewer)
 	@KEEP='$(KEEP)' RUN='$(RUN)' SHORT='$(SHORT)' tools/kind/test.sh
+
+conformance: ## the Gateway API conformance suite on the cluster of make kind, or of KUBECONFIG (REPORT=bin/conformance.yaml, CONFORMANCE_ARGS=)
+	@cd e2e && ../tools/progress.sh 'building the conformance suite' go test -c -tags kind -o $(BIN)/conformance.test ./conformance/cluster
+	@set -o pipefail; $(KIND) inside -- $(BIN)/conformance.test -test.v -test.timeout 90m -hub $(or $(HUB),ambit) -tag $(VERSION) -release $(VERSION) \
+	  $(if $(KUBECONFIG),,-addresses 198.51.100.0/24) -report-output $(or $(REPORT),$(BIN)/conformance.yaml) $(CONFORMANCE_ARGS) 2>&1 | \
+	  tee $(BIN)/conformance.log | grep -E '^ {0,4}--- |^(ok|PASS|FAIL|panic)' || { tail -40 $(BIN)/conformance.log; exit 1; }
 
 envoy: build ## the pinned Envoy, fetched once into the user's cache
 	@python3 -m pip --version >/dev/null 2>&1 || tools/prereqs.sh

@@ -31,7 +31,7 @@ elif [ -n "${SHORT:-}" ]; then
 else
   stories 'the stories on a cluster' 90m .
   say 'Gateway API conformance'
-  bin/ambit-kind run -- make --no-print-directory conformance || failed+=('Gateway API conformance')
+  make --no-print-directory conformance || failed+=('Gateway API conformance')
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then

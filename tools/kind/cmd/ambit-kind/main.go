@@ -23,6 +23,7 @@ const usage = `ambit-kind makes a Kubernetes cluster to try Ambit on, and takes 
   ambit-kind load FILE…         put the images of archives on its nodes
   ambit-kind gateway-api DIR    apply the Gateway API's kinds from a folder, unless the cluster has them
   ambit-kind run -- COMMAND…    run a command with KUBECONFIG, DOCKER_HOST and PATH for it
+  ambit-kind inside -- COMMAND… the same where nodes and pods have addresses that can be reached
   ambit-kind env                print these variables for a shell
   ambit-kind list               list the clusters made here
   ambit-kind delete [--all]     delete it, and the Docker daemon with the last one
@@ -70,7 +71,9 @@ func run(ctx context.Context, args []string) error {
 	case "gateway-api":
 		return t.gatewayAPI(ctx, set.Args())
 	case "run":
-		return t.run(set.Args())
+		return t.run(set.Args(), false)
+	case "inside":
+		return t.run(set.Args(), true)
 	case "env":
 		return t.env()
 	case "list":

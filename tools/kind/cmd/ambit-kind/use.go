@@ -49,8 +49,8 @@ func (t *tool) gatewayAPI(ctx context.Context, args []string) error {
 	return cluster.GatewayAPI(ctx, t.steps, c.Env(), c.Programs, args[0])
 }
 
-// run becomes a command that works on the cluster.
-func (t *tool) run(command []string) error {
+// run becomes a command that works on the cluster, inside the network of its nodes if that is not the machine's.
+func (t *tool) run(command []string, inside bool) error {
 	if len(command) == 0 {
 		return errors.New("name the command to run: ambit-kind run -- kubectl get nodes")
 	}
@@ -64,6 +64,9 @@ func (t *tool) run(command []string) error {
 			if err := os.Setenv(k, v); err != nil {
 				return err
 			}
+		}
+		if inside && c.DockerHost != "" {
+			command = t.engine.Inside(command...)
 		}
 	}
 	path, err := exec.LookPath(command[0])
