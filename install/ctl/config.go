@@ -117,6 +117,11 @@ func (a *app) config() *cobra.Command {
 type refusals struct {
 	Entries []refusal      `json:"entries"`
 	Objects []objectReport `json:"objects,omitempty"`
+	// Settings are what the control plane was started with.
+	Settings struct {
+		TrustDomain, ClusterID, ClusterDomain, RootNamespace string
+		NetworkPolicies                                      bool
+	} `json:"settings"`
 }
 
 type refusal struct {
@@ -153,6 +158,7 @@ func (a *app) refusals(cmd *cobra.Command, s controlSource) (all refusals, err e
 		return all, err
 	}
 	err = each(a, cmd.Context(), s, "/debug/refusals", func(one refusals) {
+		all.Settings = one.Settings
 		if len(one.Objects) > len(all.Objects) {
 			all.Objects = one.Objects
 		}

@@ -19,7 +19,7 @@ var version string
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := ctl.Execute(ctx, os.Args[1:], ctl.Env{
-		Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Now: time.Now,
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Now: time.Now,
 		SelfDir: selfDir(), Exec: syscall.Exec, Environ: os.Environ(), Version: ownVersion(),
 	})
 	stop()

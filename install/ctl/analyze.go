@@ -1,0 +1,320 @@
+package ctl
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/control/analyze"
+	"github.com/ambit-mesh/ambit/install/cluster"
+	"github.com/ambit-mesh/ambit/install/table"
+)
+
+// analysis is what is to be analyzed and how.
+type analysis struct {
+	cfg       analyze.Config
+	format    format
+	list      bool
+	over      bool
+	namespace string
+	failOn    string
+	least     string
+	suppress  []string
+}
+
+func (a *app) analyze() *cobra.Command {
+	var s analysis
+	cmd := &cobra.Command{Use: "analyze [FILE|FOLDER|-]...", Short: "Find mistakes in configuration, before it is applied or in a mesh that runs",
+		Long: `Find mistakes in configuration: fields that do not exist, routes and policies for nothing, policies that nobody enforces,
+NetworkPolicies that cut the mesh off or let more in than they say, and more; --list says what. Each kind of finding has a code.
+
+With files or folders (- is standard input) those alone are looked at, and no mesh is needed: the pods of Deployments and the like
+are imagined. With -k they are looked at as if they had been applied to the mesh, and what that would bring is listed. Without
+files the mesh itself is looked at.
+
+The exit code is 79 when something is found that is as bad as --fail-on says. What is known and accepted is left out with
+--suppress, or with annotation ` + analyze.AnnotationSuppress + `: CODE,... on the object.`,
+		Example: `  ambitctl analyze shop/
+  kustomize build . | ambitctl analyze -
+  ambitctl analyze -k new-policy.yaml
+  ambitctl analyze -n shop --fail-on warning
+  ambitctl analyze --suppress AMB205 --suppress "AMB401=AuthorizationPolicy shop/later"`}
+	f := cmd.Flags()
+	a.outputFlag(cmd, &s.format)
+	f.BoolVarP(&s.list, "list", "L", false, "list the kinds of findings")
+	f.BoolVarP(&s.over, "use-mesh", "k", false, "lay the files over what the mesh has")
+	f.StringVarP(&s.namespace, "namespace", "n", "", "only findings about objects of this namespace")
+	f.StringVar(&s.failOn, "fail-on", "error", "how bad a finding must be for exit code 79: error, warning, info or never")
+	f.StringVar(&s.least, "level", "info", "how bad a finding must be to be listed: error, warning or info")
+	f.StringArrayVarP(&s.suppress, "suppress", "S", nil, "leave out a code: CODE, or CODE=\"KIND NAMESPACE/NAME\" for one object")
+	f.StringVar(&s.cfg.RootNamespace, "root-namespace", "", "namespace of mesh-wide policies (files)")
+	f.StringVar(&s.cfg.TrustDomain, "trust-domain", "", "trust domain of the mesh's identities (files)")
+	f.StringVar(&s.cfg.ClusterDomain, "cluster-domain", "", "DNS domain of Services (files)")
+	f.BoolVar(&s.cfg.NetworkPolicies, "network-policies", false, "node proxies enforce NetworkPolicies (files)")
+	levels := []string{"error", "warning", "info"}
+	a.complete(cmd, "fail-on", func(*app) []string { return append(levels, "never") })
+	a.complete(cmd, "level", func(*app) []string { return levels })
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case s.list:
+			return a.analyzers(s.format)
+		case s.failOn != "never" && analyze.Level(s.failOn).Severity() == 0:
+			return usagef("--fail-on %q: error, warning, info or never", s.failOn)
+		case analyze.Level(s.least).Severity() == 0:
+			return usagef("--level %q: error, warning or info", s.least)
+		case s.over && len(args) == 0:
+			return usagef("-k lays files over the mesh: name some, or leave it out to look at the mesh itself")
+		}
+		r, err := a.analyzed(cmd, &s, args)
+		if err != nil {
+			return err
+		}
+		return a.conclude(&s, r)
+	}
+	return cmd
+}
+
+// analyzers lists what can be found.
+func (a *app) analyzers(f format) error {
+	all := analyze.Catalog()
+	if f.structured() {
+		return a.data(f, all)
+	}
+	t := &table.Table{Head: []string{"CODE", "NAME", "LEVEL", "FINDS"}}
+	for _, x := range all {
+		t.Add(string(x.Code), x.Name, string(x.Level), x.Summary)
+	}
+	return a.table(t)
+}
+
+// analyzed judges files, the mesh, or the files laid over the mesh.
+func (a *app) analyzed(cmd *cobra.Command, s *analysis, args []string) (analyze.Result, error) {
+	files, err := a.documents(args)
+	if err != nil {
+		return analyze.Result{}, err
+	}
+	if len(args) > 0 && !s.over {
+		return analyze.Run(s.cfg, files), nil
+	}
+	m, err := a.mesh()
+	if err != nil {
+		return analyze.Result{}, err
+	}
+	objects, err := a.objects(cmd.Context(), m)
+	if err != nil {
+		return analyze.Result{}, err
+	}
+	s.cfg.Live = true
+	var said []analyze.Finding
+	all, err := a.refusals(cmd, controlSource{})
+	if err == nil {
+		s.cfg.RootNamespace, s.cfg.TrustDomain, s.cfg.ClusterDomain = all.Settings.RootNamespace, all.Settings.TrustDomain, all.Settings.ClusterDomain
+		s.cfg.ClusterID, s.cfg.NetworkPolicies = all.Settings.ClusterID, all.Settings.NetworkPolicies
+		said, err = findings(all.Entries)
+	}
+	if s.over {
+		if err != nil {
+			fmt.Fprintf(a.env.Err, "ambitctl: the control plane's settings are not known, its defaults are taken: %v\n", err)
+		}
+		return brought(s.cfg, objects, files), nil
+	}
+	if err != nil {
+		// The mesh is looked at as well as can be without it.
+		fmt.Fprintf(a.env.Err, "ambitctl: without the control plane's word: %v\n", err)
+	} else {
+		s.cfg.Told = true
+	}
+	r := analyze.Run(s.cfg, objects)
+	r.Findings = append(r.Findings, said...)
+	analyze.Sort(r.Findings)
+	return r, nil
+}
+
+// brought is what files would bring to a mesh.
+func brought(cfg analyze.Config, mesh, files []analyze.Document) analyze.Result {
+	before := analyze.Run(cfg, mesh)
+	after := analyze.Run(cfg, slices.Concat(mesh, files))
+	after.Findings = slices.DeleteFunc(after.Findings, func(f analyze.Finding) bool {
+		return f.File == "" && slices.ContainsFunc(before.Findings, f.Same)
+	})
+	return after
+}
+
+// findings are the control plane's words as findings.
+func findings(entries []refusal) ([]analyze.Finding, error) {
+	raw, err := json.Marshal(entries)
+	if err != nil {
+		return nil, fmt.Errorf("encode refusals: %w", err)
+	}
+	return analyze.Decode(raw)
+}
+
+// conclude prints the findings that are wanted and fails if one is bad enough.
+func (a *app) conclude(s *analysis, r analyze.Result) error {
+	fail := false
+	r.Findings = slices.DeleteFunc(r.Findings, func(f analyze.Finding) bool {
+		of := f.Namespace
+		if f.Kind == "Namespace" {
+			of = f.Object
+		}
+		if s.namespace != "" && of != s.namespace || s.suppressed(f) {
+			return true
+		}
+		fail = fail || s.failOn != "never" && f.Level.Severity() >= analyze.Level(s.failOn).Severity()
+		return f.Level.Severity() < analyze.Level(s.least).Severity()
+	})
+	if s.format.structured() {
+		if r.Findings == nil {
+			r.Findings = []analyze.Finding{}
+		}
+		if err := a.data(s.format, r.Findings); err != nil {
+			return err
+		}
+	} else {
+		a.printAnalysis(r)
+	}
+	if fail {
+		return errIssues
+	}
+	return nil
+}
+
+// suppressed reports whether the command line wants to hear nothing of a finding.
+func (s *analysis) suppressed(f analyze.Finding) bool {
+	return slices.ContainsFunc(s.suppress, func(x string) bool {
+		code, of, one := strings.Cut(x, "=")
+		name := f.Object
+		if f.Namespace != "" {
+			name = f.Namespace + "/" + name
+		}
+		return strings.EqualFold(code, string(f.Code)) && (!one || strings.EqualFold(of, f.Kind+" "+name))
+	})
+}
+
+func (a *app) printAnalysis(r analyze.Result) {
+	paint := a.paint()
+	count := map[analyze.Level]int{}
+	for _, f := range r.Findings {
+		count[f.Level]++
+		level := string(f.Level)
+		if paint != nil {
+			level = paint("", level)
+		}
+		at := refusal{File: f.File, Line: f.Line, Kind: f.Kind, Namespace: f.Namespace, Name: f.Object, Field: f.Field}
+		fmt.Fprintf(a.env.Out, "%s [%s %s] %s\n  %s\n", level, f.Code, f.Name, strings.Join(at.where(), ": "), f.Problem)
+		if f.Fix != "" {
+			fmt.Fprintf(a.env.Out, "  fix: %s\n", f.Fix)
+		}
+	}
+	if len(r.Findings) == 0 {
+		fmt.Fprintf(a.env.Out, "Nothing is wrong with %s.\n", howMany(r.Objects, "object"))
+		return
+	}
+	var parts []string
+	for _, l := range []analyze.Level{analyze.Error, analyze.Warning, analyze.Info} {
+		if n := count[l]; n > 0 {
+			parts = append(parts, howMany(n, map[analyze.Level]string{analyze.Error: "error", analyze.Warning: "warning", analyze.Info: "note"}[l]))
+		}
+	}
+	fmt.Fprintf(a.env.Out, "%s in %s.\n", strings.Join(parts, ", "), howMany(r.Objects, "object"))
+}
+
+func howMany(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
+// analyzedKinds are those of a mesh that are looked at. What is in Secrets is nobody's business here.
+var analyzedKinds = []string{
+	"Namespace", "Pod", "Service", "ServiceEntry", "WorkloadEntry", "NetworkPolicy", "Gateway", "GatewayClass", "ListenerSet",
+	"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "VirtualService", "DestinationRule", "HTTPRoute", "GRPCRoute",
+	"TLSRoute", "TCPRoute", "ReferenceGrant", "Telemetry", "WasmPlugin", "LocalRateLimitPolicy", "ExtensionPolicy",
+	"ProxyConfig", "WorkloadGroup", "Gateway.networking.istio.io",
+}
+
+// objects are those of a mesh, each as a document. Kinds that it does not have are none.
+func (a *app) objects(ctx context.Context, m cluster.Cluster) ([]analyze.Document, error) {
+	var out []analyze.Document
+	for _, kind := range analyzedKinds {
+		list, err := m.List(ctx, kind, "")
+		if errors.Is(err, cluster.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range list {
+			if meta, ok := o["metadata"].(map[string]any); ok {
+				delete(meta, "managedFields")
+			}
+			data, err := json.Marshal(o)
+			if err != nil {
+				return nil, fmt.Errorf("encode %s: %w", o, err)
+			}
+			out = append(out, analyze.Document{Data: data})
+		}
+	}
+	return out, nil
+}
+
+// maxFile bounds what is read of one file. The control plane takes less, and says so.
+const maxFile = 64 << 20
+
+// documents reads files, what of YAML and JSON is in folders, and standard input.
+func (a *app) documents(args []string) (out []analyze.Document, err error) {
+	read := func(name string, in io.Reader) error {
+		data, err := io.ReadAll(io.LimitReader(in, maxFile))
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		if filepath.Ext(name) == ".json" && !slices.Contains(args, name) && !bytes.Contains(data, []byte(`"kind"`)) {
+			return nil // a folder may have other JSON in it
+		}
+		out = append(out, analyze.Document{Name: name, Data: data})
+		return nil
+	}
+	file := func(name string) error {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return read(name, f)
+	}
+	for _, arg := range args {
+		if arg == "-" {
+			if err := read("(standard input)", a.env.In); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		err := filepath.WalkDir(arg, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			if path != arg && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path)) {
+				return nil
+			}
+			return file(path)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if len(args) > 0 && len(out) == 0 {
+		return nil, fmt.Errorf("there is no YAML or JSON in %s", strings.Join(args, ", "))
+	}
+	return out, nil
+}

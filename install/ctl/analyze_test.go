@@ -1,0 +1,144 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ambit-mesh/ambit/install/admin"
+	"github.com/ambit-mesh/ambit/install/cluster"
+)
+
+const analyzedShop = `apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: c, image: i}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: get, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}, rules: [{to: [{operation: {methods: [GET]}}]}]}
+---
+apiVersion: security.istio.io/v1beta1
+kind: AuthorizationPolicy
+metadata: {name: none, namespace: shop}
+spec: {selector: {matchLabels: {app: wep}}, rules: [{from: [{source: {namespaces: [shop]}}]}]}
+`
+
+func TestAnalyze(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"shop.yaml": analyzedShop, "other.json": `{"keys": []}`, "notes.txt": "a: b: c"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "shop.yaml")
+	for _, tt := range []struct {
+		args string
+		code int
+		want []string
+		not  []string
+	}{
+		{"analyze " + dir, exitIssues, []string{"error [AMB402 BeyondNodeProxy] " + file + ":10: AuthorizationPolicy shop/get: spec.rules\n  a node proxy does not see methods", "  fix: did you mean app=web?", "info [AMB108", "1 error, 1 warning, 1 note in 4 objects."}, nil},
+		{"analyze --fail-on never " + dir, exitOK, []string{"AMB402"}, nil},
+		{"analyze --level error " + dir, exitIssues, []string{"1 error in 4 objects."}, []string{"AMB401"}},
+		{"analyze -S AMB402 -S amb108 " + file, exitOK, []string{"AMB401"}, []string{"AMB402", "AMB108"}},
+		{"analyze -S AMB402 --fail-on warning " + file, exitIssues, nil, []string{"AMB402"}},
+		{"analyze -n elsewhere " + file, exitOK, []string{"Nothing is wrong with 4 objects."}, nil},
+		{"analyze -o json " + file, exitIssues, []string{`"analyzer": "BeyondNodeProxy"`, `"level": "error"`, `"namespace": "shop"`}, []string{"in 4 objects"}},
+		{"analyze -o yaml -n elsewhere " + file, exitOK, []string{"[]\n"}, nil},
+		{"analyze -L", exitOK, []string{"CODE", "AMB601  BlocksHBONE", "AMB901"}, nil},
+		{"analyze -L -o json", exitOK, []string{`"summary":`}, nil},
+		{"analyze - --fail-on info", exitIssues, []string{"(standard input):10"}, nil},
+		{"analyze " + dir + "/gone", exitError, []string{"no such file"}, nil},
+		{"analyze --fail-on fatal " + file, exitUsage, []string{`--fail-on "fatal"`}, nil},
+		{"analyze --level none " + file, exitUsage, []string{`--level "none"`}, nil},
+		{"analyze -k", exitUsage, []string{"-k lays files over the mesh"}, nil},
+		{"analyze", exitError, []string{"lab"}, nil},
+	} {
+		r := run(t, strings.Fields(tt.args), func(e *Env) { e.In = strings.NewReader(analyzedShop) })
+		all := r.out + r.err
+		if r.code != tt.code {
+			t.Errorf("%s: code %d, want %d\n%s", tt.args, r.code, tt.code, all)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(all, want) {
+				t.Errorf("%s: no %q in\n%s", tt.args, want, all)
+			}
+		}
+		for _, not := range tt.not {
+			if strings.Contains(all, not) {
+				t.Errorf("%s: %q in\n%s", tt.args, not, all)
+			}
+		}
+	}
+}
+
+// TestAnalyzeMesh looks at a mesh, with its control plane's word and without, and at files laid over it.
+func TestAnalyzeMesh(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "control")
+	serve(t, socket, answers{"/debug/refusals": `{"settings": {"networkPolicies": true}, "entries": [
+		{"severity": "warning", "code": "AMB408", "kind": "Pod", "namespace": "istio-system", "name": "ztunnel-x", "problem": "does not know guards", "fix": "run ours"},
+		{"severity": "refused", "kind": "Gateway", "namespace": "shop", "name": "y", "problem": "no"}]}`})
+	objects := map[string][]cluster.Object{}
+	for _, text := range []string{
+		`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"istio.io/dataplane-mode": "ambient"}}}`,
+		`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "shop", "managedFields": [], "labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i", "newField": 1}]}, "status": {"phase": "Running", "podIP": "10.0.0.7"}}`,
+		`{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "none", "namespace": "shop"}, "spec": {"selector": {"matchLabels": {"app": "wep"}}}}`,
+		`{"apiVersion": "networking.istio.io/v1", "kind": "ProxyConfig", "metadata": {"name": "p", "namespace": "shop"}}`,
+	} {
+		var o cluster.Object
+		if err := json.Unmarshal([]byte(text), &o); err != nil {
+			t.Fatal(err)
+		}
+		kind := o.Text("kind")
+		objects[kind] = append(objects[kind], o)
+	}
+	m := &fakeMesh{Cluster: listed{objects: objects}, parts: map[cluster.Kind][]cluster.Part{
+		cluster.Control: {{Endpoint: admin.Endpoint{What: "control plane", Address: "unix:" + socket}}},
+	}}
+	with := func(e *Env) {
+		e.Mesh = m
+		e.In = strings.NewReader(strings.ReplaceAll(analyzedShop, "name: none", "name: new"))
+	}
+	r := run(t, []string{"analyze"}, with)
+	for _, want := range []string{"error [AMB408 ForeignProxy] Pod istio-system/ztunnel-x", "error [AMB901 Operational] Gateway shop/y", "warning [AMB107 KindWithoutEffect] ProxyConfig shop/p"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("no %q in\n%s%s", want, r.out, r.err)
+		}
+	}
+	if r.code != exitIssues || strings.Contains(r.out, "AMB102") {
+		t.Errorf("%d\n%s", r.code, r.out)
+	}
+	r = run(t, []string{"analyze", "-k", "-"}, with)
+	if !strings.Contains(r.out, "AuthorizationPolicy shop/new: spec.selector") || strings.Contains(r.out, "shop/none") || strings.Contains(r.out, "ProxyConfig") || r.code != exitIssues {
+		t.Errorf("%d\n%s", r.code, r.out)
+	}
+	m.parts = nil
+	r = run(t, []string{"analyze"}, with)
+	if !strings.Contains(r.err, "without the control plane's word") || !strings.Contains(r.out, "AuthorizationPolicy shop/none") || r.code != exitOK {
+		t.Errorf("%d\n%s%s", r.code, r.out, r.err)
+	}
+}
+
+// listed is a cluster that can be listed alone.
+type listed struct {
+	cluster.Cluster
+	objects map[string][]cluster.Object
+}
+
+func (l listed) List(_ context.Context, kind, _ string) ([]cluster.Object, error) {
+	if l.objects[kind] == nil {
+		return nil, fmt.Errorf("kind %s: %w", kind, cluster.ErrNotFound)
+	}
+	return l.objects[kind], nil
+}
