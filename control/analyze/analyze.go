@@ -64,9 +64,9 @@ type Config struct {
 	TrustDomain, ClusterID, ClusterDomain, RootNamespace string
 	// NetworkPolicies says that node proxies enforce NetworkPolicies.
 	NetworkPolicies bool
-	// Live says that documents without a name are objects of a mesh that runs: what is wrong with their text is for its
-	// control plane to say. Pods are those there are. Otherwise the pods of Deployments and the like are imagined, and
-	// Gateways are taken to be served.
+	// Live says that documents without a name are objects of a mesh that runs, and come first: what is wrong with their
+	// text is for its control plane to say. For documents with a name, which are about to be applied, the pods of
+	// Deployments and the like are imagined, and Gateways are taken to be served.
 	Live bool
 	// Told says that the mesh's control plane was asked already, so that nothing is said here that it says.
 	Told bool
@@ -85,9 +85,7 @@ func Run(cfg Config, docs []Document) Result {
 	for _, d := range docs {
 		w.read(d)
 	}
-	if !cfg.Live {
-		w.imagine()
-	}
+	w.imagine()
 	w.gather()
 	if !cfg.Told {
 		w.model()

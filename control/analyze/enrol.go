@@ -110,7 +110,9 @@ func (w *world) outside() {
 			why = "is in its node's network, which the mesh leaves alone"
 		}
 		f := w.about(status.SelectsOutside, k, "spec.selector", "%s: %s %s%s", what, out[0].by, why, others(len(out)-1, in))
-		if f.fix("take the pods into the mesh: label %s=%s on the namespace", mesh.LabelDataplaneMode, mesh.DataplaneModeAmbient); out[0].HostNetwork {
+		if w.ambient(out[0].Namespace, out[0].Labels) && !out[0].HostNetwork {
+			f.fix("the mesh is asked to take it: \"ambitctl enrolment\" says why it did not")
+		} else if f.fix("take the pods into the mesh: label %s=%s on the namespace", mesh.LabelDataplaneMode, mesh.DataplaneModeAmbient); out[0].HostNetwork {
 			f.fix("give the pod a network of its own, or protect it by other means")
 		}
 	}

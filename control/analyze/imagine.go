@@ -26,13 +26,13 @@ var templates = map[name][]string{
 // imagine adds a pod for everything that makes some, and lets pods run and Gateways be served.
 func (w *world) imagine() {
 	each(w, func(p *object.Pod) {
-		if p.Phase == object.Pending && len(p.IPs) == 0 {
+		if p.Phase == object.Pending && len(p.IPs) == 0 && w.places[p.Key()].file != "" {
 			w.run(p)
 		}
 	})
 	for _, r := range w.raw {
 		path, ok := templates[name{kind: r.group + "/" + r.kind}]
-		if !ok || at(r.o, "spec", "replicas") == 0 {
+		if !ok || at(r.o, "spec", "replicas") == 0 || r.file == "" {
 			continue
 		}
 		var t corev1.PodTemplateSpec
@@ -45,19 +45,32 @@ func (w *world) imagine() {
 		if !ok {
 			continue
 		}
+		if w.cfg.Live && w.runs(p) {
+			continue
+		}
 		w.run(p)
 		w.objects[p.Key()], w.places[p.Key()] = p, r.place
 		spec, _ := at(r.o, append(path, "spec")...).(map[string]any)
 		w.pods = append(w.pods, &pod{Pod: p, by: r.kind + " " + r.namespace + "/" + r.name.name, spec: spec})
 	}
 	each(w, func(g *object.Gateway) {
-		if len(g.Status) > 0 {
+		if len(g.Status) > 0 || w.places[g.Key()].file == "" {
 			return
 		}
 		served := *g
 		served.Status = []object.GatewayAddress{{Kind: object.AddressHostname, Value: g.Name + "." + g.Namespace + ".svc." + w.cfg.ClusterDomain}}
 		w.objects[g.Key()] = &served
 	})
+}
+
+// runs reports whether pods like it run already.
+func (w *world) runs(p *object.Pod) bool {
+	for k, o := range w.objects {
+		if k.Kind == object.KindPod && k.Namespace == p.Namespace && o.Metadata().Labels.Contains(p.Labels) {
+			return true
+		}
+	}
+	return false
 }
 
 // run makes a pod one that runs. Objects are not changed once they were handed out: nobody has it yet.

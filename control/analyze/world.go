@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/api/mesh"
@@ -74,6 +76,9 @@ func newWorld(cfg Config) *world {
 // read takes in what a document says.
 func (w *world) read(d Document) {
 	live := w.cfg.Live && d.Name == ""
+	if live && w.readLive(d.Data) {
+		return
+	}
 	for _, doc := range w.dec.File(d.Name, d.Data, nil) {
 		for _, it := range doc.Items {
 			if !live {
@@ -90,15 +95,69 @@ func (w *world) read(d Document) {
 				w.about(status.DefinedTwice, k, "metadata.name", "it is defined at %s:%d as well", was.file, was.line).
 					fix("keep one of the two; in a folder the first one counts, with kubectl the last")
 			}
-			w.objects[k], w.places[k] = it.Object, place{d.Name, it.Line}
+			w.objects[k] = w.kept(it.Object)
+			if !live {
+				w.places[k] = place{d.Name, it.Line}
+			}
 		}
 	}
 	for part := range folder.Documents(d.Data) {
 		var o map[string]any
 		if yaml.Unmarshal(part.Data, &o) == nil {
-			w.take(o, place{d.Name, firstLine(part)})
+			at := place{d.Name, firstLine(part)}
+			if live {
+				at = place{}
+			}
+			w.take(o, at)
 		}
 	}
+}
+
+// kept is what an object will be once it is applied: the status of a running one stays.
+func (w *world) kept(o object.Object) object.Object {
+	switch was := w.objects[o.Key()].(type) {
+	case *object.Pod:
+		if w.cfg.Live {
+			return was // pods are not changed by applying them
+		}
+	case *object.Gateway:
+		if now, ok := o.(*object.Gateway); ok && len(now.Status) == 0 {
+			now.Status = was.Status
+		}
+	}
+	return o
+}
+
+// readLive takes in an object of one of Kubernetes' own kinds. The API server has checked them, and may know fields that
+// nobody here does. It reports whether the object was one.
+func (w *world) readLive(data []byte) bool {
+	var o map[string]any
+	if json.Unmarshal(data, &o) != nil {
+		return false
+	}
+	kind, _ := object.ParseKind(text(o, "kind"))
+	var to interface {
+		metav1.Object
+	}
+	switch kind {
+	case object.KindNamespace:
+		to = &corev1.Namespace{}
+	case object.KindPod:
+		to = &corev1.Pod{}
+	case object.KindService:
+		to = &corev1.Service{}
+	default:
+		return false
+	}
+	if json.Unmarshal(data, to) != nil {
+		return false
+	}
+	meta := metav1.ObjectMeta{Name: to.GetName(), Namespace: to.GetNamespace()}
+	if in, _ := w.dec.Convert(kind, meta, to); in != nil {
+		w.objects[in.Key()] = in
+	}
+	w.take(o, place{})
+	return true
 }
 
 // firstLine is where a document begins, past blank lines and comments.
@@ -242,7 +301,7 @@ func (w *world) gather() {
 	for _, p := range w.pods {
 		p.sidecar = p.sidecar || hasSidecar(p.spec)
 		p.meshed = p.Annotations.Get(mesh.AnnotationRedirection) == mesh.RedirectionEnabled
-		if !w.cfg.Live {
+		if !w.cfg.Live || w.places[p.Key()].file != "" {
 			p.meshed = p.meshed || w.ambient(p.Namespace, p.Labels) && !p.HostNetwork && !p.sidecar
 		}
 		w.byLabel[p.Namespace] = append(w.byLabel[p.Namespace], p)

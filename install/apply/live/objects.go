@@ -59,11 +59,16 @@ var groups = []string{
 	"rbac.authorization.k8s.io", "autoscaling",
 }
 
+// resource finds a kind; one that several groups have can be written Kind.group.
 func (m *Mesh) resource(kind string) (resource, error) {
 	if r, ok := known[kind]; ok {
 		return r, nil
 	}
-	for _, g := range groups {
+	among := groups
+	if name, group, ok := strings.Cut(kind, "."); ok {
+		kind, among = name, []string{group}
+	}
+	for _, g := range among {
 		mapping, err := m.client.Mapper.RESTMapping(schema.GroupKind{Group: g, Kind: kind})
 		if err == nil {
 			return resource{mapping.Resource, mapping.Scope.Name() == meta.RESTScopeNameNamespace}, nil
