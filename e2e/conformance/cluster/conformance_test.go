@@ -133,10 +133,14 @@ func balance(t *testing.T, api kubernetes.Interface) Balancer {
 	via := ""
 	for _, n := range nodes.Items {
 		for _, a := range n.Status.Addresses {
-			if a.Type == corev1.NodeInternalIP {
+			ip, err := netip.ParseAddr(a.Address)
+			if a.Type == corev1.NodeInternalIP && err == nil && ip.Is4() == prefix.Addr().Is4() {
 				via = a.Address
 			}
 		}
+	}
+	if via == "" {
+		t.Fatalf("no node has an internal address of the family of %s", prefix)
 	}
 	route := []string{"route", "replace", prefix.Masked().String(), "via", via}
 	if out, err := exec.CommandContext(t.Context(), "ip", route...).CombinedOutput(); err != nil {
