@@ -26,9 +26,9 @@ demo: build envoy ## a three-node mesh with bookinfo on this machine, told step 
 
 test: prereqs check unit stories ## all tests, the stories on real namespaces included (root)
 
-check: ## formatting, vet, and each module on its own without the workspace
+check: ## formatting, vet (the stories of a cluster included), and each module on its own without the workspace
 	@test -z "$$(gofmt -l $(MODULES))" || { echo 'gofmt these:'; gofmt -l $(MODULES); exit 1; }
-	@for m in $(MODULES); do tools/progress.sh "module $$m alone" bash -c "cd $$m && GOWORK=off go vet ./... && GOWORK=off go mod tidy -diff" || exit 1; done
+	@for m in $(MODULES); do tools/progress.sh "module $$m alone" bash -c "cd $$m && GOWORK=off go vet -tags kind ./... && GOWORK=off go mod tidy -diff" || exit 1; done
 
 unit: envoy ## tests of every module but e2e
 	go test $(patsubst %,./%/...,$(filter-out e2e,$(MODULES)))
