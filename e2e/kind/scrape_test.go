@@ -107,6 +107,8 @@ spec:
 	if len(pages) < 6 {
 		t.Fatalf("the chart has %v only", pages)
 	}
+	rules, err := fs.ReadFile(charts.Files, "base/files/rules/ambit.yaml")
+	c.must(err)
 	c.eventually("every dashboard finds what it asks for", func() error {
 		m := scrape.New()
 		pods := slices.Concat(c.pods(system, ""), c.pods("scrape", "gateway.networking.k8s.io/gateway-name"))
@@ -125,6 +127,8 @@ spec:
 			_, problems := m.Dashboard(raw)
 			missing = append(missing, problems...)
 		}
+		_, problems := m.Rules(rules)
+		missing = append(missing, problems...)
 		if t.Failed() {
 			t.FailNow()
 		}

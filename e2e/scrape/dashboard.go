@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"sigs.k8s.io/yaml"
 )
 
 // page is what is looked at of a dashboard of Grafana.
@@ -81,4 +83,41 @@ func (m Metrics) Dashboard(raw []byte) (queries int, problems []string) {
 		}
 	}
 	return queries, problems
+}
+
+var alertLabel = regexp.MustCompile(`\$labels\.([a-zA-Z_]+)`)
+
+// Rules returns what is wrong with a file of alerting rules, and how many it has.
+func (m Metrics) Rules(raw []byte) (alerts int, problems []string) {
+	var file struct {
+		Groups []struct {
+			Rules []struct {
+				Alert, Expr string
+				Annotations map[string]string
+			}
+		}
+	}
+	if err := yaml.UnmarshalStrict(raw, &struct{ Groups any }{}); err != nil {
+		return 0, []string{err.Error()}
+	}
+	if err := yaml.Unmarshal(raw, &file); err != nil {
+		return 0, []string{err.Error()}
+	}
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			alerts++
+			labels, more := m.Query(r.Expr)
+			for _, text := range r.Annotations {
+				for _, l := range alertLabel.FindAllStringSubmatch(text, -1) {
+					if more == nil && !slices.Contains(labels, l[1]) {
+						more = append(more, fmt.Sprintf("its text has the label %s, which %s has not: %v", l[1], r.Expr, labels))
+					}
+				}
+			}
+			for _, text := range more {
+				problems = append(problems, "alert "+r.Alert+": "+text)
+			}
+		}
+	}
+	return alerts, problems
 }

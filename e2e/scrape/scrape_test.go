@@ -82,3 +82,19 @@ func TestLint(t *testing.T) {
 		}
 	}
 }
+
+func TestRules(t *testing.T) {
+	const text = `
+groups:
+- name: shop
+  rules:
+  - {alert: Good, expr: 'shop_requests_total > 1', annotations: {summary: "{{ $labels.pod }} {{ $labels.code }}"}}
+  - {alert: Bad, expr: 'sum(shop_requests_total) > 1', annotations: {summary: "{{ $labels.pod }}"}}
+  - {alert: Gone, expr: 'shop_gone > 1'}
+`
+	n, problems := known(t).Rules([]byte(text))
+	got := strings.Join(problems, "\n")
+	if n != 3 || len(problems) != 2 || !strings.Contains(got, "alert Bad: its text has the label pod") || !strings.Contains(got, "alert Gone: no program serves shop_gone") {
+		t.Errorf("%d alerts: %s", n, got)
+	}
+}

@@ -78,6 +78,15 @@ func TestDashboards(t *testing.T) {
 			t.Error(p)
 		}
 	}
+	rules, err := fs.ReadFile(charts.Files, "base/files/rules/ambit.yaml")
+	w.must(err)
+	n, problems := m.Rules(rules)
+	if n < 10 {
+		t.Errorf("%d alerts", n)
+	}
+	for _, p := range problems {
+		t.Error(p)
+	}
 }
 
 // keysOfNobody makes the control plane look for keys in vain.

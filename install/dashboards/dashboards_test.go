@@ -12,19 +12,25 @@ import (
 
 var update = flag.Bool("update", false, "write the JSON of the dashboards into the chart")
 
-// The chart has exactly these dashboards.
+// The chart has exactly these dashboards and alerts.
 func TestChartHasThem(t *testing.T) {
-	dir := filepath.Join("..", "charts", "base", "files", "dashboards")
-	var want []string
+	files := filepath.Join("..", "charts", "base", "files")
+	want := map[string][]byte{}
 	for _, d := range All() {
 		raw, err := d.JSON()
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join(dir, d.Name+".json")
-		want = append(want, path)
+		want[filepath.Join(files, "dashboards", d.Name+".json")] = raw
+	}
+	rules, err := AlertRules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want[filepath.Join(files, "rules", "ambit.yaml")] = rules
+	for path, raw := range want {
 		if *update {
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(path, raw, 0o644); err != nil {
@@ -36,10 +42,27 @@ func TestChartHasThem(t *testing.T) {
 			t.Errorf("%s is not what this package defines (%v): go test ./install/dashboards -update", path, err)
 		}
 	}
-	have, err := filepath.Glob(filepath.Join(dir, "*"))
-	slices.Sort(want)
-	if err != nil || !slices.Equal(have, want) {
-		t.Errorf("the chart has %v, want %v", have, want)
+	for _, dir := range []string{"dashboards", "rules"} {
+		have, err := filepath.Glob(filepath.Join(files, dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range have {
+			if want[path] == nil {
+				t.Errorf("%s is not defined here any more: delete it", path)
+			}
+		}
+	}
+}
+
+// Every alert says what is wrong and what to do.
+func TestAlerts(t *testing.T) {
+	seen := map[string]bool{}
+	for _, a := range Alerts() {
+		if seen[a.Name] || a.Text == "" || a.Fix == "" || a.For == "" || !slices.Contains([]string{"critical", "warning", "info"}, a.Severity) {
+			t.Errorf("%+v", a)
+		}
+		seen[a.Name] = true
 	}
 }
 
