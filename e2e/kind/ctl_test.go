@@ -72,9 +72,9 @@ func TestWaypointCommands(t *testing.T) {
 	c.answers("ctl-waypoint", "client", url)
 	c.says("waypoint list -A", "ctl-waypoint", "waypoint")
 	c.says("waypoint status -n ctl-waypoint", "Programmed")
-	c.says("proxy-status waypoint.ctl-waypoint", "Match")
+	c.says("proxy-status waypoint.ctl-waypoint", "Gateway match (1)")
 	for what, want := range map[string]string{
-		"route": "ctl-waypoint/web", "cluster": "web.ctl-waypoint.svc.cluster.local", "listener": "connect_terminate", "endpoint": "web.ctl-waypoint",
+		"route": "web.ctl-waypoint", "cluster": "web.ctl-waypoint.svc.cluster.local", "listener": "connect_terminate", "endpoint": "|web.ctl-waypoint.svc.cluster.local",
 		"secret": "ACTIVE", "ecds": "ECDS NAME", "bootstrap": "bootstrap", "all": "connect_terminate", "problems": "in force", "log": "current log level",
 	} {
 		c.says("proxy-config "+what+" waypoint.ctl-waypoint", want)
