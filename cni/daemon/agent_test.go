@@ -37,6 +37,8 @@ type world struct {
 	dir  string
 	host *netns.Netns
 	cfg  Config
+	// agent is the one that runs.
+	agent *Agent
 }
 
 func path(n *netns.Netns) string { return fmt.Sprintf("/proc/self/fd/%d", n.File().Fd()) }
@@ -143,6 +145,18 @@ func (w *world) probed(want ...string) {
 	})
 }
 
+// waiting is why a pod is not where it should be.
+func (w *world) waiting(pod string) string {
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	for k, why := range w.agent.complaints {
+		if k.String() == pod {
+			return why
+		}
+	}
+	return ""
+}
+
 // run starts an agent; stop ends it and waits.
 func (w *world) run() (stop func()) {
 	w.t.Helper()
@@ -154,6 +168,7 @@ func (w *world) run() (stop func()) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.agent = a
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -324,16 +339,18 @@ func TestNamespaceGoesBeforeItsPods(t *testing.T) {
 	w.captured(ns, false)
 }
 
-func TestPendingUntilThereIsAProxy(t *testing.T) {
+func TestOutsideUntilThereIsAProxy(t *testing.T) {
 	w := newWorld(t)
 	ns := netnstest.Make(t)
 	w.namespace("shop", "ambient")
 	w.pod("web", ns, "")
 	w.run()
-	w.annotated("web", "pending")
-	w.captured(ns, true)
+	// It runs already: without a proxy, rules would cut it off.
+	w.eventually("the agent says what it waits for", func() bool { return strings.Contains(w.waiting("shop/web"), "no node proxy") })
+	w.captured(ns, false)
 	p := w.proxy()
 	w.annotated("web", "enabled")
+	w.captured(ns, true)
 	w.probed("10.1.0.9")
 	if !p.has("uid-web", ns.ID()) {
 		t.Error("the proxy does not have the pod")

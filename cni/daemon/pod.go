@@ -18,7 +18,7 @@ import (
 // reconcile brings one pod where it should be.
 //
 //	nothing ──rules──► captured ──proxy took it──► enabled
-//	   ▲                  │ no proxy: annotated "pending"
+//	   ▲                  │ no proxy: annotated "pending"; what runs already waits outside
 //	   └──────────────────┴── label gone: annotation, and a moment later addresses, rules, proxy
 //	                          pod gone:   addresses, proxy
 func (a *Agent) reconcile(ctx context.Context, k enroll.Key) error {
@@ -51,7 +51,8 @@ func (a *Agent) complain(ctx context.Context, k enroll.Key, err error) {
 		return
 	}
 	a.log.Warn("pod is not yet where it should be; trying again", "pod", k, "err", err)
-	if pod, _, ok := a.lookup(k); ok {
+	// A mesh that is being installed is nothing to tell each of its pods.
+	if pod, _, ok := a.lookup(k); ok && !errors.Is(err, errNotYet) {
 		a.tell(ctx, pod, true, ReasonNotCaptured, err.Error())
 	}
 }
@@ -101,6 +102,13 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 		}
 		r.ns = ns
 	}
+	if rec == nil && !wait && pod.Annotations[mesh.AnnotationRedirection] == "" {
+		// It runs, and never was in the mesh. Rules without a proxy behind them would cut it off.
+		if r.ns != nil {
+			r.ns.Close()
+		}
+		return errNotYet
+	}
 	err := a.enrol(ctx, pod, r)
 	if !wait && errors.Is(err, handoff.ErrNoProxy) {
 		// The pod is in the next snapshot, whose answer brings us back here.
@@ -108,6 +116,9 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 	}
 	return err
 }
+
+// errNotYet is why a pod that runs is left as it is.
+var errNotYet = errors.New("no node proxy is connected on this node: the pod joins when there is one")
 
 // orphaned reports whether a pod lost its namespace's say rather than being told to leave. A namespace that is deleted
 // goes before its pods have ended, and until then they serve: letting them out of the mesh would open them to plaintext,
