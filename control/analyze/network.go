@@ -20,6 +20,7 @@ import (
 // networkPolicies looks at what NetworkPolicies do to pods of the mesh.
 func (w *world) networkPolicies() {
 	seen := map[string]bool{} // pods of one maker are alike
+	defer w.oncePerRule(len(w.findings))
 	for _, p := range w.pods {
 		if !p.meshed || p.isGateway() || p.HostNetwork || seen[p.by] {
 			continue
@@ -41,6 +42,22 @@ func (w *world) networkPolicies() {
 		w.egress(p, out)
 		w.probes(p, in)
 	}
+}
+
+// oncePerRule leaves of the findings from one on only the first about a rule of a policy: what is wrong for one pod is mostly
+// wrong for others too.
+func (w *world) oncePerRule(from int) {
+	type rule struct {
+		code            status.Code
+		ns, name, field string
+	}
+	said := map[rule]bool{}
+	w.findings = append(w.findings[:from], slices.DeleteFunc(w.findings[from:], func(f Finding) bool {
+		k := rule{f.Code, f.Namespace, f.Object, f.Field}
+		was := said[k]
+		said[k] = true
+		return was
+	})...)
 }
 
 // hbone reports whether a rule admits the mesh's port, and whether it does so by naming it.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/control/intake"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
 )
@@ -45,24 +46,21 @@ func (w *world) selectors() {
 	})
 }
 
-// nearLabels are labels of a workload that differ from those wanted in one value.
+// nearLabels are labels that some workload has, and that differ from those wanted by a slip of the pen.
 func (w *world) nearLabels(ns string, want object.Labels) string {
-	for _, p := range w.byLabel[ns] {
-		differ := 0
-		var pairs []string
-		for k, v := range want.All() {
-			has, ok := p.Labels.Lookup(k)
-			if !ok {
-				differ = 2
-				break
+	for key, value := range want.All() {
+		var values []string
+		for _, p := range w.byLabel[ns] {
+			rest := want.Map()
+			delete(rest, key)
+			if v, ok := p.Labels.Lookup(key); ok && p.Labels.Contains(object.MakeLabels(rest)) && !slices.Contains(values, v) {
+				values = append(values, v)
 			}
-			if has != v {
-				differ++
-			}
-			pairs = append(pairs, k+"="+has)
 		}
-		if differ == 1 {
-			return strings.Join(pairs, ",")
+		if near := intake.Nearest(value, values); near != "" {
+			all := want.Map()
+			all[key] = near
+			return object.MakeLabels(all).String()
 		}
 	}
 	return ""

@@ -82,6 +82,7 @@ func (a *app) up() *cobra.Command {
 	c.Flags().StringToStringVar(&hosts, "host", nil, "names of the outside world, as NAME=ADDRESS; 172.30.0.2 is the control host")
 	c.Flags().StringVar(&ztunnel, "ztunnel", "", "another node proxy, with its arguments, as in \"/opt/ztunnel proxy ztunnel\"")
 	c.Flags().StringArrayVar(&peer.ZtunnelEnv, "ztunnel-env", nil, "NAME=VALUE for every node proxy, over what the lab sets")
+	c.Flags().StringArrayVar(&peer.ControlArgs, "control-arg", nil, "argument for the control plane, as in --control-arg=--network-policies")
 	c.Flags().StringVar(&peer.Redirection, "redirection", "", "how pods' traffic is captured: auto, nftables, iptables or ebpf")
 	c.Flags().BoolVar(&plain, "plain", false, "without the mesh")
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
