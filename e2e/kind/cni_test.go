@@ -348,23 +348,19 @@ func TestForeignWriter(t *testing.T) {
 	foreign, err := json.Marshal(list)
 	c.must(err)
 	for i := range 5 {
-		_, err := c.execIn(c.ctx, "writer", "hand", "", strings.NewReader(string(foreign)), "ambit-echo", "file", "write", name)
+		out, err := c.execIn(c.ctx, "writer", "hand", "", strings.NewReader(string(foreign)), "ambit-echo", "file", "write", name, "--until", ourType)
 		c.must(err)
-		start := time.Now()
-		c.within(2*time.Second, "the plugin is back", func() error {
-			if _, text := c.effective("writer"); !strings.Contains(text, ourType) {
-				return fmt.Errorf("after %s: %s", time.Since(start), text)
-			}
-			return nil
-		})
-		if d := time.Since(start); d > time.Second {
-			t.Errorf("healed after %s", d)
+		healed, err := time.ParseDuration(strings.TrimSpace(out))
+		c.must(err)
+		t.Logf("healed after %s", healed)
+		if healed > time.Second {
+			t.Errorf("healed after %s", healed)
 		}
 		c.apply("writer", onNode(fmt.Sprintf("pod-%d", i), node, ""))
 	}
 	_, err = c.exec("writer", "hand", "ambit-echo", "file", "remove", "/node/opt/cni/bin/ambit-cni")
 	c.must(err)
-	c.within(time.Second, "the program is back", func() error {
+	c.within(10*time.Second, "the program is back", func() error {
 		out, err := c.exec("writer", "hand", "ambit-echo", "file", "list", "/node/opt/cni/bin")
 		if err == nil && !slices.Contains(strings.Fields(out), "ambit-cni") {
 			err = fmt.Errorf("only %s", out)
