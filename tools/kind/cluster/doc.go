@@ -80,7 +80,8 @@ func (c *Cluster) Kubeconfig() string { return filepath.Join(c.Dir, "kubeconfig"
 func (c *Cluster) Env() []string {
 	env := []string{"KUBECONFIG=" + c.Kubeconfig(), "KIND_CLUSTER_NAME=" + c.Name, "PATH=" + c.Programs + ":" + os.Getenv("PATH")}
 	if c.DockerHost != "" {
-		env = append(env, "DOCKER_HOST="+c.DockerHost)
+		// What the user says of a Docker elsewhere would be said of this one.
+		env = append(env, "DOCKER_HOST="+c.DockerHost, "DOCKER_CONTEXT=", "DOCKER_TLS_VERIFY=")
 	}
 	return env
 }

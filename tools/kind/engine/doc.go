@@ -33,6 +33,8 @@ type Engine struct {
 	Run, Data string
 	// Namespace is the name of the network namespace.
 	Namespace string
+	// IPv6: the kernel has it.
+	IPv6 bool
 	// Wrapper is the program cmd/ambit-runc.
 	Wrapper string
 	Steps   *steps.Printer
@@ -52,10 +54,10 @@ func (e *Engine) Inside(args ...string) []string {
 
 // Arguments of dockerd. lacked are the capabilities this machine cannot give.
 func (e *Engine) Arguments(lacked []string) []string {
-	args := []string{
-		"dockerd", "--host", e.Host(), "--data-root", e.Data, "--exec-root", filepath.Join(e.Run, "exec"), "--pidfile", e.pidFile(),
-		// Dual-stack clusters need rules for IPv6, which this daemon still calls an experiment.
-		"--experimental", "--ip6tables",
+	args := []string{"dockerd", "--host", e.Host(), "--data-root", e.Data, "--exec-root", filepath.Join(e.Run, "exec"), "--pidfile", e.pidFile()}
+	if e.IPv6 {
+		// Dual-stack clusters need rules for it, which older daemons still call an experiment.
+		args = append(args, "--experimental", "--ip6tables")
 	}
 	if len(lacked) > 0 {
 		args = append(args, "--add-runtime", "ambit-runc="+e.Wrapper, "--default-runtime", "ambit-runc")
@@ -245,12 +247,15 @@ func runs(pid int, program string) bool {
 }
 
 // lock holds a file against other runs of this program.
-func lock(path string) (unlock func(), err error) {
+func lock(path string) (unlock func(), err error) { return Flock(path, syscall.LOCK_EX) }
+
+// Flock locks a file as flock(2) does.
+func Flock(path string, how int) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+	if err := syscall.Flock(int(f.Fd()), how); err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -17,6 +17,13 @@ func TestArguments(t *testing.T) {
 	if strings.Contains(plain, "ambit-runc") || !strings.Contains(plain, "--host unix:///run/x/docker.sock --data-root /data") {
 		t.Errorf("on a machine that lacks nothing: %s", plain)
 	}
+	if strings.Contains(plain, "ip6tables") {
+		t.Errorf("without IPv6: %s", plain)
+	}
+	e.IPv6 = true
+	if six := strings.Join(e.Arguments(nil), " "); !strings.HasSuffix(six, "--experimental --ip6tables") {
+		t.Errorf("with IPv6: %s", six)
+	}
 	if wrapped := strings.Join(e.Arguments([]string{"CAP_SYS_RESOURCE"}), " "); !strings.HasSuffix(wrapped, "--add-runtime ambit-runc=/w/ambit-runc --default-runtime ambit-runc") {
 		t.Errorf("on a machine that lacks something: %s", wrapped)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/ambit-mesh/ambit/tools/kind/cluster"
 	"github.com/ambit-mesh/ambit/tools/kind/engine"
@@ -23,6 +24,11 @@ func (t *tool) prepare(ctx context.Context) error {
 		return err
 	}
 	t.steps.Say("%s", w.Because)
+	done, err := t.use()
+	if err != nil {
+		return err
+	}
+	defer done()
 	switch w.Kind {
 	case way.Published:
 		_, err = t.builder.Kind(ctx)
@@ -32,12 +38,17 @@ func (t *tool) prepare(ctx context.Context) error {
 	return err
 }
 
-// node builds the node image and loads it into our own Docker, which is started for it.
+// node builds the node image, one run of this program after the other, and loads it into our own Docker, which is started for it.
 func (t *tool) node(ctx context.Context) (*node.Node, error) {
 	script := filepath.Join(t.root, "tools", "kind", "prereqs.sh")
 	if _, err := t.steps.Run(ctx, steps.Command{Title: "installing what a cluster needs", Args: []string{script}}); err != nil {
 		return nil, err
 	}
+	unlock, err := engine.Flock(filepath.Join(t.cache, "building"), syscall.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	n, err := t.builder.Prepare(ctx)
 	if err != nil {
 		return nil, err
@@ -54,7 +65,24 @@ func (t *tool) node(ctx context.Context) (*node.Node, error) {
 	go func() { write.CloseWithError(n.Write(write)) }()
 	_, err = t.steps.Run(ctx, steps.Command{Title: "making the node image", Args: []string{"docker", "load", "--quiet"}, Env: c.Env(), In: read})
 	read.Close()
+	if err == nil {
+		t.forget(ctx, c, n.Reference)
+	}
 	return n, err
+}
+
+// forget removes node images that were made of other sources, but for those that clusters run on.
+func (t *tool) forget(ctx context.Context, c *cluster.Cluster, keep string) {
+	repository, _, _ := strings.Cut(keep, ":")
+	out, err := c.Docker(ctx, "images", "--format", "{{.Repository}}:{{.Tag}}", repository)
+	if err != nil {
+		return // they only take room
+	}
+	for _, old := range strings.Fields(out) {
+		if old != keep {
+			_, _ = c.Docker(ctx, "image", "rm", old)
+		}
+	}
 }
 
 func (t *tool) create(ctx context.Context, ask bool) error {
@@ -63,6 +91,11 @@ func (t *tool) create(ctx context.Context, ask bool) error {
 		return err
 	}
 	t.steps.Say("%s", w.Because)
+	done, err := t.use()
+	if err != nil {
+		return err
+	}
+	defer done()
 	switch w.Kind {
 	case way.Given:
 		return t.confirm(ask)

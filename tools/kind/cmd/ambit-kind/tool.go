@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/tools/kind/cluster"
@@ -51,10 +52,14 @@ func newTool(p *steps.Printer) (*tool, error) {
 	}
 	cache := filepath.Join(user, "ambit", "kind")
 	programs := filepath.Join(cache, "programs")
+	_, err = os.Stat("/proc/net/if_inet6")
+	six := err == nil
 	t := &tool{
 		steps: p, root: root, cache: cache, self: self, image: os.Getenv("KIND_IMAGE"), given: os.Getenv("KUBECONFIG"),
-		shape:   cluster.Shape{Name: or(os.Getenv("NAME"), "ambit"), Workers: workers, Family: or(os.Getenv("IP_FAMILY"), "ipv4")},
-		engine:  &engine.Engine{Run: "/run/ambit-kind", Data: filepath.Join(cache, "docker"), Namespace: "ambit-kind", Wrapper: filepath.Join(programs, "ambit-runc"), Steps: p},
+		shape: cluster.Shape{Name: or(os.Getenv("NAME"), "ambit"), Workers: workers, Family: or(os.Getenv("IP_FAMILY"), "ipv4")},
+		engine: &engine.Engine{
+			Run: "/run/ambit-kind", Data: filepath.Join(cache, "docker"), Namespace: "ambit-kind", IPv6: six, Wrapper: filepath.Join(programs, "ambit-runc"), Steps: p,
+		},
 		builder: &node.Builder{Root: root, Cache: cache, Steps: p},
 	}
 	return t, t.shape.Check()
@@ -105,19 +110,48 @@ func (t *tool) cluster(host string) *cluster.Cluster {
 	}
 }
 
-// existing finds the cluster made earlier; its folder says on whose Docker.
-func (t *tool) existing() (*cluster.Cluster, error) {
+// existing finds the cluster made earlier; its folder says by which way, and so on whose Docker.
+func (t *tool) existing() (*cluster.Cluster, way.Kind, error) {
 	c := t.cluster("")
 	raw, err := os.ReadFile(t.note(c))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("there is no cluster %s: make kind makes it", c.Name)
+		return nil, "", fmt.Errorf("there is no cluster %s: make kind makes it", c.Name)
 	} else if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if way.Kind(raw) == way.Built {
 		c.DockerHost = t.engine.Host()
 	}
-	return c, nil
+	return c, way.Kind(raw), nil
+}
+
+// reachable finds the cluster made earlier and makes sure that its API server can be reached from here.
+func (t *tool) reachable() (*cluster.Cluster, error) {
+	c, kind, err := t.existing()
+	if err != nil {
+		return nil, err
+	}
+	return c, t.ensureForward(c, kind)
+}
+
+// use says that our own Docker is in use until the function it returns is called; delete leaves it running then.
+func (t *tool) use() (done func(), err error) {
+	if err := os.MkdirAll(t.cache, 0o755); err != nil {
+		return nil, err
+	}
+	return engine.Flock(filepath.Join(t.cache, "in-use"), syscall.LOCK_SH)
+}
+
+// unused calls stop if nobody uses our own Docker.
+func (t *tool) unused(stop func() error) error {
+	done, err := engine.Flock(filepath.Join(t.cache, "in-use"), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer done()
+	return stop()
 }
 
 // note is the file that says by which way a cluster came to be.

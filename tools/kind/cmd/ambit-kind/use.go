@@ -28,7 +28,7 @@ func (t *tool) load(ctx context.Context, archives []string) error {
 		t.steps.Say("images are not loaded into a given cluster: its nodes have to be able to pull them (HUB=…)")
 		return nil
 	}
-	c, err := t.existing()
+	c, _, err := t.existing()
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (t *tool) gatewayAPI(ctx context.Context, args []string) error {
 	if t.given != "" {
 		return cluster.GatewayAPI(ctx, t.steps, nil, "", args[0])
 	}
-	c, err := t.existing()
+	c, err := t.reachable()
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (t *tool) run(command []string, inside bool) error {
 		return errors.New("name the command to run: ambit-kind run -- kubectl get nodes")
 	}
 	if t.given == "" {
-		c, err := t.existing()
+		c, err := t.reachable()
 		if err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func (t *tool) env() error {
 		fmt.Printf("export KUBECONFIG=%s\n", t.given)
 		return nil
 	}
-	c, err := t.existing()
+	c, err := t.reachable()
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (t *tool) clusters() []*cluster.Cluster {
 	for _, dir := range dirs {
 		one := *t
 		one.shape.Name = filepath.Base(dir)
-		if c, err := one.existing(); err == nil {
+		if c, _, err := one.existing(); err == nil {
 			out = append(out, c)
 		}
 	}
@@ -126,7 +126,7 @@ func (t *tool) delete(ctx context.Context, all bool) error {
 	}
 	doomed := t.clusters()
 	if !all {
-		c, err := t.existing()
+		c, _, err := t.existing()
 		if err != nil {
 			// Half a cluster has no note, but may have containers on our own Docker.
 			c = t.cluster(t.engine.Host())
@@ -154,7 +154,7 @@ func (t *tool) delete(ctx context.Context, all bool) error {
 			return nil
 		}
 	}
-	return t.engine.Stop(ctx)
+	return t.unused(func() error { return t.engine.Stop(ctx) })
 }
 
 func (t *tool) remove(ctx context.Context, c *cluster.Cluster) error {
