@@ -1322,7 +1322,9 @@ type Extension struct {
 	//	*Extension_Processor
 	Kind isExtension_Kind `protobuf_oneof:"kind"`
 	// Requests fail when the extension does; otherwise it is passed over.
-	FailOpen      bool `protobuf:"varint,8,opt,name=fail_open,json=failOpen,proto3" json:"fail_open,omitempty"`
+	FailOpen bool `protobuf:"varint,8,opt,name=fail_open,json=failOpen,proto3" json:"fail_open,omitempty"`
+	// Not empty: the extension cannot be carried out, and this is why. Requests are answered 503.
+	Broken        string `protobuf:"bytes,9,opt,name=broken,proto3" json:"broken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1424,6 +1426,13 @@ func (x *Extension) GetFailOpen() bool {
 		return x.FailOpen
 	}
 	return false
+}
+
+func (x *Extension) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
 }
 
 type isExtension_Kind interface {
@@ -1969,7 +1978,7 @@ const file_waypoint_policy_proto_rawDesc = "" +
 	"\tprincipal\x18\x02 \x01(\bH\x00R\tprincipal\x12\x1d\n" +
 	"\tsource_ip\x18\x03 \x01(\bH\x00R\bsourceIp\x12\x16\n" +
 	"\x05query\x18\x04 \x01(\tH\x00R\x05queryB\x06\n" +
-	"\x04kind\"\x88\x03\n" +
+	"\x04kind\"\xa0\x03\n" +
 	"\tExtension\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -1978,7 +1987,8 @@ const file_waypoint_policy_proto_rawDesc = "" +
 	"\x04wasm\x18\x05 \x01(\v2\x14.ambit.waypoint.WasmH\x00R\x04wasm\x12'\n" +
 	"\x03lua\x18\x06 \x01(\v2\x13.ambit.waypoint.LuaH\x00R\x03lua\x12A\n" +
 	"\tprocessor\x18\a \x01(\v2!.ambit.waypoint.ExternalProcessorH\x00R\tprocessor\x12\x1b\n" +
-	"\tfail_open\x18\b \x01(\bR\bfailOpen\"9\n" +
+	"\tfail_open\x18\b \x01(\bR\bfailOpen\x12\x16\n" +
+	"\x06broken\x18\t \x01(\tR\x06broken\"9\n" +
 	"\x05Phase\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05AUTHN\x10\x01\x12\t\n" +

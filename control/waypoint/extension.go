@@ -12,7 +12,7 @@ import (
 )
 
 // extension adds a WasmPlugin, TrafficExtension or ExtensionPolicy. What cannot be carried out is left out when it is to
-// fail open, and denies everything when not.
+// fail open, and fails all requests when not. Connections that are not HTTP are none of its business.
 func (m *Model) extension(r *reader, gw gatewayName, e *object.Extension, p *facts.Policies) {
 	if !serverSide(e) {
 		return
@@ -23,11 +23,14 @@ func (m *Model) extension(r *reader, gw gatewayName, e *object.Extension, p *fac
 		return
 	}
 	if !e.Spec.GetFailOpen() {
-		p.Authorization = append(p.Authorization, &facts.Authorization{
-			// A name that no AuthorizationPolicy can have.
-			Namespace: e.Namespace, Name: e.Kind.String() + "/" + e.Name, Action: facts.Authorization_DENY,
+		f := &facts.Extension{
+			Namespace: e.Namespace, Name: e.Name, Phase: e.Spec.GetPhase(), Priority: e.Spec.GetPriority(),
 			Broken: fmt.Sprintf("%s cannot be carried out: %s", e.Key(), why),
-		})
+		}
+		if e.Spec.GetWasm() != nil {
+			f.Kind = &facts.Extension_Wasm{Wasm: &facts.Wasm{}}
+		}
+		p.Extensions = append(p.Extensions, f)
 	}
 }
 

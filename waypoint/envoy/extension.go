@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -80,6 +81,9 @@ func (e *Env) extensionFilters(all []*waypoint.Extension) (map[string][]*corev3.
 }
 
 func (e *Env) extensionFilter(x *waypoint.Extension) (*corev3.TypedExtensionConfig, error) {
+	if x.GetBroken() != "" {
+		return nil, errors.New(x.GetBroken())
+	}
 	switch k := x.GetKind().(type) {
 	case *waypoint.Extension_Wasm:
 		return nil, fmt.Errorf("a Wasm module cannot be run for one rule: attach it to the service")

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -84,6 +85,9 @@ func (e *Env) moduleConfigs() ([]*corev3.TypedExtensionConfig, []Problem) {
 				}
 				seen[name] = true
 				config, err := e.wasmFilter(x, x.GetWasm())
+				if x.GetBroken() != "" {
+					err = errors.New(x.GetBroken())
+				}
 				if err != nil {
 					problems = append(problems, missing(x, err))
 					config = absent(x)

@@ -297,6 +297,40 @@ func TestUnknownBackends(t *testing.T) {
 	wantStatus(t, client, 200, "GET", "/h")
 }
 
+// TestBrokenExtensions: what cannot be carried out and may not be left out fails requests, and is nothing to other connections.
+func TestBrokenExtensions(t *testing.T) {
+	const ip = "127.0.33.13"
+	w := &envoytest.World{}
+	svc := w.Add("mixed.default.svc.cluster.local", "10.96.0.1", []envoytest.Port{
+		{Number: 80, Target: envoytest.App(t, "web", ip), Protocol: waypoint.Protocol_HTTP1},
+		{Number: 9000, Target: envoytest.TCPApp(t, "tcp", ip), Protocol: waypoint.Protocol_TCP},
+	}, envoytest.Pod("mixed", ip, "echo"))
+	p := envoytest.Start(t, w)
+	p.Node(ip, idEcho)
+	for name, x := range map[string]*waypoint.Extension{
+		"any kind": {Broken: "there is no Service"}, "Wasm": {Broken: "it is foreign", Kind: &waypoint.Extension_Wasm{Wasm: &waypoint.Wasm{}}},
+	} {
+		x.Namespace, x.Name = "default", "x"
+		svc.Policies = &waypoint.Policies{Extensions: []*waypoint.Extension{x}}
+		if problems := p.TryApply(w); len(problems) == 0 || !strings.Contains(problems[0].Text, x.Broken) {
+			t.Errorf("%s: problems %v", name, problems)
+		}
+		client := p.Peer(idClient).Client("10.96.0.1:80")
+		wantStatus(t, client, 503, "GET", "/")
+		c, err := p.Peer(idClient).Dial(t.Context(), "10.96.0.1:9000")
+		if err != nil {
+			t.Fatalf("%s: TCP: %v", name, err)
+		}
+		if line, err := bufio.NewReader(c).ReadString('\n'); line != "tcp\n" {
+			t.Errorf("%s: TCP: %q, %v", name, line, err)
+		}
+		c.Close()
+		svc.Policies = nil
+		p.Apply(w)
+		wantStatus(t, p.Peer(idClient).Client("10.96.0.1:80"), 200, "GET", "/")
+	}
+}
+
 // TestCustomTCP: a gRPC authorizer decides about connections, too.
 func TestCustomTCP(t *testing.T) {
 	const ip = "127.0.33.11"

@@ -83,6 +83,18 @@ func (w *walk) authorize(all []*waypoint.Policies) bool {
 	return true
 }
 
+// extensions finds those that cannot be carried out and may not be left out. What the others do is theirs to know.
+func (w *walk) extensions(all []*waypoint.Policies) bool {
+	for _, ps := range all {
+		for _, x := range ps.GetExtensions() {
+			if x.GetBroken() != "" && !x.GetFailOpen() {
+				return w.deny("policy", x.GetNamespace()+"/"+x.GetName(), x.GetBroken(), 503)
+			}
+		}
+	}
+	return true
+}
+
 // each lists the policies of one action.
 func each(all []*waypoint.Policies, action waypoint.Authorization_Action) []*waypoint.Authorization {
 	var out []*waypoint.Authorization

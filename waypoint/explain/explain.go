@@ -157,12 +157,12 @@ func (w *walk) toService() {
 	}
 }
 
-// permitted asks for tokens, then policies, then rate limits.
+// permitted asks for tokens, then policies, then rate limits and extensions.
 func (w *walk) permitted(all []*waypoint.Policies) bool {
 	if w.req.TCP {
 		return w.custom(all) && w.authorize(all)
 	}
-	return w.custom(all) && w.authenticate(all) && w.authorize(all) && w.limit(all)
+	return w.custom(all) && w.authenticate(all) && w.authorize(all) && w.limit(all) && w.extensions(all)
 }
 
 // unserved: a proxy never relays to what it was not told to serve.
