@@ -69,7 +69,7 @@ var tables = []Take{
 func Catalog() []Image {
 	return []Image{{
 		Name: "ambitd", Text: "Ambit's control plane: configuration and certificates for the proxies",
-		Programs: []Program{{Package: "./control/cmd/ambitd", Path: programs + "ambitd"}}, Roots: true, User: nobody,
+		Programs: []Program{{Package: "./control/cmd/ambitd", Path: programs + "ambitd"}}, Roots: true, User: proxy,
 	}, {
 		Name: "ztunnel", Text: "Ambit's node proxy: mutual TLS and L4 policy for every pod of a node",
 		Programs: []Program{{Package: "./ztunnel/cmd/ztunnel", Path: programs + "ztunnel"}}, User: root,

@@ -26,6 +26,8 @@ type Pin struct {
 	Package, Version, Arch, SHA256 string
 	// File is its path in an archive of the distribution; Debian's security updates lie in an archive of their own.
 	File string
+	// Origin is the distribution where it is not Debian, as on a machine with Ubuntu, which has no pinned packages.
+	Origin string
 }
 
 // Pins returns the packages the images take files from.
@@ -41,7 +43,7 @@ func parsePins(text string) ([]Pin, error) {
 		if len(f) != 5 {
 			return nil, fmt.Errorf("debian.pins:%d: want PACKAGE VERSION ARCH SHA256 FILE, have %q", n+1, line)
 		}
-		out = append(out, Pin{f[0], f[1], f[2], f[3], f[4]})
+		out = append(out, Pin{Package: f[0], Version: f[1], Arch: f[2], SHA256: f[3], File: f[4]})
 	}
 	return out, nil
 }

@@ -74,6 +74,8 @@ func (d *debian) current(ctx context.Context, name, arch string) (Pin, error) {
 			p.File = value
 		case "SHA256":
 			p.SHA256 = value
+		case "Origin":
+			p.Origin = value
 		}
 	}
 	if p.Version == "" || p.SHA256 == "" || p.File == "" {

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/hex"
@@ -154,11 +155,12 @@ func (c *contents) module(program string, m *debug.Module) {
 
 // debian adds a package that files were taken of.
 func (c *contents) debian(p Pin) {
+	origin := cmp.Or(p.Origin, "Debian")
 	c.add(imageID, "CONTAINS", spdxPackage{
-		Name: p.Package, Version: p.Version, Supplier: "Organization: Debian", Purpose: "LIBRARY", FileName: path.Base(p.File),
+		Name: p.Package, Version: p.Version, Supplier: "Organization: " + origin, Purpose: "LIBRARY", FileName: path.Base(p.File),
 		Comment:   "some of its files, its copyright file among them",
 		Checksums: []spdxChecksum{{"SHA256", p.SHA256}},
-	}, fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s&distro=bookworm", p.Package, url.QueryEscape(p.Version), p.Arch))
+	}, fmt.Sprintf("pkg:deb/%s/%s@%s?arch=%s", strings.ToLower(origin), p.Package, url.QueryEscape(p.Version), p.Arch))
 }
 
 // envoy adds the proxy, which knows its version.
