@@ -46,9 +46,14 @@ func (s *Source) discover(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			s.cfg.Status.Set("kube/discover", status.Entry{
+			e := status.Entry{
 				Severity: status.Warning, Kind: "APIServer", Problem: "cannot be asked what it serves: " + err.Error(), Fix: "what was known stays in force; it is tried again all the time",
-			})
+			}
+			if apierrors.IsUnauthorized(err) {
+				e.Problem = "refuses the control plane's token: " + err.Error()
+				e.Fix = "see that its ServiceAccount is there and its clock is right; a renewed token is used within a minute, and what was known stays in force"
+			}
+			s.cfg.Status.Set("kube/discover", e)
 			s.log.Warn("the API server cannot be asked, trying again", "err", err)
 			pause.Reset(again)
 			again = min(2*again, 5*time.Second)
