@@ -48,10 +48,13 @@ func (i *Installer) Apply(ctx context.Context, s Step) error {
 	changed := 0
 	for _, o := range s.Objects {
 		u := &unstructured.Unstructured{Object: o}
-		mark(u, s.Component, i.Namespace)
 		old, err := i.Client.Fetch(ctx, o)
 		if err != nil {
 			return err
+		}
+		// A namespace that was there before is not the mesh's to delete.
+		if u.GetKind() != "Namespace" || old == nil || old.GetLabels()[LabelMesh] != "" {
+			mark(u, s.Component, i.Namespace)
 		}
 		keep, err := i.foreign(u, old)
 		if err != nil {

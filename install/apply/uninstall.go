@@ -260,7 +260,7 @@ func (i *Installer) purge(ctx context.Context) error {
 	if others, err := i.strangers(ctx); err != nil {
 		return err
 	} else if len(others) > 0 {
-		i.tell("namespace %s stays: it has pods that are not the mesh's (%s)", i.Namespace, strings.Join(others, ", "))
+		i.tell("namespace %s stays: it has things that are not the mesh's (%s)", i.Namespace, strings.Join(others, ", "))
 		return nil
 	}
 	if err := i.Client.Remove(ctx, resourceNamespaces, "", i.Namespace, i.Dry); err != nil || i.Dry {
@@ -309,16 +309,22 @@ func (i *Installer) count(ctx context.Context, definition *unstructured.Unstruct
 	return 0
 }
 
-// strangers are pods of the mesh's namespace that others put there.
+// strangers are pods, Secrets and ConfigMaps of the mesh's namespace that others put there.
 func (i *Installer) strangers(ctx context.Context) ([]string, error) {
-	list, err := i.Client.Core.CoreV1().Pods(i.Namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, explain(err)
-	}
 	var out []string
-	for _, p := range list.Items {
-		if p.DeletionTimestamp == nil && p.Labels[labelPartOf] != partOf && p.Labels[labelManaged] == "" {
-			out = append(out, p.Name)
+	for _, gvr := range []schema.GroupVersionResource{{Version: "v1", Resource: "pods"}, resourceSecrets, resourceConfigMaps} {
+		list, err := i.Client.List(ctx, gvr, i.Namespace, "")
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range list {
+			labels := u.GetLabels()
+			switch {
+			case u.GetDeletionTimestamp() != nil, labels[labelPartOf] == partOf, labels[labelManaged] != "", labels[LabelMesh] != "":
+			case ownedBy(&u, managerPrefix), ownedBy(&u, Manager), u.GetName() == "kube-root-ca.crt":
+			default:
+				out = append(out, Name(&u))
+			}
 		}
 	}
 	return out, nil

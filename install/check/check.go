@@ -150,8 +150,11 @@ const (
 	leastGateway = "v1.2.0"
 )
 
-// GatewayCommand installs the Gateway API.
-const GatewayCommand = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/" + wantGateway + "/standard-install.yaml"
+// GatewayManifest are the Gateway API's definitions, and GatewayCommand installs them.
+const (
+	GatewayManifest = "https://github.com/kubernetes-sigs/gateway-api/releases/download/" + wantGateway + "/standard-install.yaml"
+	GatewayCommand  = "kubectl apply --server-side -f " + GatewayManifest
+)
 
 // Judge says of everything that is known what it means. Findings come in the order in which they matter.
 func Judge(f Facts) []Finding {

@@ -3,12 +3,15 @@ package ctl
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ambit-mesh/ambit/install/apply"
 	"github.com/ambit-mesh/ambit/install/charts"
+	"github.com/ambit-mesh/ambit/install/check"
 	"github.com/ambit-mesh/ambit/install/render"
 )
 
@@ -16,7 +19,8 @@ const installPatience = 5 * time.Minute
 
 func (a *app) install() *cobra.Command {
 	var v valueFlags
-	var dry, wait bool
+	var dry, wait, force bool
+	var gateway string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "install", Short: "Install a mesh into a cluster", Args: none,
@@ -39,13 +43,21 @@ their namespace is labelled istio.io/dataplane-mode=ambient; none is restarted.`
 			}
 			ctx, cancel := patience(cmd.Context(), timeout)
 			defer cancel()
-			server, err := a.preflight(ctx, i)
+			server, err := a.preflight(ctx, i, values, force)
 			if err != nil {
 				return err
 			}
 			steps, err := a.steps(values, server)
 			if err != nil {
 				return err
+			}
+			if gateway != "" {
+				if gateway == "standard" {
+					gateway = check.GatewayManifest
+				}
+				if err := i.GatewayAPI(ctx, gateway); err != nil {
+					return err
+				}
 			}
 			if err := a.roll(ctx, i, values, steps, wait, false); err != nil {
 				return err
@@ -64,19 +76,21 @@ their namespace is labelled istio.io/dataplane-mode=ambient; none is restarted.`
 	}
 	v.add(a, cmd)
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "let the API server check everything, and change nothing")
+	cmd.Flags().BoolVar(&force, "force", false, "install although something speaks against it")
+	cmd.Flags().StringVar(&gateway, "gateway-api", "", "apply the Gateway API's definitions too, as far as they are missing: a file, an https URL, or \"standard\" for "+check.GatewayManifest)
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait until everything runs")
 	cmd.Flags().DurationVar(&timeout, "timeout", installPatience, "how long it may take")
 	return cmd
 }
 
-// preflight refuses what could not work, before anything is changed.
-func (a *app) preflight(ctx context.Context, i *apply.Installer) (apply.Version, error) {
+// fatal are the checks without which an installation is not begun.
+var fatal = []string{"api-server", "rights", "other-meshes", "namespace"}
+
+// preflight refuses what could not work, before anything is changed, and warns of the rest. It fills in the platform.
+func (a *app) preflight(ctx context.Context, i *apply.Installer, v *render.Values, force bool) (apply.Version, error) {
 	version, err := i.Client.ServerVersion(ctx)
 	if err != nil {
 		return version, err
-	}
-	if !version.AtLeast(apply.Oldest) {
-		return version, fmt.Errorf("the API server is of version %s: Ambit needs %s or newer", version, apply.Oldest)
 	}
 	meshes, err := i.Client.Meshes(ctx)
 	if err != nil {
@@ -85,6 +99,37 @@ func (a *app) preflight(ctx context.Context, i *apply.Installer) (apply.Version,
 	for _, m := range meshes {
 		if m != a.namespace {
 			return version, fmt.Errorf("a mesh is installed in namespace %s already, and one cluster has one: change that with --mesh-namespace %s, or take it away with \"ambitctl uninstall --mesh-namespace %s\"", m, m, m)
+		}
+	}
+	facts, err := i.Client.Look(ctx, a.namespace, a.env.Now)
+	if err != nil {
+		return version, err
+	}
+	if facts.Denied, err = i.Client.Denied(ctx, a.namespace); err != nil {
+		return version, err
+	}
+	facts.Redirection = v.Text(charts.CNI, "redirection")
+	var refused []string
+	for _, f := range check.Judge(facts) {
+		switch {
+		case f.State == check.OK:
+		case f.State == check.Failed && slices.Contains(fatal, f.Check):
+			refused = append(refused, f.Text+"\n  mend: "+f.Fix)
+		default:
+			i.Tell("warning: %s\n  mend: %s", f.Text, f.Fix)
+		}
+	}
+	if len(refused) > 0 && !force {
+		return version, fmt.Errorf("nothing was changed, because\n%s\n--force goes on all the same", strings.Join(refused, "\n"))
+	}
+	if !v.Says("global", "platform") {
+		platform, err := i.Client.Platform(ctx)
+		if err != nil {
+			return version, err
+		}
+		if platform != "" {
+			i.Tell("platform: %s (found; --set global.platform= says otherwise)", platform)
+			v.SetPlatform(platform)
 		}
 	}
 	return version, nil

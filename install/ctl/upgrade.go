@@ -46,7 +46,7 @@ Versions go up by one minor at a time, or down by one.`,
 			if err != nil {
 				return err
 			}
-			server, err := a.preflight(ctx, i)
+			server, err := a.preflight(ctx, i, values, force)
 			if err != nil {
 				return err
 			}
@@ -68,7 +68,7 @@ Versions go up by one minor at a time, or down by one.`,
 	}
 	v.add(a, cmd)
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "let the API server check everything, and change nothing")
-	cmd.Flags().BoolVar(&force, "force", false, "skip versions")
+	cmd.Flags().BoolVar(&force, "force", false, "skip versions, and go on although something speaks against it")
 	cmd.Flags().DurationVar(&timeout, "timeout", upgradePatience, "how long it may take")
 	return cmd
 }

@@ -89,7 +89,7 @@ func NewValues(profile string, sources ...Source) (*Values, error) {
 	}
 	merge(v.tree, preset)
 	merge(v.tree, given)
-	return v, v.agree()
+	return v, nil
 }
 
 // gather merges the sources.
@@ -129,19 +129,6 @@ func chartValues(name string) (map[string]any, error) {
 	return out, nil
 }
 
-// agree refuses values that are fine one by one and make no sense together.
-func (v *Values) agree() error {
-	var problems []error
-	if !v.Enabled(charts.CNI) && v.Enabled(charts.Ztunnel) && v.Text("global", "xdsAddress") == "" && v.given[charts.CNI] != nil {
-		// A ztunnel of ours beside somebody else's CNI agent is a thing people do; nothing to refuse.
-		return nil
-	}
-	if r, _ := v.At(charts.CNI, "redirection").(string); r == "ebpf" && !v.Enabled(charts.CNI) {
-		problems = append(problems, errors.New("cni.redirection is ebpf, and cni.enabled is false: turn the agent on, or leave the redirection out"))
-	}
-	return errors.Join(problems...)
-}
-
 // Enabled reports whether a chart is part of the mesh.
 func (v *Values) Enabled(chart string) bool {
 	on, _ := v.At(chart, "enabled").(bool)
@@ -150,6 +137,9 @@ func (v *Values) Enabled(chart string) bool {
 
 // Disable leaves a chart out.
 func (v *Values) Disable(chart string) { v.tree[chart].(map[string]any)["enabled"] = false }
+
+// SetPlatform fills in what runs the cluster, where that was found out rather than given.
+func (v *Values) SetPlatform(name string) { v.tree["global"].(map[string]any)["platform"] = name }
 
 // Chart are the values of one chart, as Helm would have them: its own, and the global ones. The caller owns the result.
 func (v *Values) Chart(name string) map[string]any {
@@ -175,6 +165,19 @@ func (v *Values) At(path ...string) any {
 func (v *Values) Text(path ...string) string {
 	s, _ := v.At(path...).(string)
 	return s
+}
+
+// Says reports whether a value was given, rather than left at its default.
+func (v *Values) Says(path ...string) bool {
+	var at any = v.given
+	for _, p := range path {
+		m, _ := at.(map[string]any)
+		var ok bool
+		if at, ok = m[p]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // Given are the values that were given, beside profile and defaults: what has to be known to install the same again.
