@@ -121,7 +121,7 @@ func start(t *testing.T, a *kubetest.Server) *world {
 	t.Helper()
 	w := &world{Server: a, sink: newSink(), status: status.New(), places: NewPlaces()}
 	w.source = NewSource(SourceConfig{
-		Namespace: "ambit-system", Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute,
+		Namespace: "ambit-system", Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute, NetworkPolicies: true,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	ctx, cancel := context.WithCancel(t.Context())

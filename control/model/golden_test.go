@@ -24,7 +24,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestGolden computes each testdata/CASE.in.yaml and compares everything that comes out with CASE.out. The first line of
-// an input may set the model up: "# config: dry-run allow-waypoints visibility".
+// an input may set the model up: "# config: dry-run allow-waypoints visibility network-policies".
 func TestGolden(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*.in.yaml")
 	if err != nil || len(inputs) == 0 {
@@ -62,9 +62,10 @@ func TestGolden(t *testing.T) {
 func configOf(in string) Config {
 	first, _, _ := strings.Cut(in, "\n")
 	cfg := Config{
-		Network:        "net1",
-		DryRun:         strings.Contains(first, "dry-run"),
-		AllowWaypoints: strings.Contains(first, "allow-waypoints"),
+		Network:         "net1",
+		DryRun:          strings.Contains(first, "dry-run"),
+		AllowWaypoints:  strings.Contains(first, "allow-waypoints"),
+		NetworkPolicies: strings.Contains(first, "network-policies"),
 	}
 	if strings.Contains(first, "visibility") {
 		cfg.Visibility = []VisibilityRule{

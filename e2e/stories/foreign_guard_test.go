@@ -91,4 +91,11 @@ func TestForeignGuard(t *testing.T) {
 	})
 	w.apply(networkPolicy("shop", "client", "matchLabels: {app: web}", "{from: [{namespaceSelector: {}}]}"))
 	w.eventually("whole namespaces", func() error { _, err := w.fetch("shop", "foe", direct); return err })
+	w.apply(networkPolicy("shop", "client", "matchLabels: {app: web}", ""))
+	w.eventually("nobody", func() error {
+		if _, err := w.fetch("shop", "client", direct); err == nil {
+			return errNotYet
+		}
+		return nil
+	})
 }
