@@ -105,6 +105,39 @@ func effective(files []File, s Settings) (conf, error) {
 
 // Plan says what is to be changed in a folder for the plugin to be in effect; nothing if it is.
 func Plan(files []File, s Settings) ([]Change, error) {
+	old, rest := leftovers(files, s)
+	changes, err := plan(rest, s)
+	if err != nil {
+		return nil, err
+	}
+	return append(changes, old...), nil
+}
+
+// copyOf is what a copy of ours says about itself; runtimes do not look at it.
+const copyOf = "ambit.io/copyOf"
+
+// leftovers takes the files apart that an agent with other settings has written.
+func leftovers(files []File, s Settings) (old []Change, rest []File) {
+	for _, f := range files {
+		if whole(f) && (s.Mode == Chained || f.Name != s.Own) {
+			old = append(old, Change{Name: f.Name, Old: f.Data})
+		} else {
+			rest = append(rest, f)
+		}
+	}
+	return old, rest
+}
+
+// whole reports whether a file is ours alone: a copy, or the plugin by itself.
+func whole(f File) bool {
+	if !IsConf(f.Name) {
+		return false
+	}
+	c, err := parse(f)
+	return err == nil && (get(c.list.object, copyOf) != nil || c.single != nil && text(c.single, "type") == Type)
+}
+
+func plan(files []File, s Settings) ([]Change, error) {
 	switch s.Mode {
 	case Standalone:
 		return replace(files, s.Own, renderEntry(s.Entry)), nil
@@ -120,6 +153,7 @@ func Plan(files []File, s Settings) ([]Change, error) {
 		if c.single != nil {
 			l = listOf(c.single)
 		}
+		l.object = put(l.object, copyOf, quote(c.Name))
 		return replace(files, s.Own, l.without().with(s.Entry).render()), nil
 	}
 	c, err := effective(files, s)
@@ -168,7 +202,7 @@ func Undo(files []File, s Settings) []Change {
 			continue
 		}
 		switch {
-		case f.Name == s.Own && s.Mode != Chained, filepath.Ext(f.Name) != ".conflist", isConverted(files, f.Name):
+		case whole(f), isConverted(files, f.Name):
 			out = append(out, Change{Name: f.Name, Old: f.Data})
 		default:
 			c, _ := parse(f) // ours says that it can be

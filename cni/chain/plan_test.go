@@ -20,6 +20,11 @@ func conflist(plugins ...string) string {
 	return `{"cniVersion":"1.0.0","name":"net","plugins":[` + strings.Join(plugins, ",") + `]}`
 }
 
+// copied is a list as a copy of ours has it.
+func copied(list string) string {
+	return strings.TrimSuffix(list, "}") + `,"ambit.io/copyOf":"10-a.conflist"}`
+}
+
 // folder is files by name.
 type folder map[string]string
 
@@ -119,11 +124,21 @@ func TestPlan(t *testing.T) {
 				"20-b.conflist": `{"name":"n","cniVersion":"0.3.1","plugins":[{"name":"n","type":"x"},` + entry + `]}`}, nil},
 		"a copy of our own": {owned,
 			folder{"10-a.conflist": conflist(bridge)},
-			folder{"02-ambit.conflist": conflist(bridge, entry), "10-a.conflist": conflist(bridge)}, nil},
+			folder{"02-ambit.conflist": copied(conflist(bridge, entry)), "10-a.conflist": conflist(bridge)}, nil},
+		"a copy of a single plugin": {owned,
+			folder{"10-a.conf": `{"name":"n","type":"x"}`},
+			folder{"02-ambit.conflist": `{"name":"n","cniVersion":"0.3.1","ambit.io/copyOf":"10-a.conf","plugins":[{"name":"n","type":"x"},` + entry + `]}`,
+				"10-a.conf": `{"name":"n","type":"x"}`}, nil},
 		"a copy of our own follows": {owned,
-			folder{"02-ambit.conflist": conflist(`{"type":"old"}`, entry), "10-a.conflist": conflist(`{"type":"new"}`)},
-			folder{"02-ambit.conflist": conflist(`{"type":"new"}`, entry), "10-a.conflist": conflist(`{"type":"new"}`)},
+			folder{"02-ambit.conflist": copied(conflist(`{"type":"old"}`, entry)), "10-a.conflist": conflist(`{"type":"new"}`)},
+			folder{"02-ambit.conflist": copied(conflist(`{"type":"new"}`, entry)), "10-a.conflist": conflist(`{"type":"new"}`)},
 			folder{"10-a.conflist": conflist(`{"type":"new"}`)}},
+		"from a copy of our own to chained": {with(Settings{}),
+			folder{"02-ambit.conflist": copied(conflist(`{"type":"old"}`, entry)), "10-a.conflist": conflist(bridge), "YYY-ambit-cni.conf": `{"type":"ambit-cni"}`},
+			folder{"10-a.conflist": conflist(bridge, entry)}, folder{"10-a.conflist": conflist(bridge)}},
+		"from one name to another": {owned,
+			folder{"01-ambit.conflist": copied(conflist(bridge, entry)), "10-a.conflist": conflist(bridge)},
+			folder{"02-ambit.conflist": copied(conflist(bridge, entry)), "10-a.conflist": conflist(bridge)}, folder{"10-a.conflist": conflist(bridge)}},
 		"alone": {with(Settings{Mode: Standalone, Own: "YYY-ambit-cni.conf"}),
 			folder{"10-a.conflist": conflist(bridge)},
 			folder{"10-a.conflist": conflist(bridge), "YYY-ambit-cni.conf": `{"type":"ambit-cni","n":1,"name":"ambit-cni","cniVersion":"0.3.1"}`}, nil},

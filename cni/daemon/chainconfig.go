@@ -73,6 +73,9 @@ func (c Chain) validate() error {
 	return nil
 }
 
+// aloneName is the file of a plugin that is not chained, sorted behind all others.
+const aloneName = "YYY-ambit-cni.conf"
+
 // kubeconfig is where the plugin finds the API server.
 func (c Config) kubeconfig() string { return filepath.Join(c.RunDir, "ambit-cni-kubeconfig") }
 
@@ -89,7 +92,7 @@ func (c Config) Keeper(credentials func() ([]byte, error)) (chain.Config, error)
 	s := chain.Settings{Entry: data, Name: c.Chain.ConfName}
 	switch {
 	case !c.Chain.Chained:
-		s.Mode, s.Own = chain.Standalone, "YYY-ambit-cni.conf"
+		s.Mode, s.Own = chain.Standalone, aloneName
 	case c.Chain.Owned:
 		s.Mode, s.Own = chain.Owned, c.Chain.OwnedName
 	}

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -57,6 +59,21 @@ type Agent struct {
 func (a Agent) Add(ctx context.Context, r Request) error {
 	_, err := a.post(ctx, AddPath, r)
 	return err
+}
+
+// patience is how long an agent may be away before a pod fails to start: while it is replaced, waiting here is quicker than
+// being tried again by the kubelet.
+const patience = 4 * time.Second
+
+// await is Add, for an agent that may be on its way.
+func (a Agent) await(ctx context.Context, r Request) error {
+	for start := time.Now(); ; {
+		err := a.Add(ctx, r)
+		away := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
+		if !away || time.Since(start) > patience || !sleep(ctx, 50*time.Millisecond) {
+			return err
+		}
+	}
 }
 
 // Check asks whether the pod is for the mesh.

@@ -188,7 +188,7 @@ func (c *Call) add(ctx context.Context) error {
 	if !e.Eligible {
 		return nil
 	}
-	if err := agent.Add(ctx, Request{Netns: c.Env("CNI_NETNS"), PodName: name, PodNamespace: namespace, IPs: ips}); err != nil {
+	if err := agent.await(ctx, Request{Netns: c.Env("CNI_NETNS"), PodName: name, PodNamespace: namespace, IPs: ips}); err != nil {
 		return fmt.Errorf("pod %s/%s waits to be captured, because it belongs to the mesh (%s): %w", namespace, name, e.Reason, err)
 	}
 	log.Info("pod is captured")

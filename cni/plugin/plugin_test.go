@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // agent answers on pluginevent.sock and remembers what it was asked.
@@ -165,6 +166,16 @@ func TestAsksTheAPIServer(t *testing.T) {
 	if _, err := call(t, "ADD", conf(a.dir, config), podArgs("shop", "in")); err != nil || len(a.asked) != 2 || asked != 0 {
 		t.Errorf("with an agent: %v, agent asked %q, API server %d times", err, a.asked, asked)
 	}
+	// While the agent is replaced a pod of the mesh waits a little.
+	coming := t.TempDir()
+	go func() {
+		time.Sleep(200 * time.Millisecond) // the plugin has asked in vain by then
+		_ = os.Symlink(filepath.Join(a.dir, "pluginevent.sock"), filepath.Join(coming, "pluginevent.sock"))
+	}()
+	if out, err := call(t, "ADD", conf(coming, config), podArgs("shop", "in")); err != nil || len(a.asked) != 3 {
+		t.Errorf("an agent that comes: %v %s %q", err, out, a.asked)
+	}
+	asked = 0
 	away := t.TempDir()
 	if out, err := call(t, "ADD", conf(away, config), podArgs("shop", "out")); err != nil || asked != 2 {
 		t.Errorf("outside, agent away: %v %s", err, out)
