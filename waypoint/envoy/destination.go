@@ -65,7 +65,7 @@ func (e *Env) applyPolicy(c *clusterv3.Cluster, p *waypoint.TrafficPolicy, kind 
 	setKeepalive(c, p.GetPool())
 	setOutliers(c, p.GetOutliers())
 	if kind == kindHTTP {
-		setProtocol(c, p, protocol)
+		setProtocol(c, p, protocol, e.Gateway.GetKind() == waypoint.Gateway_EDGE)
 	}
 	return problems
 }

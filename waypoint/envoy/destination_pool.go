@@ -76,9 +76,10 @@ func setKeepalive(c *clusterv3.Cluster, pool *waypoint.ConnectionPool) {
 	c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: k}
 }
 
-// setProtocol sets what is spoken to the destination: HTTP/2 where its port says so or the policy asks for it, else what
-// the client speaks; behind TLS of its own, what both ends agree on.
-func setProtocol(c *clusterv3.Cluster, p *waypoint.TrafficPolicy, protocol waypoint.Protocol) {
+// setProtocol sets what is spoken to the destination: HTTP/2 where its port says so or the policy asks for it; behind TLS of
+// its own, what both ends agree on. Otherwise it is what the client speaks, who dialed that very port; at the edge, where
+// the client agreed with the gateway on HTTP/2 and the destination has not been asked, HTTP/1.1 (Gateway API, GEP-1911).
+func setProtocol(c *clusterv3.Cluster, p *waypoint.TrafficPolicy, protocol waypoint.Protocol, edge bool) {
 	pool := p.GetPool()
 	http1 := &corev3.Http1ProtocolOptions{}
 	http2 := &corev3.Http2ProtocolOptions{}
@@ -104,6 +105,12 @@ func setProtocol(c *clusterv3.Cluster, p *waypoint.TrafficPolicy, protocol waypo
 		options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
 			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: http2},
+			},
+		}
+	case edge:
+		options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: http1},
 			},
 		}
 	default:
