@@ -50,22 +50,21 @@ func (e Endpoint) Post(ctx context.Context, path string) (string, error) {
 	return string(data), err
 }
 
-func (e Endpoint) do(ctx context.Context, method, path string) (io.ReadCloser, error) {
-	network, address := "tcp", e.Address
-	if p, ok := strings.CutPrefix(address, "unix:"); ok {
-		network, address = "unix", p
+// Connect opens a connection to the daemon.
+func (e Endpoint) Connect(ctx context.Context) (net.Conn, error) {
+	if e.Dial != nil {
+		return e.Dial(ctx)
 	}
+	if path, ok := strings.CutPrefix(e.Address, "unix:"); ok {
+		return DialUnix(ctx, path)
+	}
+	return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", e.Address)
+}
+
+func (e Endpoint) do(ctx context.Context, method, path string) (io.ReadCloser, error) {
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // one question, then the process ends
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			if e.Dial != nil {
-				return e.Dial(ctx)
-			}
-			if network == "unix" {
-				return DialUnix(ctx, address)
-			}
-			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
-		},
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Connect(ctx) },
 	}}
 	req, err := http.NewRequestWithContext(ctx, method, "http://admin"+e.Prefix+path, nil)
 	if err != nil {

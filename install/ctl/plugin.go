@@ -39,7 +39,7 @@ func executable(path string) bool {
 
 // later are commands that people know from Istio and will find here one day. A program of that name goes first.
 var later = []string{
-	"admin", "apply", "authz", "create-remote-secret", "dash", "dashboard", "describe", "experimental", "explain",
+	"admin", "apply", "authz", "create-remote-secret", "describe", "experimental", "explain",
 	"install", "kube-inject", "manifest", "metrics", "precheck", "remote-clusters", "tag", "uninstall", "upgrade",
 	"validate", "verify-install", "x",
 }

@@ -134,7 +134,7 @@ Any program called ambitctl-NAME or ambit-NAME, beside ambitctl or on PATH, runs
 		c.GroupID = "set"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.analyze(), a.explain(), a.enrolment(), a.ztunnelConfig(), a.proxyConfig(), a.config(), a.ca(), a.proxyStatus(), a.bugReport(), a.version()} {
+	for _, c := range []*cobra.Command{a.analyze(), a.explain(), a.enrolment(), a.ztunnelConfig(), a.proxyConfig(), a.config(), a.ca(), a.proxyStatus(), a.dashboard(), a.bugReport(), a.version()} {
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}

@@ -57,6 +57,11 @@ func (t *tunnel) alive() bool {
 // close ends the connection; whoever still reads from it is told so.
 func (t *tunnel) close() { _ = t.Connection.Close() }
 
+// Port connects to any port of a pod that listens on its loopback address.
+func (m *Mesh) Port(namespace, pod string, port int) func(context.Context) (net.Conn, error) {
+	return m.dialer(namespace, pod, port)
+}
+
 // dialer connects to a loopback port of a pod.
 func (m *Mesh) dialer(namespace, pod string, port int) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
