@@ -150,7 +150,7 @@ func keep(work string, l v1.Layer) (v1.Layer, error) {
 	dir := filepath.Join(work, "layers")
 	kept := &layer{file: filepath.Join(dir, digest.Hex+".base.tar.gz"), Hash: digest, Unpacked: diff, Bytes: size}
 	if verify(kept.file, digest.Hex) == nil {
-		return kept, nil
+		return kept, used(kept.file)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

@@ -91,8 +91,14 @@ func Build(ctx context.Context, o Options) ([]Result, error) {
 		}
 		out = append(out, r)
 	}
+	if err := prune(o.Work, keptBytes); err != nil {
+		return out, fmt.Errorf("clear away old layers: %w", err)
+	}
 	return out, nil
 }
+
+// keptBytes of layers are kept between runs: twice what all images for both platforms need.
+const keptBytes = 512 << 20
 
 // lock waits for whoever builds in the same folder.
 func lock(ctx context.Context, path string) (unlock func(), err error) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net/http/httptest"
@@ -94,6 +95,36 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	again()
+}
+
+// The layers that were used last stay.
+func TestPrune(t *testing.T) {
+	work := t.TempDir()
+	var layers []*layer
+	for i := range 4 {
+		l, err := makeLayer(work, []file{{path: "f", content: fmt.Appendf(nil, "content %d", i)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := time.Now().Add(time.Duration(i-10) * time.Hour)
+		if err := os.Chtimes(l.file, old, old); err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, l)
+	}
+	if again, err := makeLayer(work, []file{{path: "f", content: []byte("content 0")}}); err != nil || again.Hash != layers[0].Hash {
+		t.Fatal(again, err)
+	}
+	if err := prune(work, layers[0].Bytes+layers[3].Bytes); err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range layers {
+		_, err := os.Stat(l.file)
+		_, note := os.Stat(l.file + ".json")
+		if stays := i == 0 || i == 3; (err == nil) != stays || (note == nil) != stays {
+			t.Errorf("layer %d: %v, %v", i, err, note)
+		}
+	}
 }
 
 // The archive is a valid OCI layout and a valid docker archive, and says what it has to.

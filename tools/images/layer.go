@@ -74,7 +74,7 @@ func makeLayer(work string, files []file) (*layer, error) {
 	note := l.file + ".json"
 	if raw, err := os.ReadFile(note); err == nil && json.Unmarshal(raw, l) == nil {
 		if info, err := os.Stat(l.file); err == nil && info.Size() == l.Bytes && l.Unpacked == diff {
-			return l, nil
+			return l, used(l.file)
 		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -91,6 +91,38 @@ func makeLayer(work string, files []file) (*layer, error) {
 		return nil, err
 	}
 	return l, writeFile(note, raw)
+}
+
+// used marks a layer as one that is needed, for prune.
+func used(file string) error {
+	now := time.Now()
+	return os.Chtimes(file, now, now)
+}
+
+// prune removes the layers that were not needed for the longest time, until the rest has at most so many bytes.
+func prune(work string, most int64) error {
+	files, err := filepath.Glob(filepath.Join(work, "layers", "*.tar.gz"))
+	if err != nil {
+		return err
+	}
+	infos := map[string]os.FileInfo{}
+	for _, f := range files {
+		if infos[f], err = os.Stat(f); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(files, func(a, b string) int { return infos[b].ModTime().Compare(infos[a].ModTime()) })
+	var sum int64
+	for _, f := range files {
+		if sum += infos[f].Size(); sum <= most {
+			continue
+		}
+		if err := os.Remove(f); err != nil {
+			return err
+		}
+		_ = os.Remove(f + ".json") // a layer of a base has none, and without its layer it means nothing
+	}
+	return nil
 }
 
 // compress writes the layer's file and learns its digests.
