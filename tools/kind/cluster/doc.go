@@ -26,8 +26,6 @@ type Shape struct {
 	Family string
 	// Port of the loopback at which the API server listens; 0 leaves the choice to kind.
 	Port int
-	// Cgroupfs: nodes have no systemd, the kubelet makes its groups itself.
-	Cgroupfs bool
 }
 
 var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
@@ -56,9 +54,6 @@ func Config(s Shape) string {
 	b.WriteString("nodes:\n  - role: control-plane\n")
 	for range s.Workers {
 		b.WriteString("  - role: worker\n")
-	}
-	if s.Cgroupfs {
-		b.WriteString("kubeadmConfigPatches:\n  - |\n    kind: KubeletConfiguration\n    cgroupDriver: cgroupfs\n")
 	}
 	return b.String()
 }

@@ -109,7 +109,6 @@ func (t *tool) create(ctx context.Context, ask bool) error {
 		if err != nil {
 			return err
 		}
-		t.shape.Cgroupfs = true
 		return t.ensure(ctx, t.cluster(t.engine.Host()), w.Kind, n.Reference)
 	}
 }
