@@ -122,12 +122,10 @@ func patience(ctx context.Context, limit time.Duration) (context.Context, contex
 	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %s (--timeout)", limit))
 }
 
-// given prints the values that were given, to be kept.
+// given prints the profile and the values that were given, to be kept.
 func given(v *render.Values) (string, error) {
 	m := v.Given()
-	if len(m) == 0 {
-		return "", nil
-	}
+	m["profile"] = v.Profile
 	data, err := yaml.Marshal(m)
 	return string(data), err
 }
