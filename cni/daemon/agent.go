@@ -57,6 +57,8 @@ type record struct {
 	options redirect.Options
 	// cni is the addresses the plugin told, which are known before those of the pod's object.
 	cni []netip.Addr
+	// announced is when the plugin told of the pod's sandbox; zero if it never did.
+	announced time.Time
 	// untold is since when a pod is known that the source has not told of yet; zero if it has.
 	untold time.Time
 	// leaving is since when peers are told that the pod is not in the mesh; zero while it is.

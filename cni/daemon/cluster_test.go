@@ -279,7 +279,13 @@ func TestPluginBeforeTheSource(t *testing.T) {
 	if !p.has("uid-web", ns.ID()) || a.record(enroll.Key{Namespace: "shop", Name: "web"}) == nil {
 		t.Fatal("the pod was forgotten")
 	}
-	c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
+	// What the plugin told is better than what is found in the moment of a change: an old sandbox may still end.
+	c.with(func() { c.sandboxes["uid-web"] = netnstest.Make(t) })
+	c.sink.SetPod(shopPod("web", "Running", "10.1.0.10"))
+	c.probed("10.1.0.10")
+	if !p.has("uid-web", ns.ID()) {
+		t.Error("the pod was moved to another sandbox")
+	}
 	c.says("web", "enabled")
 	c.sink.DeletePod(enroll.Key{Namespace: "shop", Name: "web"})
 	c.eventually("gone", func() bool { return p.lacks("uid-web") })

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,11 +37,19 @@ func (a *Agent) find(pod enroll.Pod) (*netns.Netns, error) {
 	return ns, nil
 }
 
+// announcedTime is how long what the plugin told is better than what is found: when a sandbox is made anew, processes of
+// the old one may run a while longer than the new one has none.
+const announcedTime = 30 * time.Second
+
+func (r *record) fresh() bool {
+	return !r.announced.IsZero() && time.Since(r.announced) < announcedTime
+}
+
 // follow captures a pod anew whose sandbox was made again without our being told. The caller holds the pod's lock.
 func (a *Agent) follow(ctx context.Context, k enroll.Key) error {
 	pod, labels, ok := a.lookup(k)
 	rec := a.record(k)
-	if !ok || pod.UID != rec.pod.UID || pod.Netns != "" || pod.Terminal() || !a.cfg.Policy.Decide(pod, labels).Enrolled {
+	if !ok || rec.fresh() || pod.UID != rec.pod.UID || pod.Netns != "" || pod.Terminal() || !a.cfg.Policy.Decide(pod, labels).Enrolled {
 		return nil
 	}
 	ns, err := a.find(pod)

@@ -94,7 +94,7 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 	}
 	r := request{path: pod.Netns, wait: a.proxies.Proxies() > 0, live: true}
 	wait := r.wait
-	if pod.Netns == "" && (rec == nil || !slices.Equal(pod.IPs, rec.addrs())) {
+	if pod.Netns == "" && (rec == nil || !slices.Equal(pod.IPs, rec.addrs()) && !rec.fresh()) {
 		ns, err := a.find(pod)
 		if rec == nil && (ns == nil || err != nil) {
 			// Without an error: the plugin will announce the pod, or its namespace becomes known later.
@@ -178,10 +178,13 @@ func (a *Agent) plan(pod enroll.Pod, r request, old *record) (*record, error) {
 		next.untold = time.Now()
 	}
 	if old != nil {
-		next.ns, next.cni = old.ns, old.cni
+		next.ns, next.cni, next.announced = old.ns, old.cni, old.announced
 	}
 	if r.addrs != nil {
 		next.cni = r.addrs
+	}
+	if !r.live {
+		next.announced = time.Now()
 	}
 	ns, err := r.ns, error(nil)
 	if ns == nil {
