@@ -13,6 +13,7 @@ import (
 	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	otelv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/open_telemetry/v3"
 	otlpv1 "go.opentelemetry.io/proto/otlp/common/v1"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
@@ -45,6 +46,7 @@ var defaultFields = map[string]string{
 
 // accessLog is one log of a chain.
 func (e *Env) accessLog(l *waypoint.AccessLog, kind string) (*accesslogv3.AccessLog, error) {
+	l = e.withPeer(l)
 	filter, err := logFilter(l.GetFilter(), kind)
 	if err != nil {
 		return nil, err
@@ -72,6 +74,26 @@ func (e *Env) accessLog(l *waypoint.AccessLog, kind string) (*accesslogv3.Access
 		Name: "envoy.access_loggers.file", Filter: filter,
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: toAny(file)},
 	}, nil
+}
+
+// peerFormat has the peer of a connection that came through a tunnel where a format asks for that of the connection: its
+// certificate was shown two listeners before.
+func (e *Env) peerFormat(format string) string {
+	if e.Gateway.GetKind() == waypoint.Gateway_EDGE {
+		return format
+	}
+	return strings.ReplaceAll(format, "%DOWNSTREAM_PEER_URI_SAN%", state(statePeer))
+}
+
+func (e *Env) withPeer(l *waypoint.AccessLog) *waypoint.AccessLog {
+	l = proto.CloneOf(l)
+	l.Text = e.peerFormat(l.GetText())
+	for _, formats := range []map[string]string{l.Json, l.Attributes} {
+		for name, f := range formats {
+			formats[name] = e.peerFormat(f)
+		}
+	}
+	return l
 }
 
 func textOf(l *waypoint.AccessLog) *corev3.SubstitutionFormatString {

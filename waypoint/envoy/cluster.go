@@ -106,7 +106,7 @@ func (e *Env) cluster(d *waypoint.Destination, l leg) (*clusterv3.Cluster, []Pro
 		ConnectTimeout: seconds(2),
 		Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
 			metaService: stringStruct("host", d.GetHostname(), "namespace", d.GetNamespace(),
-				"name", e.shortName(d), "subset", l.subset.GetName(), "destination_rule", ruleOf(d)),
+				"name", e.shortName(d.GetNamespace(), d.GetHostname()), "subset", l.subset.GetName(), "destination_rule", ruleOf(d)),
 		}},
 	}
 	if l.kind == kindHTTP {
@@ -169,14 +169,14 @@ func lookupFamily(f workload.IPFamilies) clusterv3.Cluster_DnsLookupFamily {
 }
 
 // shortName is the name of the Kubernetes object, for telemetry.
-func (e *Env) shortName(d *waypoint.Destination) string {
-	if s := e.Service(d.GetNamespace(), d.GetHostname()); s.GetName() != "" {
+func (e *Env) shortName(namespace, hostname string) string {
+	if s := e.Service(namespace, hostname); s.GetName() != "" {
 		return s.GetName()
 	}
-	if a := e.Address(d.GetNamespace(), d.GetHostname()); a.GetName() != "" {
+	if a := e.Address(namespace, hostname); a.GetName() != "" {
 		return a.GetName()
 	}
-	return d.GetHostname()
+	return hostname
 }
 
 // upstreamProtocol is HTTP/2 where the port says so, and otherwise what the client spoke.

@@ -3,6 +3,7 @@ package envoy_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -104,6 +105,38 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// TestOwnAnswers: what the proxy answers itself is counted for the service that was asked.
+func TestOwnAnswers(t *testing.T) {
+	w, _, _ := echoWorld(t, "127.0.31.2", waypoint.Protocol_HTTP1)
+	port := w.Services[0].Ports[0]
+	w.Services[0].Name, port.Routed = "echo", true
+	path := func(s string) []*waypoint.HTTPMatch {
+		return []*waypoint.HTTPMatch{{Path: &waypoint.PathMatch{Kind: &waypoint.PathMatch_Exact{Exact: s}}}}
+	}
+	port.Http = []*waypoint.HTTPRule{
+		{Matches: path("/moved"), Action: &waypoint.HTTPRule_Redirect{Redirect: &waypoint.Redirect{Path: "/", Status: 301}}},
+		{Matches: path("/teapot"), Action: &waypoint.HTTPRule_Direct{Direct: &waypoint.DirectResponse{Status: 418}}},
+	}
+	w.Services[0].Policies = authorization(policy(waypoint.Authorization_DENY, "p", to(&waypoint.Operation{Paths: exact("/secret")})))
+	p := envoytest.Start(t, w)
+	p.Node("127.0.31.2", idEcho)
+	client := p.Peer(idClient).Client("10.96.0.1:80")
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	for path, status := range map[string]int{"/moved": 301, "/teapot": 418, "/secret": 403, "/else": 404} {
+		wantStatus(t, client, status, "GET", path)
+	}
+	p.Await("metrics", func() (err error) {
+		for _, code := range []string{"301", "418", "403", "404"} {
+			err = errors.Join(err, series(p.Metrics(), "envoy_istio_requests_total", `response_code="`+code+`"`,
+				`destination_service="echo.default.svc.cluster.local"`, `destination_service_name="echo"`, `destination_service_namespace="default"`))
+		}
+		if err != nil {
+			err = fmt.Errorf("%w in\n%s", err, linesOf(p.Metrics(), "istio_requests_total"))
+		}
+		return err
+	})
+}
+
 // TestGRPCMetrics: gRPC is told from other HTTP by its content type, and has its own status.
 func TestGRPCMetrics(t *testing.T) {
 	w, _, _ := echoWorld(t, "127.0.32.1", waypoint.Protocol_GRPC)
@@ -151,11 +184,12 @@ func TestSeriesLimit(t *testing.T) {
 // TestAccessLogs: text as Istio's, JSON, and a filter.
 func TestAccessLogs(t *testing.T) {
 	dir := t.TempDir()
-	text, object := filepath.Join(dir, "text"), filepath.Join(dir, "json")
+	text, object, peer := filepath.Join(dir, "text"), filepath.Join(dir, "json"), filepath.Join(dir, "peer")
 	w, _, _ := echoWorld(t, "127.0.34.1", waypoint.Protocol_HTTP1)
 	w.Services[0].Policies = &waypoint.Policies{Telemetry: &waypoint.Telemetry{AccessLogs: []*waypoint.AccessLog{
 		{Name: "text", File: text},
 		{Name: "json", File: object, JsonDefault: true, Filter: `response.code >= 500 && request.url_path.startsWith("/bad")`},
+		{Name: "peer", File: peer, Text: "%REQ(:PATH)% of %DOWNSTREAM_PEER_URI_SAN%"},
 		{Name: "broken", Text: "%NO_SUCH_THING%"},
 		{Name: "filtered", Filter: "response.code >="},
 	}}}
@@ -174,6 +208,9 @@ func TestAccessLogs(t *testing.T) {
 		fields, _ := os.ReadFile(object)
 		if !line.Match(plain) {
 			return fmt.Errorf("text log: %s", plain)
+		}
+		if who, _ := os.ReadFile(peer); !strings.Contains(string(who), "/good of "+idClient+"\n") {
+			return fmt.Errorf("the peer's log: %s", who)
 		}
 		if strings.Contains(string(fields), "/good") || !strings.Contains(string(fields), `"source_principal":"`+idClient+`"`) {
 			return fmt.Errorf("JSON log: %s", fields)

@@ -52,7 +52,7 @@ type label struct{ name, format string }
 // labels every metric has. Istio docs/reference/config/metrics has the list.
 func (e *Env) metricLabels(t target) []label {
 	peer := func(key string) string { return "%UPSTREAM_METADATA(" + metaPeer + ":" + key + ")%" }
-	service := func(key string) string { return "%METADATA(CLUSTER:" + metaService + ":" + key + ")%" }
+	service := e.serviceFormat(t)
 	o := e.options()
 	reporter, security := "waypoint", "mutual_tls"
 	source := []label{
@@ -93,6 +93,30 @@ func (e *Env) metricLabels(t target) []label {
 	})
 }
 
+// serviceFormat tells where a request went: of what a cluster was chosen for, the cluster knows. What is answered here, such as
+// a redirect, a refusal or the 404 of routes, went to the service that was asked.
+func (e *Env) serviceFormat(t target) func(key string) string {
+	var asked map[string]string
+	if svc := e.servedAs(t); svc != nil {
+		asked = map[string]string{"host": svc.GetHostname(), "name": e.shortName(svc.GetNamespace(), svc.GetHostname()), "namespace": svc.GetNamespace()}
+	}
+	return func(key string) string {
+		param := "CLUSTER:" + metaService + ":" + key
+		if asked[key] == "" || strings.ContainsAny(asked[key], `'"\\%()`) {
+			return "%METADATA(" + param + ")%"
+		}
+		return `%COALESCE({"operators":[{"command":"METADATA","param":"` + param + `"},{"command":"CEL","param":"'` + asked[key] + `'"}]})%`
+	}
+}
+
+// servedAs is the service of a target; nil where it is not one's.
+func (e *Env) servedAs(t target) *waypoint.Service {
+	if t.edge || t.hostname == "" || e.Service == nil {
+		return nil
+	}
+	return e.Service(t.namespace, t.hostname)
+}
+
 // statsLogs count what happens on a chain.
 func (e *Env) statsLogs(t target, kind string) ([]*accesslogv3.AccessLog, []Problem) {
 	overrides := e.telemetry(t).GetMetrics()
@@ -107,7 +131,7 @@ func (e *Env) statsLogs(t target, kind string) ([]*accesslogv3.AccessLog, []Prob
 			SharingName:    "istio",
 		}}
 		for _, m := range metrics {
-			m.addTo(config, slices.Concat(base, more), overrides)
+			e.addMetric(m, config, slices.Concat(base, more), overrides)
 		}
 		if len(config.GetCounters())+len(config.GetHistograms()) == 0 {
 			return
@@ -136,15 +160,15 @@ func (e *Env) statsLogs(t target, kind string) ([]*accesslogv3.AccessLog, []Prob
 	return out, problems
 }
 
-// addTo adds a metric, unless an override took it away.
-func (m metric) addTo(config *statsv3.Config, labels []label, overrides []*waypoint.MetricOverride) {
+// addMetric adds a metric, unless an override took it away.
+func (e *Env) addMetric(m metric, config *statsv3.Config, labels []label, overrides []*waypoint.MetricOverride) {
 	labels, enabled := override(m.telemetry, labels, overrides)
 	if !enabled {
 		return
 	}
 	stat := &statsv3.Config_Stat{Name: m.name}
 	for _, l := range labels {
-		stat.Tags = append(stat.Tags, &statsv3.Config_Tag{Name: l.name, ValueFormat: l.format})
+		stat.Tags = append(stat.Tags, &statsv3.Config_Tag{Name: l.name, ValueFormat: e.peerFormat(l.format)})
 	}
 	if m.histogram {
 		config.Histograms = append(config.Histograms, &statsv3.Config_Histogram{Stat: stat, Unit: m.unit, ValueFormat: m.value})
