@@ -136,7 +136,7 @@ func follow(t *testing.T, file string, steps []Step) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), labfile.EnvRoot+"="+labs, "AMBIT_LAB=", "NO_COLOR=1", "TMPDIR="+t.TempDir())
+	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), labfile.EnvRoot+"="+labs, "AMBIT_LAB=", "KUBECONFIG="+labs+"/none", "NO_COLOR=1", "TMPDIR="+t.TempDir())
 	t.Cleanup(func() {
 		clean := exec.Command(filepath.Join(bin, "ambit-lab"), "down", "--all")
 		clean.Env = env

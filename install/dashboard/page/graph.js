@@ -71,7 +71,7 @@ const Graph = (() => {
     const g = make("g", {}, path);
     const label = e.rate > 0 ? number(e.rate) + "/s" : "";
     if (e.via) g.append(make("circle", { cx: mx, cy: my, r: 7, class: "via" }, make("title", {}, "waypoint " + e.via)), make("text", { x: mx, y: my + 4, "text-anchor": "middle", class: "small" }, "W"));
-    const notes = [label, e.security === "plaintext" ? "plaintext" : "", e.refusals || e.failed ? `${e.refusals + e.failed} refused` : "", e.errors ? `${e.errors} errors` : ""].filter(Boolean).join(" · ");
+    const notes = [label, e.security === "plaintext" ? "plaintext" : "", e.refusals ? `${e.refusals} refused` : "", e.failed ? `${e.failed} ${(e.flags || []).includes("DENY") ? "denied" : "failed"}` : "", e.errors ? `${e.errors} errors` : ""].filter(Boolean).join(" · ");
     if (notes) g.append(make("text", { x: mx, y: my - 10, "text-anchor": "middle", class: "small" }, notes));
     return g;
   }
