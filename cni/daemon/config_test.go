@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"encoding/json"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -8,7 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/ambit-mesh/ambit/cni/chain"
 	"github.com/ambit-mesh/ambit/cni/enroll"
+	"github.com/ambit-mesh/ambit/cni/plugin"
 )
 
 func lookup(vars map[string]string) func(string) string {
@@ -33,6 +37,54 @@ func TestFromEnv(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestInstallation(t *testing.T) {
+	vars := map[string]string{
+		"AMBIT_IN_CLUSTER": "true", "NODE_NAME": "n", "POD_NAMESPACE": "ambit-system", "MOUNTED_CNI_NET_DIR": "/host/etc/cni/net.d", "AMBIT_CNI_PLUGIN": "/plugin",
+		"CNI_AGENT_RUN_DIR": "/r", "KUBECONFIG_MODE": "0640", "CNI_CONF_NAME": "10-a.conflist", "AMBIT_ADMIN_ADDRESS": "127.0.0.1:15005",
+	}
+	keeper := func(more ...string) (chain.Config, error) {
+		all := maps.Clone(vars)
+		for i := 0; i < len(more); i += 2 {
+			all[more[i]] = more[i+1]
+		}
+		c, err := Default().FromEnv(lookup(all))
+		if err == nil {
+			err = c.Validate()
+		}
+		if err != nil {
+			return chain.Config{}, err
+		}
+		return c.Keeper(nil)
+	}
+	k, err := keeper()
+	if err != nil || k.ConfDir != "/host/etc/cni/net.d" || k.BinDir != "/host/opt/cni/bin" || k.Program != "/plugin" || k.Kubeconfig != "/r/ambit-cni-kubeconfig" ||
+		k.KubeconfigMode != 0o640 || k.Mode != chain.Chained || k.Name != "10-a.conflist" || !strings.Contains(string(k.Entry), `"pod_namespace":"ambit-system"`) {
+		t.Errorf("%v %+v %s", err, k, k.Entry)
+	}
+	// The plugin understands what it is told.
+	var conf plugin.Conf
+	if err := json.Unmarshal(k.Entry, &conf); err != nil || len(conf.EnablementSelectors) != 2 || conf.AgentRunDir != "/r" ||
+		conf.Kubernetes.Kubeconfig != k.Kubeconfig || conf.ExcludeNamespaces[0] != "kube-system" || conf.PodNamespace != "ambit-system" || conf.LogLevel != "info" {
+		t.Errorf("%v %+v", err, conf)
+	}
+	if k, err = keeper("ISTIO_OWNED_CNI_CONFIG", "true", "ISTIO_OWNED_CNI_CONF_FILENAME", "00-x.conflist"); err != nil || k.Mode != chain.Owned || k.Own != "00-x.conflist" {
+		t.Errorf("%v %+v", err, k)
+	}
+	if k, err = keeper("CHAINED_CNI_PLUGIN", "false"); err != nil || k.Mode != chain.Standalone {
+		t.Errorf("%v %+v", err, k)
+	}
+	for name, bad := range map[string][]string{
+		"KUBECONFIG_MODE":                    {"KUBECONFIG_MODE", "9"},
+		"CNI_CONF_NAME":                      {"CNI_CONF_NAME", "../x.conflist"},
+		"ISTIO_OWNED_CNI_CONFIG_FILENAME":    {"ISTIO_OWNED_CNI_CONFIG", "true", "ISTIO_OWNED_CNI_CONFIG_FILENAME", "x.conf"},
+		"has to be an address and port of t": {"AMBIT_ADMIN_ADDRESS", "0.0.0.0:15005"},
+	} {
+		if _, err := keeper(bad...); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s is not named in %v", name, err)
+		}
 	}
 }
 
