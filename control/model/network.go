@@ -59,6 +59,36 @@ type networkPeer struct {
 	members set[*source]
 	// accounts counts the members.
 	accounts map[accountName]int
+	// told is how each account was known when the policy was last handed out.
+	told map[accountName]knownBy
+}
+
+// knownBy says how the pods of an account are known to be a peer's.
+type knownBy uint8
+
+const (
+	unknown knownBy = iota // there are none
+	byIdentity
+	byAddress
+)
+
+// known says how the pods of an account are to be known now.
+func (m *Model) known(p *networkPeer, a accountName) knownBy {
+	switch {
+	case p.accounts[a] == 0:
+		return unknown
+	case p.wholeNamespaces() || p.accounts[a] == m.networks.accounts[a]:
+		return byIdentity
+	}
+	return byAddress
+}
+
+// weigh asks whether news of an account change what a peer comes to. changed says that a pod of it came, went or changed;
+// one that is in the mesh is of no matter where all of the account's are peers.
+func (m *Model) weigh(p *networkPeer, a accountName, changed, captured bool) {
+	if now := m.known(p, a); now != p.told[a] || changed && (now == byAddress || !captured) {
+		m.networks.dirty.add(p.policy)
+	}
 }
 
 func newNetworks() networks {
@@ -101,7 +131,7 @@ func (m *Model) putNetworkPolicy(ns *namespace, name string, o *object.NetworkPo
 			if o.Rules[i].From[j].Namespaces != nil {
 				m.networks.wide.add(p)
 			}
-			peer := &networkPeer{policy: p, obj: &o.Rules[i].From[j], members: set[*source]{}, accounts: map[accountName]int{}}
+			peer := &networkPeer{policy: p, obj: &o.Rules[i].From[j], members: set[*source]{}, accounts: map[accountName]int{}, told: map[accountName]knownBy{}}
 			for s, pod := range m.networks.pods {
 				if s.obj != nil && peer.chooses(s) {
 					peer.add(s, pod)
@@ -155,6 +185,7 @@ func (m *Model) settleNetworks() {
 	}
 	n := &m.networks
 	counted := set[accountName]{} // accounts of which there are more or fewer pods now
+	var moved []move
 	for s := range m.dirty.sources {
 		if s.kind != object.KindPod {
 			continue
@@ -162,11 +193,11 @@ func (m *Model) settleNetworks() {
 		was, before := n.pods[s]
 		now, is := networkPodOf(s)
 		for p := range n.wide {
-			p.settle(s, was, before, now, is, n.dirty)
+			moved = p.settle(s, was, before, now, is, moved)
 		}
 		for _, p := range s.ns.networkPolicies {
 			if !n.wide.has(p) {
-				p.settle(s, was, before, now, is, n.dirty)
+				moved = p.settle(s, was, before, now, is, moved)
 			}
 		}
 		if before && (!is || was.account != now.account) {
@@ -185,24 +216,56 @@ func (m *Model) settleNetworks() {
 			delete(n.pods, s)
 		}
 	}
+	// Only now it is known of which accounts all pods are peers.
+	for _, c := range moved {
+		m.weigh(c.peer, c.account, true, c.captured)
+	}
 	for a := range counted {
 		for p := range n.wide {
-			p.recount(a, n.dirty)
+			m.recount(p, a)
 		}
 		if ns := m.namespaces[a.ns]; ns != nil {
 			for _, p := range ns.networkPolicies {
-				p.recount(a, n.dirty)
+				m.recount(p, a)
 			}
 		}
 	}
 }
 
+// move is a pod that became a peer, or is one no more, or is another than before.
+type move struct {
+	peer     *networkPeer
+	account  accountName
+	captured bool
+}
+
+// settle asks again whether a pod is a peer of the policy.
+func (p *networkPolicy) settle(s *source, was networkPod, before bool, now networkPod, is bool, moved []move) []move {
+	for _, peers := range p.peers {
+		for _, peer := range peers {
+			in, has := is && peer.chooses(s), peer.members.has(s)
+			if has == in && (!in || before && was.equal(now)) {
+				continue
+			}
+			if has {
+				peer.remove(s, was)
+				moved = append(moved, move{peer, was.account, was.captured})
+			}
+			if in {
+				peer.add(s, now)
+				moved = append(moved, move{peer, now.account, now.captured})
+			}
+		}
+	}
+	return moved
+}
+
 // recount is told that an account has more or fewer pods now: all of them may be a peer, or not be one any more.
-func (p *networkPolicy) recount(a accountName, dirty set[*networkPolicy]) {
+func (m *Model) recount(p *networkPolicy, a accountName) {
 	for _, peers := range p.peers {
 		for _, peer := range peers {
 			if peer.accounts[a] > 0 {
-				dirty.add(p)
+				m.weigh(peer, a, false, true)
 			}
 		}
 	}
@@ -225,25 +288,6 @@ func (n *namespace) labelled() object.Labels {
 }
 
 const labelNamespaceName = "kubernetes.io/metadata.name"
-
-// settle asks again whether a pod is a peer of the policy.
-func (p *networkPolicy) settle(s *source, was networkPod, before bool, now networkPod, is bool, dirty set[*networkPolicy]) {
-	for _, peers := range p.peers {
-		for _, peer := range peers {
-			in := is && peer.chooses(s)
-			switch has := peer.members.has(s); {
-			case has && in && before && was.equal(now), !has && !in:
-				continue
-			case has:
-				peer.remove(s, was)
-			}
-			if in {
-				peer.add(s, now)
-			}
-			dirty.add(p)
-		}
-	}
-}
 
 // report of a NetworkPolicy: what of it the mesh does not enforce.
 func (p *networkPolicy) report(m *Model) (object.Key, Report) {
@@ -268,6 +312,9 @@ func (p *networkPolicy) report(m *Model) (object.Key, Report) {
 	}
 	for i, peers := range p.peers {
 		for j, peer := range peers {
+			if len(peer.members) <= maxPeers {
+				continue
+			}
 			if n := m.addressed(peer); n > maxPeers {
 				r.warn(status.NetworkPolicyTooLarge, fmt.Sprintf("spec.ingress[%d].from[%d]", i, j),
 					fmt.Sprintf("%d of the pods can only be told by their addresses, more than %d: connections from them are refused", n, maxPeers),

@@ -258,6 +258,10 @@ func (m *Model) notMembers(peer *networkPeer, ports portSet) []*security.Clause 
 		part     = map[accountName][]*security.Address{}
 		everyone = peer.wholeNamespaces()
 	)
+	clear(peer.told)
+	for a := range peer.accounts {
+		peer.told[a] = m.known(peer, a)
+	}
 	if everyone {
 		names := set[string]{}
 		for a := range peer.accounts {
@@ -267,7 +271,7 @@ func (m *Model) notMembers(peer *networkPeer, ports portSet) []*security.Clause 
 			spaces = append(spaces, exactly(name))
 		}
 	}
-	if m.addressed(peer) <= maxPeers { // else they are refused, as the report says
+	if len(peer.members) <= maxPeers || m.addressed(peer) <= maxPeers { // else they are refused, as the report says
 		for s := range peer.members {
 			pod, known := m.member(peer, s)
 			if known && pod.captured {
@@ -319,7 +323,7 @@ func (p *networkPeer) wholeNamespaces() bool {
 // member is a pod of a peer. known says that its identity tells that it is one.
 func (m *Model) member(peer *networkPeer, s *source) (pod networkPod, known bool) {
 	pod = m.networks.pods[s]
-	return pod, peer.wholeNamespaces() || peer.accounts[pod.account] == m.networks.accounts[pod.account]
+	return pod, m.known(peer, pod.account) == byIdentity
 }
 
 // addressed counts the pods of a peer that are known by their addresses.
