@@ -489,11 +489,11 @@ func TestPluginRequest(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	e, err := agent.Check(ctx, "shop", "web")
+	e, err := agent.Check(ctx, "shop", "web", "")
 	if err != nil || !e.Eligible {
 		t.Errorf("check: %+v %v", e, err)
 	}
-	if e, err = agent.Check(ctx, "shop", "out"); err != nil || e.Eligible {
+	if e, err = agent.Check(ctx, "shop", "out", ""); err != nil || e.Eligible {
 		t.Errorf("check: %+v %v", e, err)
 	}
 }

@@ -258,10 +258,10 @@ func TestPluginBeforeTheSource(t *testing.T) {
 	c.sync(a)
 	p := c.proxy()
 	agent := plugin.Agent{RunDir: c.cfg.RunDir}
-	if e, err := agent.Check(t.Context(), "shop", "web"); err != nil || !e.Eligible || e.Captured {
+	if e, err := agent.Check(t.Context(), "shop", "web", ""); err != nil || !e.Eligible || e.Captured {
 		t.Errorf("check: %+v %v", e, err)
 	}
-	if _, err := agent.Check(t.Context(), "shop", "who"); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := agent.Check(t.Context(), "shop", "who", ""); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("unknown: %v", err)
 	}
 	if err := agent.Add(t.Context(), plugin.Request{Netns: path(ns), PodName: "web", PodNamespace: "shop", IPs: []plugin.IPConfig{
@@ -270,7 +270,7 @@ func TestPluginBeforeTheSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.probed("10.1.0.9")
-	if e, err := agent.Check(t.Context(), "shop", "web"); err != nil || !e.Captured {
+	if e, err := agent.Check(t.Context(), "shop", "web", ""); err != nil || !e.Captured {
 		t.Errorf("check: %+v %v", e, err)
 	}
 	// Looking at it again does not take a pod for gone that was not told of yet.
@@ -332,6 +332,44 @@ func TestPathsOfTheNode(t *testing.T) {
 		}
 		got.Close()
 	}
+}
+
+// A pod of a StatefulSet is made anew under its name before its predecessor's end was told of.
+func TestPluginMeansTheNewPod(t *testing.T) {
+	c := newCluster(t)
+	old, ns := netnstest.Make(t), netnstest.Make(t)
+	c.sandboxes["uid-db"] = old
+	a, _ := c.start()
+	c.sink.SetPod(shopPod("db", "Running", "10.1.0.9"))
+	c.sync(a)
+	p := c.proxy()
+	c.says("db", "enabled")
+	k := enroll.Key{Namespace: "shop", Name: "db"}
+	next := shopPod("db", "Pending")
+	next.UID = "uid-db-2"
+	agent := plugin.Agent{RunDir: c.cfg.RunDir}
+	req := plugin.Request{Netns: path(ns), PodName: "db", PodNamespace: "shop", PodUID: "uid-db-2", IPs: []plugin.IPConfig{
+		{Address: net.IPNet{IP: net.IPv4(10, 1, 0, 10), Mask: net.CIDRMask(32, 32)}},
+	}}
+	c.with(func() { c.late[k] = shopPod("db", "Running") })
+	if err := agent.Add(t.Context(), req); err == nil || !strings.Contains(err.Error(), "another one by now") {
+		t.Errorf("the API server has the old one: %v", err)
+	}
+	c.with(func() { c.late[k] = next })
+	if err := agent.Add(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if !p.has("uid-db-2", ns.ID()) {
+		t.Error("the proxy does not have the new pod")
+	}
+	c.sink.DeletePod(k)
+	next.IPs = []netip.Addr{netip.MustParseAddr("10.1.0.10")}
+	c.sink.SetPod(next)
+	waitFor(t.Context(), nil, 100*time.Millisecond)
+	if !p.has("uid-db-2", ns.ID()) || !p.lacks("uid-db") {
+		t.Error("the news of the old pod's end took the new one")
+	}
+	c.captured(ns, true)
 }
 
 // An agent with a successor leaves everything, one without leaves nothing.

@@ -74,7 +74,7 @@ func (a *Agent) tell(ctx context.Context, pod enroll.Pod, warning bool, reason, 
 func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 	pod, labels, ok := a.lookup(k)
 	rec := a.record(k)
-	if rec != nil && !ok && !rec.untold.IsZero() && time.Since(rec.untold) < tellTime {
+	if rec != nil && (!ok || pod.UID != rec.pod.UID) && !rec.untold.IsZero() && time.Since(rec.untold) < tellTime {
 		a.queue.AddAfter(k, tellTime)
 		return nil
 	}
@@ -174,7 +174,7 @@ func (a *Agent) enrol(ctx context.Context, pod enroll.Pod, r request) error {
 // plan opens the pod's namespace and says what should be, next to what was done before.
 func (a *Agent) plan(pod enroll.Pod, r request, old *record) (*record, error) {
 	next := &record{pod: pod, options: a.options(pod)}
-	if _, _, told := a.lookup(pod.Key()); !told {
+	if now, _, told := a.lookup(pod.Key()); !told || now.UID != pod.UID {
 		next.untold = time.Now()
 	}
 	if old != nil {

@@ -57,7 +57,7 @@ func (a *Agent) answer(fn func(context.Context, plugin.Request) (any, error)) ht
 
 // cmdAdd enrols a pod that is being made: nothing runs in it yet.
 func (a *Agent) cmdAdd(ctx context.Context, req plugin.Request) (any, error) {
-	pod, labels, err := a.await(ctx, enroll.Key{Namespace: req.PodNamespace, Name: req.PodName})
+	pod, labels, err := a.await(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (a *Agent) cmdAdd(ctx context.Context, req plugin.Request) (any, error) {
 
 // check tells a plugin that cannot ask the API server whether a pod is to be announced.
 func (a *Agent) check(ctx context.Context, req plugin.Request) (any, error) {
-	pod, labels, err := a.await(ctx, enroll.Key{Namespace: req.PodNamespace, Name: req.PodName})
+	pod, labels, err := a.await(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -99,24 +99,36 @@ func (a *Agent) check(ctx context.Context, req plugin.Request) (any, error) {
 
 // await looks the pod up; the plugin is often quicker than the source, which is then asked. Istio's agent looks ten times
 // instead (istio/istio cni/pkg/nodeagent/cni-watcher.go).
-func (a *Agent) await(ctx context.Context, k enroll.Key) (enroll.Pod, map[string]string, error) {
-	asker, ok := a.source.(Asker)
+func (a *Agent) await(ctx context.Context, req plugin.Request) (enroll.Pod, map[string]string, error) {
+	k := enroll.Key{Namespace: req.PodNamespace, Name: req.PodName}
+	asker, canAsk := a.source.(Asker)
 	for range 10 {
-		if pod, labels, ok := a.lookup(k); ok && a.namespaceKnown(k.Namespace) {
+		if pod, labels, ok := a.lookup(k); ok && isPod(pod, req.PodUID) && a.namespaceKnown(k.Namespace) {
 			return pod, labels, nil
 		}
-		if ok || !waitFor(ctx, nil, 10*time.Millisecond) {
+		if canAsk || !waitFor(ctx, nil, 10*time.Millisecond) {
 			break
 		}
 	}
-	if ok {
-		return asker.Get(ctx, k)
+	pod, labels, ok := a.lookup(k)
+	if canAsk {
+		var err error
+		if pod, labels, err = asker.Get(ctx, k); err != nil {
+			return pod, nil, err
+		}
+		ok = true
 	}
-	if pod, labels, ok := a.lookup(k); ok {
-		return pod, labels, nil
+	switch {
+	case !ok:
+		return pod, nil, fmt.Errorf("pod %s is not known on node %s", k, a.cfg.Node)
+	case !isPod(pod, req.PodUID):
+		return pod, nil, fmt.Errorf("pod %s is another one by now, with UID %s", k, pod.UID)
 	}
-	return enroll.Pod{}, nil, fmt.Errorf("pod %s is not known on node %s", k, a.cfg.Node)
+	return pod, labels, nil
 }
+
+// isPod reports whether the runtime means this pod and not one before it that had the same name. Not all runtimes say.
+func isPod(p enroll.Pod, uid string) bool { return uid == "" || uid == p.UID || uid == p.RuntimeUID }
 
 func (a *Agent) namespaceKnown(name string) bool {
 	a.mu.Lock()

@@ -7,9 +7,9 @@ import (
 	"github.com/ambit-mesh/ambit/cni/enroll"
 )
 
-// told notes that the source knows the pod, so that its silence means something. The caller holds mu.
-func (a *Agent) told(k enroll.Key) {
-	if rec := a.records[k]; rec != nil && !rec.untold.IsZero() {
+// told notes that the source knows the pod with this UID, so that its silence means something. The caller holds mu.
+func (a *Agent) told(k enroll.Key, uid string) {
+	if rec := a.records[k]; rec != nil && !rec.untold.IsZero() && rec.pod.UID == uid {
 		next := *rec
 		next.untold = time.Time{}
 		a.records[k] = &next
@@ -22,7 +22,7 @@ type sink struct{ a *Agent }
 func (s sink) SetPod(p enroll.Pod) {
 	s.a.mu.Lock()
 	s.a.pods[p.Key()] = p
-	s.a.told(p.Key())
+	s.a.told(p.Key(), p.UID)
 	s.a.mu.Unlock()
 	s.a.metrics.events.WithLabelValues("pod").Inc()
 	s.a.queue.Add(p.Key())
@@ -30,8 +30,8 @@ func (s sink) SetPod(p enroll.Pod) {
 
 func (s sink) DeletePod(k enroll.Key) {
 	s.a.mu.Lock()
+	s.a.told(k, s.a.pods[k].UID)
 	delete(s.a.pods, k)
-	s.a.told(k)
 	s.a.mu.Unlock()
 	s.a.metrics.events.WithLabelValues("delete").Inc()
 	s.a.queue.Add(k)

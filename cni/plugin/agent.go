@@ -32,6 +32,8 @@ type Request struct {
 	PodName      string
 	PodNamespace string
 	IPs          []IPConfig
+	// PodUID is an addition of ours: a pod that was made anew under its old name is another one.
+	PodUID string `json:",omitempty"`
 }
 
 // IPConfig is one address of a pod, as Go encodes the IPConfig of a CNI 1.0 result.
@@ -77,9 +79,9 @@ func (a Agent) await(ctx context.Context, r Request) error {
 }
 
 // Check asks whether the pod is for the mesh.
-func (a Agent) Check(ctx context.Context, namespace, name string) (Eligibility, error) {
+func (a Agent) Check(ctx context.Context, namespace, name, uid string) (Eligibility, error) {
 	var e Eligibility
-	body, err := a.post(ctx, CheckPath, Request{PodNamespace: namespace, PodName: name})
+	body, err := a.post(ctx, CheckPath, Request{PodNamespace: namespace, PodName: name, PodUID: uid})
 	if err == nil {
 		err = json.Unmarshal(body, &e)
 	}

@@ -132,32 +132,33 @@ func (c *Call) passOn() error {
 }
 
 // subject is the pod that the call is about, unless the configuration alone says that it is none of ours.
-func (c *Call) subject() (namespace, name string, ok bool) {
+func (c *Call) subject() (namespace, name, uid string, ok bool) {
 	if c.Conf.AmbientEnabled != nil && !*c.Conf.AmbientEnabled {
-		return "", "", false
+		return "", "", "", false
 	}
 	args := parseArgs(c.Env("CNI_ARGS"))
 	name, namespace = args["K8S_POD_NAME"], args["K8S_POD_NAMESPACE"]
 	switch {
 	case name == "" || namespace == "":
 		c.Log.Logger().Debug("not a pod of Kubernetes", "args", c.Env("CNI_ARGS"))
-		return "", "", false
+		return "", "", "", false
 	case slices.Contains(c.Conf.ExcludeNamespaces, namespace):
-		return "", "", false
+		return "", "", "", false
 	case namespace == c.Conf.PodNamespace && ownPod(name):
 		// The agent cannot be asked to let the agent start.
-		return "", "", false
+		return "", "", "", false
 	}
-	return namespace, name, true
+	// Older runtimes do not tell the UID.
+	return namespace, name, args["K8S_POD_UID"], true
 }
 
 // check finds out whether a pod that should be captured is. What is in the kernel stays there while the agent is away.
 func (c *Call) check(ctx context.Context) error {
-	namespace, name, ok := c.subject()
+	namespace, name, uid, ok := c.subject()
 	if !ok {
 		return nil
 	}
-	e, err := Agent{RunDir: c.Conf.AgentRunDir}.Check(ctx, namespace, name)
+	e, err := Agent{RunDir: c.Conf.AgentRunDir}.Check(ctx, namespace, name, uid)
 	if err != nil {
 		c.Log.Logger().Warn("pod is not checked", "pod", namespace+"/"+name, "err", err)
 		return nil
@@ -170,7 +171,7 @@ func (c *Call) check(ctx context.Context) error {
 
 // add announces the pod if it belongs to the mesh.
 func (c *Call) add(ctx context.Context) error {
-	namespace, name, ok := c.subject()
+	namespace, name, uid, ok := c.subject()
 	if !ok {
 		return nil
 	}
@@ -180,7 +181,7 @@ func (c *Call) add(ctx context.Context) error {
 		return &Error{codeDecode, err}
 	}
 	agent := Agent{RunDir: c.Conf.AgentRunDir}
-	e, err := c.eligible(ctx, agent, namespace, name)
+	e, err := c.eligible(ctx, agent, namespace, name, uid)
 	if err != nil {
 		return fmt.Errorf("pod %s/%s waits, because nobody can say whether it belongs to the mesh: %w", namespace, name, err)
 	}
@@ -188,7 +189,7 @@ func (c *Call) add(ctx context.Context) error {
 	if !e.Eligible {
 		return nil
 	}
-	if err := agent.await(ctx, Request{Netns: c.Env("CNI_NETNS"), PodName: name, PodNamespace: namespace, IPs: ips}); err != nil {
+	if err := agent.await(ctx, Request{Netns: c.Env("CNI_NETNS"), PodName: name, PodNamespace: namespace, IPs: ips, PodUID: uid}); err != nil {
 		return fmt.Errorf("pod %s/%s waits to be captured, because it belongs to the mesh (%s): %w", namespace, name, e.Reason, err)
 	}
 	log.Info("pod is captured")
@@ -214,8 +215,8 @@ func parseArgs(text string) map[string]string {
 // eligible asks the agent, which answers from memory. While it is away the API server is asked, so that pods outside of the
 // mesh start; a file of the agent's about namespaces would not do, because pods have labels of their own. If neither
 // answers the pod waits: started without the mesh, it would be open to what its policies forbid.
-func (c *Call) eligible(ctx context.Context, agent Agent, namespace, name string) (Eligibility, error) {
-	e, err := agent.Check(ctx, namespace, name)
+func (c *Call) eligible(ctx context.Context, agent Agent, namespace, name, uid string) (Eligibility, error) {
+	e, err := agent.Check(ctx, namespace, name, uid)
 	if err == nil || c.Conf.Kubernetes.Kubeconfig == "" {
 		return e, err
 	}
