@@ -295,11 +295,16 @@ spec:
 	c.apply(ns, scaled(1, 1, ""))
 	is("Accepted", "True")
 
-	pdb, err := c.client.PolicyV1().PodDisruptionBudgets(ns).Get(c.ctx, "waypoint", metav1.GetOptions{})
-	c.must(err)
-	if pdb.Spec.MinAvailable == nil || pdb.Spec.MinAvailable.IntValue() != 1 || pdb.Status.ExpectedPods != 1 {
-		t.Errorf("the budget is %+v, %+v", pdb.Spec, pdb.Status)
-	}
+	c.eventually("the budget counts the waypoint's pods", func() error {
+		pdb, err := c.client.PolicyV1().PodDisruptionBudgets(ns).Get(c.ctx, "waypoint", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if pdb.Spec.MinAvailable == nil || pdb.Spec.MinAvailable.IntValue() != 1 || pdb.Status.CurrentHealthy != 1 {
+			return fmt.Errorf("it is %+v, %+v", pdb.Spec, pdb.Status)
+		}
+		return nil
+	})
 	d, err := c.client.AppsV1().Deployments(ns).Get(c.ctx, "waypoint", metav1.GetOptions{})
 	c.must(err)
 	if d.Labels["team"] != "edge" {
