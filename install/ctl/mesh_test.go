@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -59,6 +60,8 @@ type fakeMesh struct {
 	cluster.Cluster
 	parts map[cluster.Kind][]cluster.Part
 	logs  string
+	// proxies are the sockets of waypoints, by pod.
+	proxies map[string]string
 }
 
 func (f *fakeMesh) String() string           { return "context fake" }
@@ -70,7 +73,7 @@ func (f *fakeMesh) Parts(_ context.Context, kind cluster.Kind) ([]cluster.Part, 
 	return f.parts[kind], nil
 }
 func (f *fakeMesh) Proxy(pod cluster.Object) cluster.Part {
-	return cluster.Part{Kind: cluster.Gateway, Namespace: pod.Namespace(), Pod: pod.Name(), Endpoint: admin.Endpoint{What: "waypoint pod " + pod.Name(), Address: "unix:/nowhere"}}
+	return cluster.Part{Kind: cluster.Gateway, Namespace: pod.Namespace(), Pod: pod.Name(), Endpoint: admin.Endpoint{What: "waypoint pod " + pod.Name(), Address: "unix:" + cmp.Or(f.proxies[pod.Name()], "/nowhere")}}
 }
 func (f *fakeMesh) Logs(_ context.Context, of cluster.Part, _ cluster.LogRange) (io.ReadCloser, error) {
 	if f.logs == "" {

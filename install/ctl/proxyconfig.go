@@ -29,7 +29,7 @@ pods, NAME or NAME.NAMESPACE; without a name there must be only one Gateway.`,
   ambitctl proxy-config log waypoint.bookinfo --level debug`,
 	})
 	cmd.AddCommand(a.pcRoute(), a.pcCluster(), a.pcListener(), a.pcEndpoint(), a.pcSecret(), a.pcECDS(),
-		a.pcPart("bootstrap", "b", "Show how Envoy was started", "BootstrapConfigDump"), a.pcAll(), a.pcProblems(), a.pcLog())
+		a.pcPart("bootstrap", "b", "Show how Envoy was started", "BootstrapConfigDump"), a.pcAll(), a.pcProblems(), a.pcLog(), a.pcStats(), a.pcRootCompare())
 	return cmd
 }
 
