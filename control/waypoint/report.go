@@ -115,7 +115,7 @@ func (m *Model) reportGatewayTLS(r *reader, rep *model.Report, g *object.Gateway
 		insecure = insecure || v != nil && v.Optional
 	}
 	if insecure {
-		rep.Say(condInsecure, true, "ConfigurationChanged", "Clients without a certificate that can be verified are let in: spec.tls.frontend says AllowInsecureFallback")
+		rep.Say(condInsecure, true, "ConfigurationChanged", "Clients without a certificate are let in: spec.tls.frontend says AllowInsecureFallback; one that cannot be verified is refused still")
 	}
 }
 

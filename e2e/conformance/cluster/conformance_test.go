@@ -44,7 +44,7 @@ func profiles() []suite.ConformanceProfileName {
 
 // unsupported are features Ambit does not claim; docs/conformance says why. What a later module adds is claimed at first.
 func unsupported() []features.FeatureName {
-	return []features.FeatureName{features.SupportUDPRoute}
+	return []features.FeatureName{features.SupportUDPRoute, features.SupportGatewayFrontendClientCertificateValidationInsecureFallback}
 }
 
 // TestConformance runs the suite.
