@@ -69,5 +69,9 @@ func newClientMetrics(reg prometheus.Registerer) clientMetrics {
 	if reg != nil {
 		reg.MustRegister(m.terminations, m.messages, m.bytes)
 	}
+	// From zero: Prometheus sees no increase in a series that begins with one.
+	for _, reason := range []string{reasonConnectionError, reasonError, reasonReconnect, reasonComplete} {
+		m.terminations.WithLabelValues(reason)
+	}
 	return m
 }

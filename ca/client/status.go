@@ -86,6 +86,10 @@ func newMetrics(reg prometheus.Registerer, m *Manager) *metrics {
 	if reg != nil {
 		reg.MustRegister(x.requests, x.duration, x)
 	}
+	// From zero: Prometheus sees no increase in a series that begins with one.
+	for _, result := range []string{"ok", "error"} {
+		x.requests.WithLabelValues(result)
+	}
 	return x
 }
 

@@ -68,7 +68,7 @@ func TestWaypointCertificates(t *testing.T) {
 	w.must(w.Fail(w.soon(), lab.Fault{Kind: "ca"}))
 	w.eventually("a renewal to fail", func() error {
 		told, err := w.agent(pod, "/metrics")
-		if err == nil && !strings.Contains(told, `ambit_ca_client_requests_total{result="error"}`) {
+		if err == nil && strings.Contains(told, `ambit_ca_client_requests_total{result="error"} 0`) {
 			err = errNotYet
 		}
 		return err
