@@ -110,8 +110,8 @@ func EdgeRoutes(e *Env) ([]*routev3.RouteConfiguration, []Problem) {
 				byName[name], claimed[name] = routeConfiguration(name), map[string]bool{}
 				byName[name].IgnorePortInHostMatching = true
 			}
-			apart := setApart(l, listeners)
-			for _, other := range apart {
+			apart, outside := setApart(l, listeners)
+			for _, other := range slices.Concat(apart, outside) {
 				claimed[name][other] = true
 				byName[name].VirtualHosts = append(byName[name].VirtualHosts, misdirected(l, other))
 			}
@@ -137,22 +137,31 @@ func EdgeRoutes(e *Env) ([]*routev3.RouteConfiguration, []Problem) {
 	return out, problems
 }
 
-// setApart are the hostnames that a TLS listener covers and that are other listeners' of its port. Which listener a client
-// comes to is told by its server name, and with it whether its certificate was asked for: a request on a connection to one
-// listener is not for a host of another, whether or not that one could be served.
-func setApart(l *waypoint.Listener, all []*waypoint.Listener) []string {
+// setApart are the hostnames of other TLS listeners of a listener's port: those it covers, and those it does not; "*" stands
+// for every name. Which listener a client comes to is told by its server name, and with it whether its certificate was asked
+// for: a request on a connection to one listener is not for a host of another, whether or not that one could be served.
+func setApart(l *waypoint.Listener, all []*waypoint.Listener) (covered, outside []string) {
 	if !isTLS(l.GetProtocol()) {
-		return nil
+		return nil, nil
 	}
 	own := strings.ToLower(l.GetHostname())
-	var out []string
 	for _, o := range all {
 		host := strings.ToLower(o.GetHostname())
-		if o != l && isTLS(o.GetProtocol()) && host != own && hostCovers(own, host) && !slices.Contains(out, host) {
-			out = append(out, host)
+		if o == l || !isTLS(o.GetProtocol()) || host == own {
+			continue
+		}
+		if host == "" {
+			host = "*"
+		}
+		list := &outside
+		if hostCovers(own, host) {
+			list = &covered
+		}
+		if !slices.Contains(*list, host) {
+			*list = append(*list, host)
 		}
 	}
-	return out
+	return covered, outside
 }
 
 // hostCovers reports whether every name that b stands for is one of a.

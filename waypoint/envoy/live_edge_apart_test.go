@@ -61,7 +61,8 @@ func TestListenersApart(t *testing.T) {
 		{"shop.example.com", "a.deep.example.com", 421},
 		{"shop.example.com", "b.deep.example.com", 421},
 		{"x.deep.example.com", "a.deep.example.com", 200},
-		{"x.deep.example.com", "shop.example.com", 404},
+		{"x.deep.example.com", "shop.example.com", 421}, // another connection would come to the listener for it
+		{"x.deep.example.com", "shop.example.org", 404}, // no listener is for that
 		{"admin.example.com", "admin.example.com", 0}, // no certificate
 	} {
 		if got := ask(c.sni, c.host); got != c.status {
