@@ -107,6 +107,8 @@ func (e Endpoint) explain(err error) error {
 		reason = "it is not running, or has no admin endpoint there"
 	case errors.Is(err, fs.ErrPermission):
 		reason = "its socket is for root; try again with sudo"
+	case strings.Contains(err.Error(), " is forbidden: "): // what an API server says, of whatever type the error is by now
+		return fmt.Errorf("%s at %s: you may not connect to it: %w", e.What, e.Address, err)
 	}
 	text := fmt.Sprintf("%s at %s: %s", e.What, e.Address, reason)
 	if e.Hint != "" {

@@ -57,7 +57,7 @@ func (g *gatherer) items(ctx context.Context) []bugreport.Item {
 		items = append(items, g.says("summary/check.txt", "check"), g.says("summary/status.txt", "status"))
 	}
 	for _, kind := range reported {
-		items = append(items, bugreport.Item{Path: "objects/" + kind + ".json", Optional: true, Get: func(ctx context.Context, to io.Writer) error { return g.objects(ctx, kind, to) }})
+		items = append(items, bugreport.Item{Path: "objects/" + kind + ".json", Get: func(ctx context.Context, to io.Writer) error { return g.objects(ctx, kind, to) }})
 	}
 	return append(items, g.components(ctx)...)
 }
@@ -89,11 +89,10 @@ func (g *gatherer) own(o cluster.Object) bool {
 func (g *gatherer) objects(ctx context.Context, kind string, to io.Writer) error {
 	list, err := g.mesh.List(ctx, kind, "")
 	if errors.Is(err, cluster.ErrNotFound) {
-		return err
+		return bugreport.ErrSaid // a kind that nobody has
 	}
 	if err != nil {
-		// It is not optional that a kind which is there cannot be read.
-		return errors.Join(err, writeText(to, "cannot be listed: "+err.Error()+"\n"))
+		return err
 	}
 	kept := []any{}
 	for _, o := range list {
@@ -109,11 +108,6 @@ func (g *gatherer) objects(ctx context.Context, kind string, to io.Writer) error
 	enc := json.NewEncoder(to)
 	enc.SetIndent("", " ")
 	return enc.Encode(kept)
-}
-
-func writeText(to io.Writer, text string) error {
-	_, err := io.WriteString(to, text)
-	return err
 }
 
 // interesting are CRDs that a mesh reads.

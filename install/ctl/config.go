@@ -188,7 +188,8 @@ object, field, what is wrong, and how to mend it. A refused document is left out
 object was seen, that one stays in force. What waypoints and gateways cannot carry out is listed, too.`}
 	a.controlFlags(cmd, &s)
 	a.outputFlag(cmd, &f)
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of this namespace")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of this namespace (default all)")
+	allFlag(cmd, &namespace)
 	cmd.Flags().BoolVar(&fail, "fail", false, "exit with code 79 when something is refused")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		all, err := a.refusals(cmd, s)
@@ -282,7 +283,8 @@ func (a *app) configStatus() *cobra.Command {
 	cmd := &cobra.Command{Use: "status", Short: "List the conditions the control plane gives to objects", Args: none}
 	a.controlFlags(cmd, &s)
 	a.outputFlag(cmd, &f)
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of this namespace")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of this namespace (default all)")
+	allFlag(cmd, &namespace)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		all, err := a.refusals(cmd, s)
 		if err != nil {

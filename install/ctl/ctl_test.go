@@ -131,6 +131,8 @@ func TestExitCodes(t *testing.T) {
 		text string
 	}{
 		{"nonsense", exitUsage, `unknown command "nonsense"`},
+		{"validate -f x.yaml", exitUsage, `it is called "ambitctl analyze FILE"`},
+		{"x describe pod y", exitUsage, "an ordinary command here"},
 		{"zc nonsense", exitUsage, `unknown command "nonsense"`},
 		{"zc workloadz", exitUsage, "did you mean"},
 		{"zc w --nonsense", exitUsage, "unknown flag"},

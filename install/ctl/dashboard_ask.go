@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -172,7 +173,7 @@ func (s *sketch) nodeProxy(ctx context.Context, p cluster.Part) {
 	d, err := dump.Parse(body)
 	body.Close()
 	s.missing(err)
-	s.metrics(ctx, p.Endpoint)
+	s.metrics(ctx, p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d != nil {
@@ -184,8 +185,15 @@ func (s *sketch) nodeProxy(ctx context.Context, p cluster.Part) {
 }
 
 // metrics reads what a proxy has counted.
-func (s *sketch) metrics(ctx context.Context, e admin.Endpoint) {
-	body, err := e.Get(ctx, "/metrics")
+func (s *sketch) metrics(ctx context.Context, p cluster.Part) {
+	body, err := p.Endpoint.Get(ctx, "/metrics")
+	var refused *admin.Refusal
+	if m, ok := s.mesh.(ported); ok && errors.As(err, &refused) && refused.Code == http.StatusNotFound {
+		// Istio's ztunnel serves them only where they are scraped.
+		e := p.Endpoint
+		e.Dial = m.Port(p.Namespace, p.Pod, mesh.PortMetrics)
+		body, err = e.Get(ctx, "/metrics")
+	}
 	if err != nil {
 		s.missing(err)
 		return
@@ -228,7 +236,7 @@ func (s *sketch) proxy(ctx context.Context, pod cluster.Object) {
 	if !p.Ready {
 		return // that it is not ready is in the picture
 	}
-	s.metrics(ctx, p.Endpoint)
+	s.metrics(ctx, p)
 	body, err := p.Endpoint.Get(ctx, "/problems")
 	if err != nil {
 		s.missing(err)

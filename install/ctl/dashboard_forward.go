@@ -56,15 +56,18 @@ func (a *app) forwards(cmd *cobra.Command, address *string, browser *bool) {
 	}
 }
 
+// ported is a mesh whose pods' ports can be connected to.
+type ported interface {
+	Port(namespace, pod string, port int) func(context.Context) (net.Conn, error)
+}
+
 // addon finds a pod that somebody else installed.
 func (a *app) addon(ctx context.Context, name, label, value string, port int) (string, func(context.Context) (net.Conn, error), error) {
 	m, err := a.mesh()
 	if err != nil {
 		return "", nil, err
 	}
-	f, ok := m.(interface {
-		Port(namespace, pod string, port int) func(context.Context) (net.Conn, error)
-	})
+	f, ok := m.(ported)
 	if !ok {
 		return "", nil, fmt.Errorf("%s has no %s: it is found in clusters only", m, name)
 	}

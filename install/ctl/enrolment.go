@@ -49,7 +49,8 @@ joining  it belongs to the mesh, but is not captured yet, or no proxy has taken 
 leaving  it does not belong to the mesh any more; its peers are given a moment to learn of it
 out      the mesh leaves it alone`}
 	a.outputFlag(cmd, &f)
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only pods of this namespace")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only pods of this namespace (default all)")
+	allFlag(cmd, &namespace)
 	cmd.Flags().StringVar(&node, "node", "", "only pods of this node")
 	cmd.Flags().StringVar(&address, "agent-address", "", "an agent's admin endpoint itself: host:port or unix:PATH")
 	a.complete(cmd, "node", nodeNames)
@@ -125,4 +126,15 @@ func (g agent) pods(cmd *cobra.Command) ([]enrolled, error) {
 		list[i].Node = g.node
 	}
 	return list, nil
+}
+
+// allFlag takes -A, as kubectl's users write it, where all namespaces are the default.
+func allFlag(cmd *cobra.Command, namespace *string) {
+	all := cmd.Flags().BoolP("all-namespaces", "A", false, "all namespaces, which is the default")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if *all && *namespace != "" {
+			return usagef("-A means all namespaces: leave out -n %s", *namespace)
+		}
+		return nil
+	}
 }

@@ -37,18 +37,29 @@ func executable(path string) bool {
 	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
 }
 
-// later are commands that people know from Istio and will find here one day. A program of that name goes first.
-var later = []string{
-	"admin", "apply", "authz", "create-remote-secret", "describe", "experimental", "explain",
-	"install", "kube-inject", "manifest", "metrics", "precheck", "remote-clusters", "tag", "uninstall", "upgrade",
-	"validate", "verify-install", "x",
+// elsewhere are commands that people know from Istio, and what does their work here. A program of that name goes first.
+var elsewhere = map[string]string{
+	"admin":                "\"ambitctl config\", \"ca\" and \"proxy-status\" ask the control plane; its log level is LOG_LEVEL of the Deployment ambitd",
+	"apply":                "it is called \"ambitctl install\"",
+	"authz":                "\"ambitctl explain\" says which policies decide about a request, \"ambitctl ztunnel-config policies\" lists those of a node",
+	"create-remote-secret": "this version knows one cluster",
+	"describe":             "see \"ambitctl explain\", \"ambitctl enrolment\" and \"ambitctl config status\"",
+	"experimental":         "what is an experiment there is an ordinary command here, or is not: see \"ambitctl --help\"",
+	"kube-inject":          "there are no sidecars: label the namespace istio.io/dataplane-mode=ambient",
+	"metrics":              "see \"ambitctl dashboard\" and \"ambitctl proxy-config envoy-stats\"",
+	"precheck":             "it is called \"ambitctl check\"",
+	"remote-clusters":      "this version knows one cluster",
+	"tag":                  "this version has no revisions to tag",
+	"validate":             "it is called \"ambitctl analyze FILE\"",
+	"verify-install":       "it is called \"ambitctl check\"",
+	"x":                    "what is an experiment there is an ordinary command here, or is not: see \"ambitctl --help\"",
 }
 
 // plugin becomes the program of a command. Its terminal, signals and exit code are then its own.
 func (a *app) plugin(name string, args []string) error {
 	path, ok := a.find(name)
-	if !ok && slices.Contains(later, name) {
-		return fmt.Errorf("ambitctl %s is not in this version yet", name)
+	if !ok && elsewhere[name] != "" {
+		return usagef("there is no command %q: %s", name, elsewhere[name])
 	}
 	if !ok {
 		return usagef("unknown command %q: there is no program ambitctl-%s or ambit-%s beside ambitctl or on PATH", name, name, name)
