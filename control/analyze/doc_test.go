@@ -11,7 +11,7 @@ import (
 )
 
 // running are the codes that only a mesh that runs has.
-var running = []status.Code{status.WaypointNotReady, status.ForeignProxy, status.KeysMissing, status.ExtensionUnusable, status.Operational}
+var running = []status.Code{status.WaypointNotReady, status.ForeignProxy, status.KeysMissing, status.ExtensionUnusable, status.NotCaptured, status.Operational}
 
 var (
 	heading = regexp.MustCompile(`(?m)^### (AMB\d+) (\w+)$`)

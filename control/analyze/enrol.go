@@ -85,6 +85,20 @@ func (w *world) sidecars() {
 	}
 }
 
+// missed finds pods of a mesh that runs that are to be in it and are not.
+func (w *world) missed() {
+	seen := map[string]bool{}
+	for _, p := range w.pods {
+		if !w.cfg.Live || w.places[p.Key()].file != "" || p.meshed || p.sidecar || p.HostNetwork || p.Deleting || p.isGateway() ||
+			p.Phase != object.Running || !w.ambient(p.Namespace, p.Labels) || seen[p.by] {
+			continue
+		}
+		seen[p.by] = true
+		w.about(status.NotCaptured, p.Key(), "metadata.annotations", "it is to be in the mesh and is not, although it runs: what it sends and receives goes in plain text, past all policies (%s)", p.by).
+			fix("\"ambitctl enrolment\" says why; the agent of node %s tries again all the time", p.Node)
+	}
+}
+
 // outside finds policies over pods that no node proxy stands before. Waypoints say so themselves, see EndpointsNotInMesh.
 func (w *world) outside() {
 	check := func(k object.Key, sel object.Selector, what string) {

@@ -22,7 +22,9 @@ func (w *world) networkPolicies() {
 	seen := map[string]bool{} // pods of one maker are alike
 	defer w.oncePerRule(len(w.findings))
 	for _, p := range w.pods {
-		if !p.meshed || p.isGateway() || p.HostNetwork || seen[p.by] {
+		// A waypoint is reached at the same port as what is behind it.
+		through := p.Labels.Get(mesh.LabelGatewayManaged) == "istio.io-mesh-controller"
+		if !p.meshed && !through || p.isGateway() && !through || p.HostNetwork || seen[p.by] {
 			continue
 		}
 		seen[p.by] = true
@@ -40,7 +42,9 @@ func (w *world) networkPolicies() {
 		})
 		w.ingress(p, in)
 		w.egress(p, out)
-		w.probes(p, in)
+		if !through {
+			w.probes(p, in)
+		}
 	}
 }
 

@@ -70,6 +70,7 @@ const (
 	SidecarInAmbient    Code = "AMB502"
 	SelectsOutside      Code = "AMB503" // a policy over pods that the mesh does not take
 	EnrolmentMisspelt   Code = "AMB504"
+	NotCaptured         Code = "AMB505"
 )
 
 // What is wrong with Kubernetes NetworkPolicies.

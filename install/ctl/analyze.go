@@ -120,7 +120,7 @@ func (a *app) analyzed(cmd *cobra.Command, s *analysis, args []string) (analyze.
 	if err == nil {
 		s.cfg.RootNamespace, s.cfg.TrustDomain, s.cfg.ClusterDomain = all.Settings.RootNamespace, all.Settings.TrustDomain, all.Settings.ClusterDomain
 		s.cfg.ClusterID, s.cfg.NetworkPolicies = all.Settings.ClusterID, all.Settings.NetworkPolicies
-		said, err = findings(all.Entries)
+		said, err = findings(append(all.Entries, a.proxyProblems(cmd.Context())...))
 	}
 	if s.over {
 		if err != nil {

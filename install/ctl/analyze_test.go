@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,7 +93,7 @@ func TestAnalyzeMesh(t *testing.T) {
 	objects := map[string][]cluster.Object{}
 	for _, text := range []string{
 		`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"istio.io/dataplane-mode": "ambient"}}}`,
-		`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "shop", "managedFields": [], "labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i", "newField": 1}]}, "status": {"phase": "Running", "podIP": "10.0.0.7"}}`,
+		`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "shop", "managedFields": [], "labels": {"app": "web"}}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i", "newField": 1}]}, "status": {"phase": "Running", "podIP": "10.0.0.7"}}`,
 		`{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "none", "namespace": "shop"}, "spec": {"selector": {"matchLabels": {"app": "wep"}}}}`,
 		`{"apiVersion": "networking.istio.io/v1", "kind": "ProxyConfig", "metadata": {"name": "p", "namespace": "shop"}}`,
 	} {
@@ -125,7 +126,7 @@ func TestAnalyzeMesh(t *testing.T) {
 	}
 	m.parts = nil
 	r = run(t, []string{"analyze"}, with)
-	if !strings.Contains(r.err, "without the control plane's word") || !strings.Contains(r.out, "AuthorizationPolicy shop/none") || r.code != exitOK {
+	if !strings.Contains(r.err, "without the control plane's word") || !strings.Contains(r.out, "AuthorizationPolicy shop/none") || !strings.Contains(r.out, "AMB505") || r.code != exitIssues {
 		t.Errorf("%d\n%s%s", r.code, r.out, r.err)
 	}
 }
@@ -140,5 +141,5 @@ func (l listed) List(_ context.Context, kind, _ string) ([]cluster.Object, error
 	if l.objects[kind] == nil {
 		return nil, fmt.Errorf("kind %s: %w", kind, cluster.ErrNotFound)
 	}
-	return l.objects[kind], nil
+	return slices.Clone(l.objects[kind]), nil
 }
