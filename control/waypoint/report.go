@@ -123,7 +123,7 @@ func (m *Model) reportGatewayTLS(r *reader, rep *model.Report, g *object.Gateway
 func (r *reader) sets(g *object.Gateway) (taken, refused int) {
 	inForce := map[object.Key]bool{}
 	for _, l := range r.listeners(g) {
-		if l.accepted() {
+		if r.serves(g, l) {
 			inForce[l.of] = true
 		}
 	}
@@ -138,8 +138,18 @@ func (r *reader) sets(g *object.Gateway) (taken, refused int) {
 	return taken, refused
 }
 
-// accepted says whether a listener is in force, whatever else there may be to say about it.
-func (l *listener) accepted() bool { return l.protocolKnown && l.conflict == nil }
+// serves says whether a listener can do its work, whatever else there may be to say about it.
+func (r *reader) serves(g *object.Gateway, l *listener) bool {
+	if !l.protocolKnown || l.conflict != nil || len(l.badKinds) > 0 && len(l.kinds) == 0 {
+		return false
+	}
+	if l.protocol != facts.Listener_HTTPS && l.protocol != facts.Listener_TLS {
+		return true
+	}
+	names, _ := r.certificates(g, l)
+	_, _, authority := r.clientCA(g, l)
+	return len(names) > 0 && authority == nil
+}
 
 // reportMeshListeners is about the listeners of a waypoint: one is enough, no route is attached to it.
 func (m *Model) reportMeshListeners(r *reader, rep *model.Report, g *object.Gateway) {
@@ -249,7 +259,7 @@ func (m *Model) reportListenerSet(r *reader, rep *model.Report, s *object.Listen
 			continue
 		}
 		rep.Listeners = append(rep.Listeners, m.reportListener(r, rep, g, l))
-		if l.accepted() {
+		if r.serves(g, l) {
 			good++
 		} else {
 			bad++
