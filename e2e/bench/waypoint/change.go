@@ -159,10 +159,10 @@ func (b *bench) try(ctx context.Context, o *one, f *changeFigures) error {
 		}
 	}
 	b.watch.expect(o.resource)
+	wrote := time.Now() // before, for the control plane may see the file before the call that puts it there returns
 	if err := o.write(); err != nil {
 		return err
 	}
-	wrote := time.Now()
 	for {
 		seen, err := o.ask(ctx)
 		now := time.Now()
