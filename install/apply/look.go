@@ -220,7 +220,7 @@ func (c *Client) Parts(ctx context.Context, namespace string, names map[string]s
 		if err != nil {
 			return nil, err
 		}
-		p.Name = d.Namespace + "/" + d.Name
+		p.Namespace = d.Namespace
 		out = append(out, p)
 	}
 	return out, nil

@@ -114,6 +114,8 @@ type Mesh struct {
 // Part is a Deployment or DaemonSet of the mesh.
 type Part struct {
 	Name, Kind string
+	// Namespace is not the mesh's own for what runs for Gateways; empty otherwise.
+	Namespace  string
 	Want, Have int
 	Settled    bool
 	Missing    bool

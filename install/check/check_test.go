@@ -82,6 +82,8 @@ func TestJudge(t *testing.T) {
 		{"broken off", func(f *Facts) { f.Mesh.Complete = false }, "failed installation: the installation of v1.0.0 was broken off | ambitctl upgrade"},
 		{"part missing", func(f *Facts) { f.Mesh.Parts[0].Missing = true }, "failed parts: deployment ambitd is missing | ambitctl upgrade"},
 		{"part not ready", func(f *Facts) { f.Mesh.Parts[0].Have, f.Mesh.Parts[0].Trouble = 1, []string{"x: ImagePullBackOff"} }, "failed parts: ambitd: 1 of 2 pods ready: x: ImagePullBackOff | kubectl -n ambit-system describe deployment ambitd"},
+		{"part stuck", func(f *Facts) { f.Mesh.Parts[0].Settled, f.Mesh.Parts[0].Trouble = false, []string{"x: ErrImagePull"} }, "failed parts: ambitd is being rolled out, and does not get on: x: ErrImagePull"},
+		{"gateway not ready", func(f *Facts) { p := &f.Mesh.Parts[0]; p.Namespace, p.Name, p.Have = "shop", "front", 1 }, "failed parts: shop/front: 1 of 2 pods ready | kubectl -n shop describe deployment front"},
 		{"part rolling", func(f *Facts) { f.Mesh.Parts[0].Settled = false }, "warning parts: ambitd is being rolled out"},
 		{"not captured", func(f *Facts) {
 			f.Mesh.Nodes[0].Taken = 2

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -33,21 +34,32 @@ func (j *judge) mesh(f Facts) {
 	}
 }
 
+// Title names the part, with its namespace where that is not the mesh's own.
+func (p Part) Title() string {
+	if p.Namespace == "" {
+		return p.Name
+	}
+	return p.Namespace + "/" + p.Name
+}
+
 func (j *judge) part(namespace string, p Part) {
+	namespace = cmp.Or(p.Namespace, namespace)
 	fix := fmt.Sprintf("kubectl -n %s describe %s %s", namespace, strings.ToLower(p.Kind), p.Name)
 	switch {
 	case p.Missing:
-		j.fail("parts", "ambitctl upgrade", "%s %s is missing", strings.ToLower(p.Kind), p.Name)
+		j.fail("parts", "ambitctl upgrade", "%s %s is missing", strings.ToLower(p.Kind), p.Title())
 	case p.Have < p.Want:
-		text := fmt.Sprintf("%s: %d of %d pods ready", p.Name, p.Have, p.Want)
+		text := fmt.Sprintf("%s: %d of %d pods ready", p.Title(), p.Have, p.Want)
 		if len(p.Trouble) > 0 {
 			text += ": " + strings.Join(p.Trouble, "; ")
 		}
 		j.fail("parts", fix, "%s", text)
+	case !p.Settled && len(p.Trouble) > 0:
+		j.fail("parts", fix, "%s is being rolled out, and does not get on: %s", p.Title(), strings.Join(p.Trouble, "; "))
 	case !p.Settled:
-		j.warn("parts", "kubectl -n "+namespace+" rollout status "+strings.ToLower(p.Kind)+" "+p.Name, "%s is being rolled out", p.Name)
+		j.warn("parts", "kubectl -n "+namespace+" rollout status "+strings.ToLower(p.Kind)+" "+p.Name, "%s is being rolled out", p.Title())
 	default:
-		j.ok("parts", "%s: %d of %d pods ready", p.Name, p.Have, p.Want)
+		j.ok("parts", "%s: %d of %d pods ready", p.Title(), p.Have, p.Want)
 	}
 }
 

@@ -78,13 +78,13 @@ func statusOf(namespace string, m *check.Mesh) meshStatus {
 			state = "missing"
 		case p.Have < p.Want:
 			state = "not ready"
-			if len(p.Trouble) > 0 {
-				state += ": " + strings.Join(p.Trouble, "; ")
-			}
 		case !p.Settled:
 			state = "rolling out"
 		}
-		s.Parts = append(s.Parts, partStatus{Name: p.Name, Versions: tags(p.Images), Ready: p.Have, Wanted: p.Want, Status: state})
+		if len(p.Trouble) > 0 {
+			state += ": " + strings.Join(p.Trouble, "; ")
+		}
+		s.Parts = append(s.Parts, partStatus{Name: p.Title(), Versions: tags(p.Images), Ready: p.Have, Wanted: p.Want, Status: state})
 	}
 	for _, n := range m.Nodes {
 		s.PodsWanted += n.Desired

@@ -56,7 +56,7 @@ Versions go up by one minor at a time, or down by one.`,
 			}
 			fmt.Fprintf(a.env.Err, "from %s to %s\n", record.Version, a.env.Version)
 			if err := a.roll(ctx, i, values, steps, true, true); err != nil {
-				return fmt.Errorf("%w\nwhat is upgraded works with what is not; run \"ambitctl upgrade\" again, or the ambitctl of version %s to go back", err, record.Version)
+				return fmt.Errorf("%w\nwhat is upgraded works with what is not; run \"ambitctl upgrade\" again, with other values if these were wrong, or the ambitctl of version %s to go back", err, record.Version)
 			}
 			if dry {
 				_, err = fmt.Fprintln(a.env.Out, "nothing was changed")
