@@ -158,6 +158,9 @@ func (e *Engine) launch(ctx context.Context, lacked []string) error {
 	}
 }
 
+// Running says whether the daemon answers.
+func (e *Engine) Running(ctx context.Context) bool { return e.ping(ctx) == nil }
+
 // ping asks the daemon whether it is there.
 func (e *Engine) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

@@ -129,6 +129,10 @@ func (t *tool) delete(ctx context.Context, all bool) error {
 		c, _, err := t.existing()
 		if err != nil {
 			// Half a cluster has no note, but may have containers on our own Docker.
+			if !t.engine.Running(ctx) {
+				t.steps.Say("there is no cluster %s", t.shape.Name)
+				return nil
+			}
 			c = t.cluster(t.engine.Host())
 		}
 		doomed = []*cluster.Cluster{c}
