@@ -4,11 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"log"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,13 +15,10 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
@@ -238,124 +232,6 @@ func filesOf(t *testing.T, img v1.Image) []string {
 			t.Errorf("%s belongs to %d:%d", h.Name, h.Uid, h.Gid)
 		}
 		out = append(out, h.Name)
-	}
-}
-
-// sbomIsAttached finds the list of contents as docker's tools do.
-func sbomIsAttached(t *testing.T, index v1.ImageIndex, of v1.Image) {
-	t.Helper()
-	digest, err := of.Digest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := index.IndexManifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(m.Manifests, func(d v1.Descriptor) bool { return d.Annotations["vnd.docker.reference.digest"] == digest.String() })
-	if i < 0 {
-		t.Fatal("no list of contents is attached")
-	}
-	img, err := index.Image(m.Manifests[i].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	layers, err := img.Layers()
-	if err != nil || len(layers) != 1 {
-		t.Fatal(layers, err)
-	}
-	r, err := layers[0].Compressed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	var statement struct {
-		Subject   []struct{ Digest map[string]string }
-		Predicate spdxDocument
-	}
-	if err := json.NewDecoder(r).Decode(&statement); err != nil {
-		t.Fatal(err)
-	}
-	if statement.Subject[0].Digest["sha256"] != digest.Hex {
-		t.Errorf("it is about %v, not %s", statement.Subject, digest)
-	}
-	checkSPDX(t, statement.Predicate)
-	if !slices.ContainsFunc(statement.Predicate.Packages, func(p spdxPackage) bool {
-		return p.Name == "stdlib" && p.References[0].Locator == "pkg:golang/stdlib@"+strings.TrimPrefix(runtime.Version(), "go")
-	}) {
-		t.Errorf("the standard library is not listed: %+v", statement.Predicate.Packages)
-	}
-}
-
-// checkSPDX holds a document to what its specification requires: unique identifiers, and relations between known ones.
-func checkSPDX(t *testing.T, doc spdxDocument) {
-	t.Helper()
-	ids := map[string]bool{doc.ID: true}
-	for _, p := range doc.Packages {
-		if ids[p.ID] {
-			t.Errorf("%s is there twice", p.ID)
-		}
-		ids[p.ID] = true
-		if p.Name == "" || p.Location == "" {
-			t.Errorf("%+v lacks what it must have", p)
-		}
-	}
-	for _, r := range doc.Relations {
-		if !ids[r.From] || !ids[r.To] {
-			t.Errorf("relation between unknown ones: %+v", r)
-		}
-	}
-}
-
-// A waypoint on an image with an Envoy of the user's registry, which has layers of docker's kind.
-func TestOnABase(t *testing.T) {
-	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	defer srv.Close()
-	ref, err := name.ParseReference(strings.TrimPrefix(srv.URL, "http://") + "/envoy:v1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := makeLayer(t.TempDir(), []file{{path: "usr/local/bin/envoy", mode: 0o755, content: []byte("#!/bin/sh\n")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	base, err := mutate.Append(blank(), mutate.Addendum{Layer: l, MediaType: types.DockerLayer})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg, err := base.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg = cfg.DeepCopy()
-	cfg.OS, cfg.Architecture = here.OS, here.Architecture
-	if base, err = mutate.ConfigFile(base, cfg); err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.Write(ref, base); err != nil {
-		t.Fatal(err)
-	}
-	o := options(t, t.TempDir())
-	o.Only, o.Base = []string{"waypoint"}, ref.Name()
-	r := build(t, o)[0]
-	index, _ := layoutOf(t, r.Path)
-	img, err := forPlatform(index, here, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := validate.Image(img); err != nil {
-		t.Error(err)
-	}
-	names := filesOf(t, img)
-	if !slices.Contains(names, "usr/local/bin/envoy") || !slices.Contains(names, "usr/local/bin/ambit-waypoint") || slices.Contains(names, "lib64/ld-linux-x86-64.so.2") {
-		t.Errorf("files: %v", names)
-	}
-	o.Platforms = []v1.Platform{{OS: "linux", Architecture: "s390x"}}
-	if _, err := findBase(t.Context(), o.Base, o.Platforms[0]); err == nil {
-		t.Error("a base of another architecture is taken")
-	}
-	if err := has(base, "usr/bin/other"); err == nil {
-		t.Error("a file that is not there was found")
 	}
 }
 
