@@ -69,3 +69,18 @@ func (i *Installer) Write(ctx context.Context, r Record) error {
 	}, false)
 	return err
 }
+
+// HelmRecord is what Helm installed in a namespace, as far as that can be seen; nil if it did not.
+func (c *Client) HelmRecord(ctx context.Context, namespace string) (*Record, error) {
+	d, err := c.Core.AppsV1().Deployments(namespace).Get(ctx, control, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what is installed: %w", explain(err))
+	}
+	if d.Annotations[annotationRelease] == "" {
+		return nil, nil
+	}
+	return &Record{Version: d.Labels["app.kubernetes.io/version"], Profile: "of Helm", Complete: true, At: d.CreationTimestamp.Time}, nil
+}

@@ -67,7 +67,7 @@ func (a *app) facts(ctx context.Context, cmd *cobra.Command, client *apply.Clien
 	if err != nil {
 		return facts, err
 	}
-	record, err := client.Record(ctx, a.namespace)
+	record, err := a.installed(ctx, client)
 	if err != nil {
 		return facts, err
 	}
@@ -79,10 +79,20 @@ func (a *app) facts(ctx context.Context, cmd *cobra.Command, client *apply.Clien
 	return facts, err
 }
 
+// installed is what ambitctl installed, or Helm.
+func (a *app) installed(ctx context.Context, client *apply.Client) (*apply.Record, error) {
+	record, err := client.Record(ctx, a.namespace)
+	if record != nil || err != nil {
+		return record, err
+	}
+	return client.HelmRecord(ctx, a.namespace)
+}
+
 // meshFacts asks the parts of a mesh. One that does not answer is a fact, too.
 func (a *app) meshFacts(ctx context.Context, cmd *cobra.Command, client *apply.Client, record *apply.Record) (*check.Mesh, error) {
 	m := &check.Mesh{Version: record.Version, Profile: record.Profile, Complete: record.Complete}
-	values, err := render.NewValues(record.Profile, render.Source{Name: "values of the mesh that is installed", File: []byte(record.Values)})
+	// The values say their profile themselves; Helm's are not known, and all parts are looked for then.
+	values, err := render.NewValues("", render.Source{Name: "values of the mesh that is installed", File: []byte(record.Values)})
 	if err != nil {
 		return nil, err
 	}

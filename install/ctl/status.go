@@ -46,7 +46,7 @@ many documents the control plane refuses. "ambitctl check" says more about what 
 		}
 		ctx, cancel := patience(cmd.Context(), checkPatience)
 		defer cancel()
-		record, err := client.Record(ctx, a.namespace)
+		record, err := a.installed(ctx, client)
 		if err != nil {
 			return err
 		}
