@@ -154,7 +154,7 @@ func launch(t testing.TB, w *envoytest.World, change ...func(*Config)) *running 
 func prepare(t testing.TB, change ...func(*Config)) *running {
 	t.Helper()
 	r := &running{t: t, plane: newPlane(t), ca: catest.New(), log: &envoytest.Buffer{}, ended: make(chan error, 1)}
-	port := func() uint32 { return envoytest.FreePort(t) }
+	ports := envoytest.FreePorts(t, 6)
 	// Not t.TempDir: a socket's path must be short.
 	dir, err := os.MkdirTemp("", "agent")
 	if err != nil {
@@ -167,9 +167,9 @@ func prepare(t testing.TB, change ...func(*Config)) *running {
 	r.cfg.XDSAddress, r.cfg.CAAddress = "http://"+r.plane.address, "http://127.0.0.1:1"
 	r.cfg.PodInfo = ""
 	r.cfg.RunDir, r.cfg.EnvoyConcurrency = dir, 2
-	r.cfg.HBONEPort, r.cfg.PeerHBONEPort, r.cfg.ReadyPort, r.cfg.StatsPort = port(), port(), port(), port()
-	r.cfg.MetricsAddress = fmt.Sprintf("127.0.0.1:%d", port())
-	r.cfg.ToolsAddress = fmt.Sprintf("127.0.0.1:%d", port())
+	r.cfg.HBONEPort, r.cfg.PeerHBONEPort, r.cfg.ReadyPort, r.cfg.StatsPort = ports[0], ports[1], ports[2], ports[3]
+	r.cfg.MetricsAddress = fmt.Sprintf("127.0.0.1:%d", ports[4])
+	r.cfg.ToolsAddress = fmt.Sprintf("127.0.0.1:%d", ports[5])
 	r.cfg.DrainWait, r.cfg.DrainDuration = 100*time.Millisecond, 10*time.Second
 	for _, c := range change {
 		c(&r.cfg)

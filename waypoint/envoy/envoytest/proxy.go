@@ -53,13 +53,14 @@ func Start(t testing.TB, w *World, change ...func(*envoy.Options)) *Proxy {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	ports := FreePorts(t, 5)
 	p := &Proxy{CA: catest.New(), Log: &Buffer{}, t: t}
 	p.Options = envoy.Options{
 		NodeID: "waypoint~127.0.0.1~waypoint-0.default~default.svc.cluster.local", NodeCluster: "waypoint.default",
 		Namespace: "default", Pod: "waypoint-0", Workload: "waypoint", ServiceAccount: "waypoint", TrustDomain: "cluster.local",
 		Cluster: "Kubernetes", Node: "node1", Region: "r1", Zone: "z1",
 		Bind:      netip.MustParseAddr("127.0.0.1"),
-		HBONEPort: FreePort(t), PeerHBONEPort: FreePort(t), ReadyPort: FreePort(t), StatsPort: FreePort(t), AdminPort: FreePort(t),
+		HBONEPort: ports[0], PeerHBONEPort: ports[1], ReadyPort: ports[2], StatsPort: ports[3], AdminPort: ports[4],
 		XDSSocket: filepath.Join(dir, "xds"), SDSSocket: filepath.Join(dir, "sds"),
 	}
 	for _, c := range change {
@@ -183,12 +184,22 @@ func (p *Proxy) await(what string, check func() error) {
 // FreePort is a port nobody listens on at the moment.
 func FreePort(t testing.TB) uint32 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	return FreePorts(t, 1)[0]
+}
+
+// FreePorts are several, each another one.
+func FreePorts(t testing.TB, n int) []uint32 {
+	t.Helper()
+	var out []uint32
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // when all are chosen: the kernel may give a port that was let go once more
+		out = append(out, uint32(l.Addr().(*net.TCPAddr).Port))
 	}
-	defer l.Close()
-	return uint32(l.Addr().(*net.TCPAddr).Port)
+	return out
 }
 
 // Buffer is text that one goroutine writes and others read.
