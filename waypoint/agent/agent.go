@@ -3,6 +3,8 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +21,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
@@ -177,6 +182,7 @@ func build(cfg Config, deps Deps, log *slog.Logger, dir string, quit context.Can
 		reg: prometheus.NewRegistry(), rejected: map[rejectedID]rejection{},
 	}
 	a.opts = cfg.options(a.socket)
+	a.opts.AgentToken = rand.Text()
 	if cfg.AdminPort == 0 {
 		a.opts.AdminSocket = filepath.Join(dir, "admin.sock")
 	}
@@ -249,13 +255,23 @@ func (a *agent) node() *corev3.Node {
 
 // serveEnvoy answers Envoy's ADS and SDS until ctx ends.
 func (a *agent) serveEnvoy(ctx context.Context, l net.Listener) error {
-	g := grpc.NewServer(grpc.MaxRecvMsgSize(64 << 20))
+	g := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.StreamInterceptor(a.onlyEnvoy))
 	a.ads.Register(g)
 	defer context.AfterFunc(ctx, g.Stop)()
 	if err := g.Serve(l); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve Envoy: %w", err)
 	}
 	return nil
+}
+
+// onlyEnvoy lets nobody in who does not know what Envoy was told at its start: keys are handed out here, and what runs inside
+// Envoy, or has got hold of the socket, is not Envoy.
+func (a *agent) onlyEnvoy(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	said := metadata.ValueFromIncomingContext(stream.Context(), envoy.HeaderAgentToken)
+	if len(said) != 1 || subtle.ConstantTimeCompare([]byte(said[0]), []byte(a.opts.AgentToken)) != 1 {
+		return status.Error(codes.PermissionDenied, "the agent talks to the Envoy that it started")
+	}
+	return handle(srv, stream)
 }
 
 // settleTime bounds how long the first expansion waits for services that were asked for by name.

@@ -17,12 +17,20 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/waypoint/agent/ads"
 	"github.com/ambit-mesh/ambit/waypoint/agent/process"
+	"github.com/ambit-mesh/ambit/waypoint/envoy"
 	"github.com/ambit-mesh/ambit/waypoint/envoy/envoytest"
 )
 
@@ -433,5 +441,32 @@ func TestCannotStart(t *testing.T) {
 	var start *process.StartError
 	if !errors.As(err, &start) || !strings.Contains(err.Error(), "Address already in use") {
 		t.Errorf("Run: %v, want Envoy's reason", err)
+	}
+}
+
+// TestOnlyEnvoy: nobody else gets keys from the agent, whatever way he found to its socket.
+func TestOnlyEnvoy(t *testing.T) {
+	r := prepare(t)
+	r.plane.push(&envoytest.World{})
+	r.run()
+	r.ready()
+	conn, err := grpc.NewClient("unix:"+filepath.Join(r.cfg.RunDir, "agent.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, guess := range []string{"", "guess"} {
+		ctx := t.Context()
+		if guess != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, envoy.HeaderAgentToken, guess)
+		}
+		stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).DeltaSecrets(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = stream.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: ads.TypeSecret, ResourceNamesSubscribe: []string{envoy.SecretIdentity}})
+		if _, err := stream.Recv(); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("with %q: %v", guess, err)
+		}
 	}
 }

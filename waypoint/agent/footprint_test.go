@@ -111,11 +111,11 @@ func (r *running) synced() {
 // memory is the resident memory of a process in MiB: what is its own, and all with the pages of its program.
 func memory(t testing.TB, pid int) (own, all float64) {
 	t.Helper()
-	return float64(status(t, pid, "RssAnon:")) / 1024, float64(status(t, pid, "VmRSS:")) / 1024
+	return float64(processStatus(t, pid, "RssAnon:")) / 1024, float64(processStatus(t, pid, "VmRSS:")) / 1024
 }
 
-// status is a figure of /proc/PID/status, in KiB.
-func status(t testing.TB, pid int, field string) (kib int) {
+// processStatus is a figure of /proc/PID/status, in KiB.
+func processStatus(t testing.TB, pid int, field string) (kib int) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 
 // Pages of the program that were given back are read again when they are needed, and nothing is lost with them.
 func TestDropPages(t *testing.T) {
-	file := func() int { return status(t, os.Getpid(), "RssFile:") }
+	file := func() int { return processStatus(t, os.Getpid(), "RssFile:") }
 	program, err := os.ReadFile("/proc/self/exe") // so that the kernel has it, and needs no disk below
 	if err != nil {
 		t.Fatal(err)

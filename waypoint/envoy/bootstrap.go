@@ -43,7 +43,7 @@ func Bootstrap(o Options) (*bootstrapv3.Bootstrap, error) {
 		Node:                o.node(),
 		Admin:               &bootstrapv3.Admin{Address: o.adminAddress()},
 		StaticResources:     &bootstrapv3.Bootstrap_StaticResources{Listeners: o.selfListeners(), Clusters: o.selfClusters()},
-		DynamicResources:    dynamicResources(),
+		DynamicResources:    o.dynamicResources(),
 		StatsConfig:         stats,
 		StatsEviction:       &bootstrapv3.Bootstrap_StatsEvictionInterval{StatsEvictionInterval: seconds(300)},
 		LayeredRuntime:      o.runtime(),
@@ -68,13 +68,13 @@ func (o Options) node() *corev3.Node {
 	}
 }
 
-func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
+func (o Options) dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 	return &bootstrapv3.Bootstrap_DynamicResources{
 		AdsConfig: &corev3.ApiConfigSource{
 			ApiType:                   corev3.ApiConfigSource_DELTA_GRPC,
 			TransportApiVersion:       corev3.ApiVersion_V3,
 			SetNodeOnFirstMessageOnly: true,
-			GrpcServices:              []*corev3.GrpcService{envoyGRPC(ClusterXDS)},
+			GrpcServices:              []*corev3.GrpcService{o.toAgent(ClusterXDS)},
 		},
 		LdsConfig: fromADS(),
 		CdsConfig: fromADS(),

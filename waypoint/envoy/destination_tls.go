@@ -28,7 +28,7 @@ func (e *Env) destinationTransport(d *waypoint.Destination, p *waypoint.TrafficP
 	var problems []Problem
 	var out *corev3.TransportSocket
 	if t := p.GetTls(); originatesTLS(t) {
-		context, err := clientTLS(d, t)
+		context, err := e.Options.clientTLS(d, t)
 		if err != nil {
 			problems = append(problems, Problem{
 				Object: destinationName(d),
@@ -58,7 +58,7 @@ func TLSProblem(d *waypoint.Destination, port uint32, subset string) string {
 	if !originatesTLS(t) {
 		return ""
 	}
-	if _, err := clientTLS(d, t); err != nil {
+	if _, err := (Options{}).clientTLS(d, t); err != nil {
 		return "connections fail because their TLS cannot be set up: " + err.Error()
 	}
 	return ""
@@ -72,7 +72,7 @@ func destinationName(d *waypoint.Destination) string {
 }
 
 // clientTLS is TLS to a destination that is no peer of the mesh at this layer.
-func clientTLS(d *waypoint.Destination, t *waypoint.ClientTLS) (*tlsv3.UpstreamTlsContext, error) {
+func (o Options) clientTLS(d *waypoint.Destination, t *waypoint.ClientTLS) (*tlsv3.UpstreamTlsContext, error) {
 	if t.GetBroken() != "" {
 		return nil, errors.New(t.GetBroken())
 	}
@@ -88,7 +88,7 @@ func clientTLS(d *waypoint.Destination, t *waypoint.ClientTLS) (*tlsv3.UpstreamT
 		if t.GetSecret() == "" {
 			return nil, errors.New("mutual TLS needs a client certificate: name a Secret")
 		}
-		common.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{fromAgent(t.GetSecret())}
+		common.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{o.fromAgent(t.GetSecret())}
 	}
 	if t.GetInsecureSkipVerify() {
 		return out, nil
@@ -98,7 +98,7 @@ func clientTLS(d *waypoint.Destination, t *waypoint.ClientTLS) (*tlsv3.UpstreamT
 		common.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{
 			CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
 				DefaultValidationContext:         verify,
-				ValidationContextSdsSecretConfig: fromAgent(SecretSystemRoots),
+				ValidationContextSdsSecretConfig: o.fromAgent(SecretSystemRoots),
 			},
 		}
 		return out, nil

@@ -27,7 +27,7 @@ func (e *Env) edgeTLS(l *waypoint.Listener, alpn ...string) (*corev3.TransportSo
 		if err := e.usable(name); err != nil {
 			return nil, err
 		}
-		common.TlsCertificateSdsSecretConfigs = append(common.TlsCertificateSdsSecretConfigs, fromAgent(name))
+		common.TlsCertificateSdsSecretConfigs = append(common.TlsCertificateSdsSecretConfigs, e.Options.fromAgent(name))
 	}
 	context := &tlsv3.DownstreamTlsContext{CommonTlsContext: common, RequireClientCertificate: wrapperspb.Bool(false)}
 	if ca := l.GetClientCa(); ca != "" {

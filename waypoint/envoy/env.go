@@ -87,6 +87,8 @@ type Options struct {
 	// XDSSocket and SDSSocket are unix sockets of the agent.
 	XDSSocket string
 	SDSSocket string
+	// AgentToken is what the agent wants to see of who opens a stream to it, in HeaderAgentToken. Empty: nothing.
+	AgentToken string
 	// AdminSocket is where Envoy's admin interface is instead of AdminPort: a port on loopback can be reached by whoever
 	// has the proxy dial a name of his choice.
 	AdminSocket string

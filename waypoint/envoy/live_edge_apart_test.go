@@ -63,7 +63,7 @@ func TestListenersApart(t *testing.T) {
 		{"x.deep.example.com", "a.deep.example.com", 200},
 		{"x.deep.example.com", "shop.example.com", 421}, // another connection would come to the listener for it
 		{"x.deep.example.com", "shop.example.org", 404}, // no listener is for that
-		{"admin.example.com", "admin.example.com", 0}, // no certificate
+		{"admin.example.com", "admin.example.com", 0},   // no certificate
 	} {
 		if got := ask(c.sni, c.host); got != c.status {
 			t.Errorf("server name %s, host %s: %d, want %d", c.sni, c.host, got, c.status)

@@ -16,9 +16,11 @@ const (
 	ListenerOriginate = "connect_originate"
 
 	// ClusterXDS and ClusterSDS are the agent's sockets, ClusterAdmin is Envoy's own admin port.
-	ClusterXDS   = "agent-xds"
-	ClusterSDS   = "agent-sds"
-	ClusterAdmin = "admin"
+	ClusterXDS = "agent-xds"
+	ClusterSDS = "agent-sds"
+	// HeaderAgentToken is metadata of streams to the agent, see Options.AgentToken.
+	HeaderAgentToken = "x-ambit-agent-token"
+	ClusterAdmin     = "admin"
 	// ClusterEncap reaches pods by their own address.
 	ClusterEncap = "encap"
 	// ClusterBlackHole has no endpoints: what goes there fails at once.

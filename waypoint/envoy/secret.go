@@ -9,7 +9,7 @@ import (
 )
 
 // fromAgent is a secret the agent hands out. Private keys never pass through ADS, whose content tools may read.
-func fromAgent(name string) *tlsv3.SdsSecretConfig {
+func (o Options) fromAgent(name string) *tlsv3.SdsSecretConfig {
 	return &tlsv3.SdsSecretConfig{
 		Name: name,
 		SdsConfig: &corev3.ConfigSource{
@@ -19,10 +19,20 @@ func fromAgent(name string) *tlsv3.SdsSecretConfig {
 				ApiType:                   corev3.ApiConfigSource_DELTA_GRPC,
 				TransportApiVersion:       corev3.ApiVersion_V3,
 				SetNodeOnFirstMessageOnly: true,
-				GrpcServices:              []*corev3.GrpcService{envoyGRPC(ClusterSDS)},
+				GrpcServices:              []*corev3.GrpcService{o.toAgent(ClusterSDS)},
 			}},
 		},
 	}
+}
+
+// toAgent is a stream to the agent. What runs inside Envoy, such as a Wasm module, reaches the agent's cluster as well, but does
+// not know the word that lets it in.
+func (o Options) toAgent(cluster string) *corev3.GrpcService {
+	to := envoyGRPC(cluster)
+	if o.AgentToken != "" {
+		to.InitialMetadata = []*corev3.HeaderValue{{Key: HeaderAgentToken, Value: o.AgentToken}}
+	}
+	return to
 }
 
 func envoyGRPC(cluster string) *corev3.GrpcService {
@@ -48,11 +58,11 @@ func (e *Env) meshTLS() *tlsv3.CommonTlsContext {
 			TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
 		},
 		AlpnProtocols:                  []string{"h2"},
-		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{fromAgent(SecretIdentity)},
+		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{e.Options.fromAgent(SecretIdentity)},
 		ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
 			CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
 				DefaultValidationContext:         &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: sans},
-				ValidationContextSdsSecretConfig: fromAgent(SecretRoots),
+				ValidationContextSdsSecretConfig: e.Options.fromAgent(SecretRoots),
 			},
 		},
 	}
