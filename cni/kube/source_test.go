@@ -171,11 +171,14 @@ func TestAnnotate(t *testing.T) {
 	api.set(podPath, pod("u1", "Running", doc{"mine": "1"}))
 	annotations := func() any { return api.get(podPath)["metadata"].(doc)["annotations"] }
 	p := enroll.Pod{UID: "u1", Namespace: "shop", Name: "web"}
-	for value, want := range map[string]doc{"enabled": {"mine": "1", "ambient.istio.io/redirection": "enabled"}, "": {"mine": "1"}} {
-		if err := s.Annotate(t.Context(), p, value); err != nil {
+	for _, step := range []struct {
+		value string
+		want  doc
+	}{{"enabled", doc{"mine": "1", "ambient.istio.io/redirection": "enabled"}}, {"", doc{"mine": "1"}}} {
+		if err := s.Annotate(t.Context(), p, step.value); err != nil {
 			t.Error(err)
 		}
-		if diff := cmp.Diff(any(want), annotations()); diff != "" {
+		if diff := cmp.Diff(any(step.want), annotations()); diff != "" {
 			t.Error(diff)
 		}
 	}
