@@ -63,6 +63,8 @@ type record struct {
 	untold time.Time
 	// leaving is since when peers are told that the pod is not in the mesh; zero while it is.
 	leaving time.Time
+	// released is since when nothing of the pod is captured any more, while what was goes on; zero before.
+	released time.Time
 }
 
 // New prepares an agent for cfg; Run does the work. The registry also serves /metrics.
@@ -214,7 +216,7 @@ func (a *Agent) repair(ctx context.Context, k enroll.Key) error {
 	if err := a.follow(ctx, k); err != nil {
 		return err
 	}
-	if rec = a.record(k); rec == nil {
+	if rec = a.record(k); rec == nil || !rec.released.IsZero() {
 		return nil
 	}
 	err = a.backend.Verify(rec.ns, rec.options)

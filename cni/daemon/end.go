@@ -69,27 +69,41 @@ func (a *Agent) leave(ctx context.Context) error {
 	}
 	// Peers that still come by HBONE are answered until they know, as with a pod that leaves alone.
 	waitFor(ctx, nil, a.cfg.LeaveGrace)
+	errs = append(errs, a.eachEnrolled("pod %s stays captured: restart it: %w", func(rec *record) error {
+		return a.backend.Release(rec.ns, rec.options)
+	})...)
+	// What is asked already is answered through the proxy.
+	waitFor(ctx, nil, a.cfg.LeaveGrace)
+	errs = append(errs, a.eachEnrolled("rules stay in pod %s: restart it: %w", func(rec *record) error {
+		if err := a.backend.Remove(rec.ns); err != nil {
+			return err
+		}
+		a.log.Info("pod left the mesh", "pod", rec.pod.Key(), "reason", "the mesh leaves the node")
+		return nil
+	})...)
+	errs = append(errs, a.sweep())
+	return errors.Join(append(errs, a.node.Remove())...)
+}
+
+// eachEnrolled does something to all pods in the mesh, some at a time. format is for the pod and what went wrong.
+func (a *Agent) eachEnrolled(format string, do func(*record) error) []error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
+	var errs []error // guarded by mu
 	free := make(chan struct{}, workers)
 	for _, k := range a.enrolled() {
 		free <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-free }()
-			rec := a.record(k)
-			err := a.backend.Remove(rec.ns)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, fmt.Errorf("pod %s stays captured: restart it: %w", k, err))
-				return
+			if err := do(a.record(k)); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, fmt.Errorf(format, k, err))
 			}
-			a.log.Info("pod left the mesh", "pod", k, "reason", "the mesh leaves the node")
 		})
 	}
 	wg.Wait()
-	errs = append(errs, a.sweep())
-	return errors.Join(append(errs, a.node.Remove())...)
+	return errs
 }
 
 // sweep removes what the agent and the plugin have put into the run folder, and the folder if it is empty then.

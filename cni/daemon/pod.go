@@ -216,7 +216,7 @@ func addressesChanged(old, next *record) bool {
 // back ends see by themselves that the namespace was readdressed since.
 func (a *Agent) capture(next, old *record, fresh, readdressed bool) error {
 	k := next.pod.Key()
-	if fresh || readdressed || !sameOptions(old.options, next.options) {
+	if fresh || readdressed || !old.released.IsZero() || !sameOptions(old.options, next.options) {
 		if err := a.backend.Apply(next.ns, next.options); err != nil {
 			if fresh {
 				next.ns.Close()
@@ -287,6 +287,20 @@ func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason
 		a.setRecord(pod.Key(), rec)
 	}
 	if rest := a.cfg.LeaveGrace - time.Since(rec.leaving); rest > 0 {
+		a.queue.AddAfter(pod.Key(), rest)
+		return nil
+	}
+	if rec.released.IsZero() {
+		if err := a.backend.Release(rec.ns, rec.options); err != nil {
+			return fmt.Errorf("pod %s: %w", pod.Key(), err)
+		}
+		next := *rec
+		next.released = time.Now()
+		rec = &next
+		a.setRecord(pod.Key(), rec)
+	}
+	// What is asked already is answered through the proxy.
+	if rest := a.cfg.LeaveGrace - time.Since(rec.released); rest > 0 {
 		a.queue.AddAfter(pod.Key(), rest)
 		return nil
 	}

@@ -21,6 +21,9 @@ type Backend interface {
 	Apply(ns *netns.Netns, o Options) error
 	// Verify is nil if what Apply(ns, o) would do is in place, and ErrDrift with the difference otherwise.
 	Verify(ns *netns.Netns, o Options) error
+	// Release captures no connection any more, and keeps what those need that are captured: without the way back to the
+	// proxy, an answer that is under way would be lost. Remove comes next, when they have ended. o is what was applied.
+	Release(ns *netns.Netns, o Options) error
 	// Remove takes everything away again. What is not there is no error.
 	Remove(ns *netns.Netns) error
 	// Forget is for a pod that is gone: it lets go of what is kept outside of the pod's namespace.
@@ -47,7 +50,7 @@ func Supersede(b Backend, ns *netns.Netns, o Options, at bpf.Place) error {
 		}
 		var err error
 		if _, ok := b.(*EBPF); ok {
-			err = other.retire(ns, o)
+			err = other.Release(ns, o)
 		} else {
 			err = other.drop(ns)
 		}
@@ -72,8 +75,6 @@ func Clear(at bpf.Place) error { return bpf.Clear(at) }
 type filters interface {
 	Backend
 	installed() bool
-	// retire leaves what connections need that were captured by address translation, and captures no new ones.
-	retire(ns *netns.Netns, o Options) error
 }
 
 // retired are a pod's rules without those that capture. What is left keeps address translation at work, and brings the

@@ -162,8 +162,16 @@ func (b *EBPF) Verify(ns *netns.Netns, o Options) error {
 
 // Remove implements Backend.
 func (b *EBPF) Remove(ns *netns.Netns) error {
-	// What another back end left for the connections it captured, see retire, is of no more use either.
+	// What another back end left for the connections it captured, see Release, is of no more use either.
 	return errors.Join(b.drop(ns), removeRoutesIn(ns), dropFilters(ns))
+}
+
+// Release implements Backend. Sockets that are open need the programs no more, only the routes.
+func (b *EBPF) Release(ns *netns.Netns, _ Options) error {
+	if err := b.programs.Leave(ns); err != nil {
+		return fmt.Errorf("retire redirection by BPF: %w", err)
+	}
+	return nil
 }
 
 // Forget implements Backend.

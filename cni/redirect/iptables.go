@@ -114,7 +114,8 @@ func (b IPTables) drop(ns *netns.Netns) error {
 	return nil
 }
 
-func (b IPTables) retire(ns *netns.Netns, o Options) error {
+// Release implements Backend.
+func (b IPTables) Release(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, _ int) error {
 		for _, f := range iptFamilies(o.IPv6) {
 			there, err := b.save(f)

@@ -63,7 +63,8 @@ func (NFTables) drop(ns *netns.Netns) error {
 	return nil
 }
 
-func (b NFTables) retire(ns *netns.Netns, o Options) error {
+// Release implements Backend.
+func (b NFTables) Release(ns *netns.Netns, o Options) error {
 	err := inPod(ns, o, func(o Options, _ int) error {
 		there, err := b.there()
 		if err != nil || !there {
