@@ -1,4 +1,5 @@
-// Command coredns is CoreDNS with the plugins that kubeadm's Corefile names and no others.
+// Command coredns is CoreDNS with the plugins that kubeadm's Corefile names, and whoami, which the Gateway API conformance
+// suite serves names with.
 //
 // The module is outside the workspace: it pins client-go to the version of Kubernetes in ../kube, so that both builds share
 // what they compile.
@@ -21,12 +22,13 @@ import (
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/reload"
 	_ "github.com/coredns/coredns/plugin/rewrite"
+	_ "github.com/coredns/coredns/plugin/whoami"
 )
 
 func main() {
 	// The order is that of CoreDNS' plugin.cfg: a query passes the plugins in it.
 	dnsserver.Directives = []string{
-		"reload", "health", "ready", "prometheus", "errors", "log", "cache", "rewrite", "hosts", "loadbalance", "kubernetes", "loop", "forward",
+		"reload", "health", "ready", "prometheus", "errors", "log", "cache", "rewrite", "hosts", "loadbalance", "kubernetes", "loop", "forward", "whoami",
 	}
 	coremain.Run()
 }
