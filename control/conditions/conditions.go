@@ -26,6 +26,8 @@ type Key struct{ Kind, Namespace, Name string }
 type Report struct {
 	Key
 	Generation int64
+	// UID tells an object from one of the same name that it replaced, and whose status is to be written anew.
+	UID        string
 	Conditions []Condition
 	// Parents are those of a route, named as ParentName does, or the Gateways that a policy matters to.
 	Parents []Parent

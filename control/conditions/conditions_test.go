@@ -151,3 +151,29 @@ func TestWriterTriesAgain(t *testing.T) {
 		<-done
 	})
 }
+
+// counting counts writes.
+type counting struct{ writes int }
+
+func (c *counting) Update(context.Context, Key, func(Object) Object) error {
+	c.writes++
+	return nil
+}
+
+// TestReplacedObject writes the status of an object that takes another one's place, although all there is to say is the same:
+// deleted and made again between two rounds, nobody has seen it go.
+func TestReplacedObject(t *testing.T) {
+	store := &counting{}
+	report := Report{Key: Key{"HTTPRoute", "shop", "web"}, Generation: 1, UID: "first"}
+	w := New(Config{Store: store, Reports: func() []Report { return []Report{report} }, Logger: slog.New(slog.DiscardHandler)})
+	for _, step := range []struct {
+		uid  string
+		want int
+	}{{"first", 1}, {"first", 1}, {"second", 2}, {"second", 2}} {
+		report.UID = step.uid
+		w.round(t.Context())
+		if store.writes != step.want {
+			t.Errorf("%s: %d writes, want %d", step.uid, store.writes, step.want)
+		}
+	}
+}

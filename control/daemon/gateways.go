@@ -113,7 +113,7 @@ func reportsOf(list []push.ObjectReport, allocated bool) []conditions.Report {
 	out := make([]conditions.Report, 0, len(list))
 	for _, r := range list {
 		rep := conditions.Report{
-			Key: conditions.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Generation: r.Generation, Conditions: conditionsOf(r.Conditions),
+			Key: conditions.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Generation: r.Generation, UID: r.UID, Conditions: conditionsOf(r.Conditions),
 		}
 		if allocated && r.Kind == object.KindServiceEntry.String() {
 			rep.Addresses = []conditions.Address{}

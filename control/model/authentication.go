@@ -65,6 +65,7 @@ func (a *authentication) report(m *Model) (object.Key, Report) {
 		return a.key(), r
 	}
 	r.Generation = a.obj.Generation
+	r.UID = a.obj.UID
 	r.root(m.cfg, a.ns.name)
 	if len(a.obj.TargetRefs) > 0 {
 		m.reportTargets(&r, a.ns.name, a.obj.TargetRefs)

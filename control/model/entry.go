@@ -201,6 +201,7 @@ func (s *source) report(m *Model) (object.Key, Report) {
 		return s.key(), r
 	}
 	r.Generation = s.obj.Metadata().Generation
+	r.UID = s.obj.Metadata().UID
 	switch o := s.obj.(type) {
 	case *object.Pod:
 		for _, a := range ownIPs(o) {

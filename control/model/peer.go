@@ -240,6 +240,7 @@ func (p *peer) report(m *Model) (object.Key, Report) {
 		return p.key(), r
 	}
 	r.Generation = p.obj.Generation
+	r.UID = p.obj.UID
 	r.root(m.cfg, p.ns.name)
 	root := p.ns.name == m.cfg.RootNamespace
 	if root && !wide(p.obj) {

@@ -31,7 +31,9 @@ type Warning struct {
 
 // Report is all there is to say about one object.
 type Report struct {
-	Generation int64       `json:"observedGeneration,omitempty"`
+	Generation int64 `json:"observedGeneration,omitempty"`
+	// UID tells an object from one of the same name that it replaced.
+	UID        string      `json:"-"`
 	Conditions []Condition `json:"conditions,omitempty"`
 	// Parents are the conditions of a route towards each of its parents.
 	Parents []Part `json:"parents,omitempty"`
@@ -72,7 +74,7 @@ func (r Report) Equal(o Report) bool {
 	if r.Empty() && o.Empty() {
 		return true
 	}
-	return r.Generation == o.Generation && r.Sets == o.Sets && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings) && slices.Equal(r.Addresses, o.Addresses) &&
+	return r.Generation == o.Generation && r.UID == o.UID && r.Sets == o.Sets && slices.Equal(r.Conditions, o.Conditions) && slices.Equal(r.Warnings, o.Warnings) && slices.Equal(r.Addresses, o.Addresses) &&
 		slices.EqualFunc(r.Parents, o.Parents, Part.equal) && slices.EqualFunc(r.Listeners, o.Listeners, Part.equal)
 }
 
@@ -177,6 +179,7 @@ func (s *service) report(m *Model) (object.Key, Report) {
 		return s.key(), r
 	}
 	r.Generation = s.obj.Metadata().Generation
+	r.UID = s.obj.Metadata().UID
 	entry, _ := s.obj.(*object.ServiceEntry)
 	bound := m.bindService(s)
 	if len(s.slots) > 0 && !s.hidden {

@@ -282,6 +282,7 @@ func (w *waypoint) report(m *Model) (object.Key, Report) {
 		return k, r
 	}
 	r.Generation = w.obj.Generation
+	r.UID = w.obj.UID
 	if t := w.fact.traffic; t != "none" && !w.fact.services && !w.fact.workload {
 		r.warn(status.WaypointForOthers, "metadata.labels", "label istio.io/waypoint-for is "+strconv.Quote(t)+": the waypoint takes no traffic", "set it to service, workload, all or none")
 	}

@@ -72,6 +72,9 @@ func merged(all [reporters]model.Report) model.Report {
 	var out model.Report
 	for _, r := range all {
 		out.Generation = max(out.Generation, r.Generation)
+		if r.UID != "" {
+			out.UID = r.UID
+		}
 		out.Conditions = append(out.Conditions, r.Conditions...)
 		out.Parents = append(out.Parents, r.Parents...)
 		out.Listeners = append(out.Listeners, r.Listeners...)
