@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/intake"
 	"github.com/ambit-mesh/ambit/control/object"
@@ -23,7 +24,7 @@ var foreign = []string{"istio.io/rev", "istio.io/tag", "istio.io/config", "istio
 // enrolment looks at labels that take things into the mesh.
 func (w *world) enrolment() {
 	for _, r := range w.raw {
-		labels, _ := at(r.o, "metadata", "labels").(map[string]any)
+		labels, _ := document.At(r.o, "metadata", "labels").(map[string]any)
 		if r.group != "" && r.group != "gateway.networking.k8s.io" && r.group != "networking.istio.io" {
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/object"
 )
@@ -32,11 +33,11 @@ func (w *world) imagine() {
 	})
 	for _, r := range w.raw {
 		path, ok := templates[name{kind: r.group + "/" + r.kind}]
-		if !ok || at(r.o, "spec", "replicas") == 0 || r.file == "" {
+		if !ok || document.At(r.o, "spec", "replicas") == 0 || r.file == "" {
 			continue
 		}
 		var t corev1.PodTemplateSpec
-		if !into(at(r.o, path...), &t) {
+		if !into(document.At(r.o, path...), &t) {
 			continue // the API server will say what is wrong with it
 		}
 		meta := metav1.ObjectMeta{Name: r.name.name + "-0", Namespace: r.namespace, Labels: t.Labels, Annotations: t.Annotations}
@@ -50,7 +51,7 @@ func (w *world) imagine() {
 		}
 		w.run(p)
 		w.objects[p.Key()], w.places[p.Key()] = p, r.place
-		spec, _ := at(r.o, append(path, "spec")...).(map[string]any)
+		spec, _ := document.At(r.o, append(path, "spec")...).(map[string]any)
 		w.pods = append(w.pods, &pod{Pod: p, by: r.kind + " " + r.namespace + "/" + r.name.name, spec: spec})
 	}
 	each(w, func(g *object.Gateway) {

@@ -9,6 +9,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
@@ -224,11 +225,11 @@ func (p *pod) probeSources() (out []netip.Addr) {
 
 // probed are the ports of a pod that the kubelet connects to.
 func probed(p *pod) (ports []uint16) {
-	for _, c := range list(p.spec, "containers") {
+	for _, c := range document.Items(p.spec, "containers") {
 		for _, probe := range []string{"livenessProbe", "readinessProbe", "startupProbe"} {
 			for _, how := range []string{"httpGet", "tcpSocket", "grpc"} {
 				var n uint16
-				switch v := at(c, probe, how, "port").(type) {
+				switch v := document.At(c, probe, how, "port").(type) {
 				case int:
 					n = uint16(v)
 				case float64:

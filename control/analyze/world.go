@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/intake"
@@ -135,7 +136,7 @@ func (w *world) readLive(data []byte) bool {
 	if json.Unmarshal(data, &o) != nil {
 		return false
 	}
-	kind, _ := object.ParseKind(text(o, "kind"))
+	kind, _ := object.ParseKind(document.Text(o, "kind"))
 	var to interface {
 		metav1.Object
 	}
@@ -174,11 +175,11 @@ func firstLine(d folder.Document) int {
 
 // take keeps an object, or those of a list, as written.
 func (w *world) take(o map[string]any, at place) {
-	kind := text(o, "kind")
+	kind := document.Text(o, "kind")
 	if items, ok := o["items"].([]any); ok && strings.HasSuffix(kind, "List") {
 		for _, item := range items {
 			if m, ok := item.(map[string]any); ok {
-				if text(m, "kind") == "" {
+				if document.Text(m, "kind") == "" {
 					m["kind"], m["apiVersion"] = strings.TrimSuffix(kind, "List"), o["apiVersion"]
 				}
 				w.take(m, at)
@@ -186,8 +187,8 @@ func (w *world) take(o map[string]any, at place) {
 		}
 		return
 	}
-	r := &raw{place: at, o: o, name: name{kind, text(o, "metadata", "namespace"), text(o, "metadata", "name")}}
-	if g, v, ok := strings.Cut(text(o, "apiVersion"), "/"); ok {
+	r := &raw{place: at, o: o, name: name{kind, document.Text(o, "metadata", "namespace"), document.Text(o, "metadata", "name")}}
+	if g, v, ok := strings.Cut(document.Text(o, "apiVersion"), "/"); ok {
 		r.group, r.version = g, v
 	} else {
 		r.version = g
@@ -205,39 +206,9 @@ func (w *world) take(o map[string]any, at place) {
 	}
 	w.byName[key] = r
 	w.raw = append(w.raw, r)
-	if s := text(o, "metadata", "annotations", AnnotationSuppress); s != "" {
+	if s := document.Text(o, "metadata", "annotations", AnnotationSuppress); s != "" {
 		w.suppressed[r.name] = strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 	}
-}
-
-// at is the value at a path, nil without one.
-func at(o map[string]any, path ...string) any {
-	var v any = o
-	for _, p := range path {
-		m, ok := v.(map[string]any)
-		if !ok {
-			return nil
-		}
-		v = m[p]
-	}
-	return v
-}
-
-// text is the text at a path, "" without any.
-func text(o map[string]any, path ...string) string {
-	s, _ := at(o, path...).(string)
-	return s
-}
-
-// list is the mappings in a list at a path.
-func list(o map[string]any, path ...string) (out []map[string]any) {
-	all, _ := at(o, path...).([]any)
-	for _, v := range all {
-		if m, ok := v.(map[string]any); ok {
-			out = append(out, m)
-		}
-	}
-	return out
 }
 
 // into decodes a value into a Go struct, leaving out what that does not know.
@@ -290,7 +261,7 @@ func (w *world) gather() {
 		p := &pod{Pod: o, by: o.Key().String()}
 		if r := w.byName[name{"/Pod", o.Namespace, o.Name}]; r != nil {
 			p.spec, _ = r.o["spec"].(map[string]any)
-			p.sidecar = text(r.o, "metadata", "annotations", mesh.AnnotationSidecarStatus) != ""
+			p.sidecar = document.Text(r.o, "metadata", "annotations", mesh.AnnotationSidecarStatus) != ""
 		}
 		if o.Owner.Kind != "" {
 			p.by = o.Owner.Kind + " " + o.Namespace + "/" + o.Owner.Name
@@ -310,8 +281,8 @@ func (w *world) gather() {
 
 // hasSidecar finds Istio's proxy among the containers; the pod of a gateway is one.
 func hasSidecar(spec map[string]any) bool {
-	all := append(list(spec, "containers"), list(spec, "initContainers")...)
-	return len(list(spec, "containers")) > 1 && slices.ContainsFunc(all, func(c map[string]any) bool { return text(c, "name") == "istio-proxy" })
+	all := append(document.Items(spec, "containers"), document.Items(spec, "initContainers")...)
+	return len(document.Items(spec, "containers")) > 1 && slices.ContainsFunc(all, func(c map[string]any) bool { return document.Text(c, "name") == "istio-proxy" })
 }
 
 // isGateway tells the pods of waypoints and gateways.

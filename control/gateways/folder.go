@@ -14,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/api/mesh"
 )
@@ -61,7 +62,7 @@ func (f *Folder) changed(c folder.Change, r *Reconciler) {
 			return
 		}
 		for _, o := range unlist(o) {
-			if k := keyOf(o); k.Name != "" && Wants(k.Kind, texts(o, "metadata", "labels")) {
+			if k := keyOf(o); k.Name != "" && Wants(k.Kind, document.Strings(o, "metadata", "labels")) {
 				now = append(now, o)
 			}
 		}
@@ -113,18 +114,18 @@ func worthReading(doc []byte) bool {
 
 // unlist returns the members of a List, or the object itself. Namespaced objects without a namespace are in "default".
 func unlist(o Object) []Object {
-	if !strings.HasSuffix(text(o, "kind"), "List") {
-		switch text(o, "kind") {
+	if !strings.HasSuffix(document.Text(o, "kind"), "List") {
+		switch document.Text(o, "kind") {
 		case "GatewayClass", "Namespace":
 		default:
-			if meta, ok := o["metadata"].(map[string]any); ok && text(meta, "namespace") == "" {
+			if meta, ok := o["metadata"].(map[string]any); ok && document.Text(meta, "namespace") == "" {
 				meta["namespace"] = "default"
 			}
 		}
 		return []Object{o}
 	}
 	var list []Object
-	for _, m := range items(o, "items") {
+	for _, m := range document.Items(o, "items") {
 		list = append(list, unlist(m)...)
 	}
 	return list
@@ -163,7 +164,7 @@ func (f *Folder) Apply(ctx context.Context, o Object) error {
 			return nil, fmt.Errorf("it holds %s", keyOf(stored))
 		}
 		var last Object
-		if text := texts(stored, "metadata", "annotations")[annotationRendered]; text != "" {
+		if text := document.Strings(stored, "metadata", "annotations")[annotationRendered]; text != "" {
 			// Somebody may have spoiled it; then what was dropped stays.
 			_ = json.Unmarshal([]byte(text), &last)
 		}
@@ -245,7 +246,7 @@ func (f *Folder) Delete(ctx context.Context, k Key) error {
 		return nil
 	}
 	err := folder.Edit(f.root, file, func(stored map[string]any) (map[string]any, error) {
-		if keyOf(stored) != k || !ours(texts(stored, "metadata", "labels")[mesh.LabelGatewayManaged]) {
+		if keyOf(stored) != k || !ours(document.Strings(stored, "metadata", "labels")[mesh.LabelGatewayManaged]) {
 			return stored, nil
 		}
 		return nil, nil
@@ -266,7 +267,7 @@ func (f *Folder) SetStatus(ctx context.Context, k Key, uid string, change func(o
 		return nil
 	}
 	err := folder.Edit(f.root, file, func(stored map[string]any) (map[string]any, error) {
-		if !alone(stored, k) || text(stored, "metadata", "uid") != uid {
+		if !alone(stored, k) || document.Text(stored, "metadata", "uid") != uid {
 			return stored, nil
 		}
 		old, _ := stored["status"].(map[string]any)

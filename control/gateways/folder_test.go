@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/control/status"
 )
@@ -91,7 +92,7 @@ func TestFolder(t *testing.T) {
 	p.await("the Deployment", func() bool { return p.read(deployment) != nil })
 	p.await("the orphan to go", func() bool { return p.read("made/service_shop_old.yaml") == nil })
 	p.await("the classes", func() bool {
-		return text(p.read("made/gatewayclass_istio-waypoint.yaml"), "status", "conditions") == ""
+		return document.Text(p.read("made/gatewayclass_istio-waypoint.yaml"), "status", "conditions") == ""
 	})
 	if p.read("made/service_shop_own.yaml") == nil {
 		t.Error("somebody's Service is gone")
@@ -107,17 +108,17 @@ func TestFolder(t *testing.T) {
 	})
 	p.write("pod.yaml", pod("True"))
 	p.await("the addresses", func() bool {
-		list := items(p.read("way.yaml"), "status", "addresses")
-		return len(list) == 2 && text(list[1], "value") == "10.96.1.2"
+		list := document.Items(p.read("way.yaml"), "status", "addresses")
+		return len(list) == 2 && document.Text(list[1], "value") == "10.96.1.2"
 	})
 	// A label for all comes, and goes again, and what others added stays.
 	p.edit("way.yaml", func(o Object) {
 		o["spec"].(map[string]any)["infrastructure"] = map[string]any{"labels": map[string]any{"tier": "one"}}
 	})
-	p.await("the new label", func() bool { return texts(p.read(deployment), "metadata", "labels")["tier"] == "one" })
+	p.await("the new label", func() bool { return document.Strings(p.read(deployment), "metadata", "labels")["tier"] == "one" })
 	p.edit("way.yaml", func(o Object) { delete(o["spec"].(map[string]any), "infrastructure") })
-	p.await("the label to go", func() bool { return texts(p.read(deployment), "metadata", "labels")["tier"] == "" })
-	if o := p.read(deployment); whole(o, "spec", "replicas") != 4 || texts(o, "metadata", "labels")["team"] != "net" {
+	p.await("the label to go", func() bool { return document.Strings(p.read(deployment), "metadata", "labels")["tier"] == "" })
+	if o := p.read(deployment); document.Number(o, "spec", "replicas") != 4 || document.Strings(o, "metadata", "labels")["team"] != "net" {
 		t.Errorf("what others added is gone: %v", o["metadata"])
 	}
 

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/control/status"
 	"github.com/ambit-mesh/ambit/waypoint/deploy"
 	"sigs.k8s.io/yaml"
@@ -27,7 +28,7 @@ type memory struct {
 
 func (m *memory) put(o Object) {
 	k := keyOf(o)
-	if k.Kind == "Service" && at(o, "spec", "clusterIP") == nil {
+	if k.Kind == "Service" && document.At(o, "spec", "clusterIP") == nil {
 		o["spec"].(map[string]any)["clusterIP"] = "10.96.0.9"
 	}
 	m.objects[k] = o
@@ -67,7 +68,7 @@ func (m *memory) Delete(_ context.Context, k Key) error {
 
 func (m *memory) SetStatus(_ context.Context, k Key, uid string, change func(Object) Object) error {
 	o := m.objects[k]
-	if o == nil || text(o, "metadata", "uid") != uid {
+	if o == nil || document.Text(o, "metadata", "uid") != uid {
 		return nil
 	}
 	old, _ := o["status"].(map[string]any)
@@ -136,9 +137,9 @@ func (w *world) names() string {
 
 // condition is "status reason" of a Gateway's condition.
 func (w *world) condition(gateway, kind string) string {
-	for _, c := range items(w.objects[Key{"Gateway", "shop", gateway}], "status", "conditions") {
-		if text(c, "type") == kind {
-			return text(c, "status") + " " + text(c, "reason")
+	for _, c := range document.Items(w.objects[Key{"Gateway", "shop", gateway}], "status", "conditions") {
+		if document.Text(c, "type") == kind {
+			return document.Text(c, "status") + " " + document.Text(c, "reason")
 		}
 	}
 	return ""
@@ -146,8 +147,8 @@ func (w *world) condition(gateway, kind string) string {
 
 func (w *world) addresses(gateway string) string {
 	var list []string
-	for _, a := range items(w.objects[Key{"Gateway", "shop", gateway}], "status", "addresses") {
-		list = append(list, text(a, "value"))
+	for _, a := range document.Items(w.objects[Key{"Gateway", "shop", gateway}], "status", "addresses") {
+		list = append(list, document.Text(a, "value"))
 	}
 	return strings.Join(list, " ")
 }
@@ -177,15 +178,15 @@ func TestLife(t *testing.T) {
 		if w.condition("way", "Programmed") != "True Programmed" || w.addresses("way") != where {
 			t.Errorf("with a pod: %s, %q", w.condition("way", "Programmed"), w.addresses("way"))
 		}
-		since := text(items(w.objects[Key{"Gateway", "shop", "way"}], "status", "conditions")[0], "lastTransitionTime")
+		since := document.Text(document.Items(w.objects[Key{"Gateway", "shop", "way"}], "status", "conditions")[0], "lastTransitionTime")
 		time.Sleep(time.Hour)
 		// Traffic must not find a way around a waypoint that is broken for a while.
 		w.apply(pod("False"))
 		if w.condition("way", "Programmed") != "False AddressNotUsable" || w.addresses("way") != where {
 			t.Errorf("with an unready pod: %s, %q", w.condition("way", "Programmed"), w.addresses("way"))
 		}
-		c := items(w.objects[Key{"Gateway", "shop", "way"}], "status", "conditions")
-		if text(c[0], "lastTransitionTime") != since || text(c[1], "lastTransitionTime") == since || whole(c[0], "observedGeneration") != 3 {
+		c := document.Items(w.objects[Key{"Gateway", "shop", "way"}], "status", "conditions")
+		if document.Text(c[0], "lastTransitionTime") != since || document.Text(c[1], "lastTransitionTime") == since || document.Number(c[0], "observedGeneration") != 3 {
 			t.Errorf("times of conditions: %v", c)
 		}
 		w.remove(Key{"Deployment", "shop", "way"})
@@ -251,7 +252,7 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("told %v", list)
 		}
 		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: big, namespace: shop}, data: {deployment: "spec: {replicas: 3}"}}`)
-		if got := whole(w.objects[Key{"Deployment", "shop", "way"}], "spec", "replicas"); got != 3 || len(w.status.List()) != 0 {
+		if got := document.Number(w.objects[Key{"Deployment", "shop", "way"}], "spec", "replicas"); got != 3 || len(w.status.List()) != 0 {
 			t.Errorf("%d replicas; %v", got, w.status.List())
 		}
 		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: all, namespace: ambit-system, labels: {gateway.istio.io/defaults-for-class: istio-waypoint}}, data: {podDisruptionBudget: "spec: {minAvailable: 1}"}}`)
@@ -294,7 +295,7 @@ func TestNamesAndReports(t *testing.T) {
 			Conditions: []Condition{{Type: "ResolvedRefs", Reason: "InvalidCertificateRef", Message: "no such Secret"}},
 		}}})
 		synctest.Wait()
-		l := items(w.objects[Key{"Gateway", "shop", "way"}], "status", "listeners")
+		l := document.Items(w.objects[Key{"Gateway", "shop", "way"}], "status", "listeners")
 		data, _ := json.Marshal(l)
 		for _, want := range []string{`"attachedRoutes":4`, `"kind":"R"`, `InvalidCertificateRef`, `"Conflicted"`} {
 			if !strings.Contains(string(data), want) {
@@ -327,8 +328,8 @@ func TestListenerSets(t *testing.T) {
 spec: {parentRef: {name: way, namespace: shop}, listeners: [{name: extra, port: 9443, protocol: HTTPS}]}}`
 	}
 	open := func(w *world) bool {
-		for _, p := range items(w.objects[Key{"Service", "shop", "way"}], "spec", "ports") {
-			if whole(p, "port") == 9443 {
+		for _, p := range document.Items(w.objects[Key{"Service", "shop", "way"}], "spec", "ports") {
+			if document.Number(p, "port") == 9443 {
 				return true
 			}
 		}
@@ -402,7 +403,7 @@ spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTT
 		if got := w.condition("way", insecure.Type); got != "" {
 			t.Errorf("a condition stays that the report has no more: %q", got)
 		}
-		if n := whole(w.objects[Key{"Gateway", "shop", "way"}], "status", "attachedListenerSets"); n != 2 {
+		if n := document.Number(w.objects[Key{"Gateway", "shop", "way"}], "status", "attachedListenerSets"); n != 2 {
 			t.Errorf("%d ListenerSets", n)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/waypoint/deploy"
 )
 
@@ -14,8 +15,8 @@ const kindListenerSet = "ListenerSet"
 // parentOf is the Gateway that a ListenerSet adds to.
 func parentOf(o Object) name {
 	return name{
-		cmp.Or(text(o, "spec", "parentRef", "namespace"), text(o, "metadata", "namespace")),
-		text(o, "spec", "parentRef", "name"),
+		cmp.Or(document.Text(o, "spec", "parentRef", "namespace"), document.Text(o, "metadata", "namespace")),
+		document.Text(o, "spec", "parentRef", "name"),
 	}
 }
 
@@ -28,9 +29,9 @@ func (r *Reconciler) added(gateway Object, id name) []deploy.Listener {
 	slices.SortFunc(sets, func(a, b Object) int { return strings.Compare(keyOf(a).String(), keyOf(b).String()) })
 	var list []deploy.Listener
 	for _, s := range sets {
-		for _, l := range items(s, "spec", "listeners") {
-			if port := whole(l, "port"); port >= 1 && port <= 65535 {
-				list = append(list, deploy.Listener{Name: text(l, "name"), Protocol: text(l, "protocol"), Port: int(port)})
+		for _, l := range document.Items(s, "spec", "listeners") {
+			if port := document.Number(l, "port"); port >= 1 && port <= 65535 {
+				list = append(list, deploy.Listener{Name: document.Text(l, "name"), Protocol: document.Text(l, "protocol"), Port: int(port)})
 			}
 		}
 	}
@@ -39,14 +40,14 @@ func (r *Reconciler) added(gateway Object, id name) []deploy.Listener {
 
 // admits says whether a Gateway takes ListenerSets of a namespace; by default it takes none. r.mu is held.
 func (r *Reconciler) admits(gateway Object, namespace string) bool {
-	allowed, _ := at(gateway, "spec", "allowedListeners", "namespaces").(map[string]any)
-	switch text(allowed, "from") {
+	allowed, _ := document.At(gateway, "spec", "allowedListeners", "namespaces").(map[string]any)
+	switch document.Text(allowed, "from") {
 	case "All":
 		return true
 	case "Same":
-		return namespace == text(gateway, "metadata", "namespace")
+		return namespace == document.Text(gateway, "metadata", "namespace")
 	case "Selector":
-		return selects(allowed["selector"], texts(r.objects[Key{Kind: "Namespace", Name: namespace}], "metadata", "labels"))
+		return selects(allowed["selector"], document.Strings(r.objects[Key{Kind: "Namespace", Name: namespace}], "metadata", "labels"))
 	}
 	return false
 }
@@ -54,16 +55,16 @@ func (r *Reconciler) admits(gateway Object, namespace string) bool {
 // selects says whether labels fit a selector. An expression that is not understood fits nothing.
 func selects(selector any, labels map[string]string) bool {
 	s, _ := selector.(map[string]any)
-	for k, v := range maps.All(texts(s, "matchLabels")) {
+	for k, v := range maps.All(document.Strings(s, "matchLabels")) {
 		if labels[k] != v {
 			return false
 		}
 	}
-	for _, e := range items(s, "matchExpressions") {
-		v, has := labels[text(e, "key")]
+	for _, e := range document.Items(s, "matchExpressions") {
+		v, has := labels[document.Text(e, "key")]
 		values, _ := e["values"].([]any)
 		in := slices.Contains(values, any(v))
-		switch op := text(e, "operator"); {
+		switch op := document.Text(e, "operator"); {
 		case op == "In" && has && in, op == "NotIn" && (!has || !in), op == "Exists" && has, op == "DoesNotExist" && !has:
 		default:
 			return false

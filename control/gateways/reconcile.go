@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/status"
 	"github.com/ambit-mesh/ambit/waypoint/deploy"
@@ -35,8 +36,8 @@ type outcome struct {
 func (r *Reconciler) gateway(ctx context.Context, id name) error {
 	doc := r.get(Key{"Gateway", id.namespace, id.name})
 	owner := "gateways/" + id.namespace + "/" + id.name
-	class, known := r.builtin(text(doc, "spec", "gatewayClassName"))
-	if doc == nil || text(doc, "metadata", "deletionTimestamp") != "" || !known {
+	class, known := r.builtin(document.Text(doc, "spec", "gatewayClassName"))
+	if doc == nil || document.Text(doc, "metadata", "deletionTimestamp") != "" || !known {
 		r.tell(owner)
 		return r.prune(ctx, id, nil)
 	}
@@ -45,7 +46,7 @@ func (r *Reconciler) gateway(ctx context.Context, id name) error {
 		r.tell(owner)
 		return nil
 	}
-	if ns := r.get(Key{Kind: "Namespace", Name: id.namespace}); text(ns, "metadata", "deletionTimestamp") != "" {
+	if ns := r.get(Key{Kind: "Namespace", Name: id.namespace}); document.Text(ns, "metadata", "deletionTimestamp") != "" {
 		// What is there ends with the namespace, and nothing may be added.
 		return nil
 	}
@@ -70,16 +71,16 @@ func (r *Reconciler) tell(owner string, entries ...status.Entry) {
 
 // elsewhere says who else looks after a Gateway, if somebody does.
 func (r *Reconciler) elsewhere(doc Object) string {
-	ns := r.get(Key{Kind: "Namespace", Name: text(doc, "metadata", "namespace")})
+	ns := r.get(Key{Kind: "Namespace", Name: document.Text(doc, "metadata", "namespace")})
 	for _, o := range []Object{doc, ns} {
-		if rev := texts(o, "metadata", "labels")[labelRevision]; rev != "" {
+		if rev := document.Strings(o, "metadata", "labels")[labelRevision]; rev != "" {
 			if rev == r.cfg.Revision {
 				break
 			}
 			return fmt.Sprintf("label %s is %q and we are %q", labelRevision, rev, r.cfg.Revision)
 		}
 	}
-	v := texts(doc, "metadata", "annotations")[mesh.AnnotationControllerVersion]
+	v := document.Strings(doc, "metadata", "annotations")[mesh.AnnotationControllerVersion]
 	if n, err := strconv.Atoi(v); err == nil && n > version {
 		return fmt.Sprintf("annotation %s says that version %d of a controller runs it, and ours is %d", mesh.AnnotationControllerVersion, n, version)
 	}
@@ -139,7 +140,7 @@ func (r *Reconciler) stranger(k Key, id name) string {
 	if o == nil {
 		return ""
 	}
-	labels := texts(o, "metadata", "labels")
+	labels := document.Strings(o, "metadata", "labels")
 	switch {
 	case !ours(labels[mesh.LabelGatewayManaged]):
 		return "was not made for a Gateway"
@@ -179,14 +180,14 @@ func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, e
 		system = mesh.SystemNamespace
 	}
 	maps := r.where(func(k Key, o Object) bool {
-		return k.Kind == "ConfigMap" && k.Namespace == system && texts(o, "metadata", "labels")[labelDefaults] == g.Class
+		return k.Kind == "ConfigMap" && k.Namespace == system && document.Strings(o, "metadata", "labels")[labelDefaults] == g.Class
 	})
 	slices.SortFunc(maps, func(a, b Object) int { return strings.Compare(keyOf(a).Name, keyOf(b).Name) })
-	if ref, _ := at(doc, "spec", "infrastructure", "parametersRef").(map[string]any); ref != nil {
-		if text(ref, "kind") != "ConfigMap" || text(ref, "group") != "" {
-			return nil, fmt.Errorf("%w names a %s: name a ConfigMap of the Gateway's namespace", errParameters, text(ref, "kind"))
+	if ref, _ := document.At(doc, "spec", "infrastructure", "parametersRef").(map[string]any); ref != nil {
+		if document.Text(ref, "kind") != "ConfigMap" || document.Text(ref, "group") != "" {
+			return nil, fmt.Errorf("%w names a %s: name a ConfigMap of the Gateway's namespace", errParameters, document.Text(ref, "kind"))
 		}
-		k := Key{"ConfigMap", g.Namespace, text(ref, "name")}
+		k := Key{"ConfigMap", g.Namespace, document.Text(ref, "name")}
 		own := r.get(k)
 		if own == nil {
 			return nil, fmt.Errorf("%w: there is no %s", errParameters, k)
@@ -206,7 +207,7 @@ func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, e
 
 func readOverlay(m Object) (deploy.Overlay, error) {
 	o := deploy.Overlay{Source: keyOf(m).String(), Documents: map[string]Object{}}
-	for key, data := range texts(m, "data") {
+	for key, data := range document.Strings(m, "data") {
 		if !slices.Contains(deploy.OverlayKeys(), key) {
 			return o, fmt.Errorf("%s: data.%s is none of %s", o.Source, key, strings.Join(deploy.OverlayKeys(), ", "))
 		}
@@ -239,9 +240,9 @@ func (r *Reconciler) classes(ctx context.Context) error {
 		if _, ok := r.builtin(keyOf(o).Name); !ok {
 			continue
 		}
-		errs = append(errs, r.cfg.Applier.SetStatus(ctx, keyOf(o), text(o, "metadata", "uid"), func(old Object) Object {
+		errs = append(errs, r.cfg.Applier.SetStatus(ctx, keyOf(o), document.Text(o, "metadata", "uid"), func(old Object) Object {
 			out := clone(old)
-			out["conditions"] = r.conditions(old, whole(o, "metadata", "generation"), []Condition{
+			out["conditions"] = r.conditions(old, document.Number(o, "metadata", "generation"), []Condition{
 				{Type: "Accepted", True: true, Reason: "Accepted", Message: "Handled by Ambit"},
 			})
 			return out

@@ -3,6 +3,7 @@ package gateways
 import (
 	"reflect"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
@@ -33,7 +34,7 @@ func Wants(kind string, labels map[string]string) bool {
 // Put tells that an object is there, or is different now.
 func (r *Reconciler) Put(o Object) {
 	k := keyOf(o)
-	if !Wants(k.Kind, texts(o, "metadata", "labels")) {
+	if !Wants(k.Kind, document.Strings(o, "metadata", "labels")) {
 		r.Remove(k)
 		return
 	}
@@ -93,17 +94,17 @@ func (r *Reconciler) touch(k Key, o Object) {
 		r.mark(parentOf(o))
 	case "ConfigMap":
 		// They are few, and so are Gateways.
-		if texts(o, "metadata", "labels")[labelDefaults] != "" {
+		if document.Strings(o, "metadata", "labels")[labelDefaults] != "" {
 			r.markAll()
 			return
 		}
 		for g, doc := range r.objects {
-			if g.Kind == "Gateway" && g.Namespace == k.Namespace && text(doc, "spec", "infrastructure", "parametersRef", "name") == k.Name {
+			if g.Kind == "Gateway" && g.Namespace == k.Namespace && document.Text(doc, "spec", "infrastructure", "parametersRef", "name") == k.Name {
 				r.mark(name{g.Namespace, g.Name})
 			}
 		}
 	default:
-		if n := texts(o, "metadata", "labels")[mesh.LabelGatewayName]; n != "" {
+		if n := document.Strings(o, "metadata", "labels")[mesh.LabelGatewayName]; n != "" {
 			r.mark(name{k.Namespace, n})
 			return
 		}
@@ -124,7 +125,7 @@ func (r *Reconciler) owner(k Key) (name, bool) {
 	if !rendered(k.Kind) {
 		return name{}, false
 	}
-	labels := texts(r.objects[k], "metadata", "labels")
+	labels := document.Strings(r.objects[k], "metadata", "labels")
 	n := labels[mesh.LabelGatewayName]
 	return name{k.Namespace, n}, n != "" && ours(labels[mesh.LabelGatewayManaged])
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
@@ -45,7 +46,7 @@ func (r *Reconciler) statusOf(doc, old Object, out outcome) Object {
 		accepted = withListeners(accepted, report)
 	}
 	addresses, programmed := r.programmed(old, out)
-	generation := whole(doc, "metadata", "generation")
+	generation := document.Number(doc, "metadata", "generation")
 	status := clone(old)
 	status["conditions"] = r.conditions(withoutUnsaid(old, report.Conditions), generation, append([]Condition{accepted, programmed}, report.Conditions...))
 	status["listeners"] = r.listeners(doc, old, report, generation, programmed)
@@ -83,7 +84,7 @@ func withListeners(accepted Condition, report Report) Condition {
 // withoutUnsaid is a status without those conditions that only a report has and that it does not have any more.
 func withoutUnsaid(old Object, said []Condition) Object {
 	out := clone(old)
-	list, _ := at(old, "conditions").([]any)
+	list, _ := document.At(old, "conditions").([]any)
 	out["conditions"] = slices.DeleteFunc(slices.Clone(list), func(v any) bool {
 		c, _ := v.(map[string]any)
 		return (c["type"] == "ResolvedRefs" || c["type"] == "InsecureFrontendValidationMode") &&
@@ -100,7 +101,7 @@ func (r *Reconciler) programmed(old Object, out outcome) ([]any, Condition) {
 	no := func(reason, format string, args ...any) Condition {
 		return Condition{Type: "Programmed", Reason: reason, Message: fmt.Sprintf(format, args...)}
 	}
-	before, _ := at(old, "addresses").([]any)
+	before, _ := document.At(old, "addresses").([]any)
 	if out.refused != nil {
 		return before, no(reasonInvalid, "the gateway is not accepted")
 	}
@@ -128,7 +129,7 @@ func (r *Reconciler) programmed(old Object, out outcome) ([]any, Condition) {
 
 // lacking is the first address of those asked for that a LoadBalancer does not have.
 func lacking(svc Object, addresses []any, wanted []string) string {
-	if text(svc, "spec", "type") != "LoadBalancer" {
+	if document.Text(svc, "spec", "type") != "LoadBalancer" {
 		return ""
 	}
 	for _, w := range wanted {
@@ -158,22 +159,22 @@ func (r *Reconciler) addresses(svc Object, out outcome) []any {
 			ips = append(ips, ip.String())
 		}
 	}
-	if text(svc, "spec", "type") == "LoadBalancer" {
-		for _, in := range items(svc, "status", "loadBalancer", "ingress") {
-			add(text(in, "ip"))
-			if h := text(in, "hostname"); h != "" {
+	if document.Text(svc, "spec", "type") == "LoadBalancer" {
+		for _, in := range document.Items(svc, "status", "loadBalancer", "ingress") {
+			add(document.Text(in, "ip"))
+			if h := document.Text(in, "hostname"); h != "" {
 				hosts = append(hosts, h)
 			}
 		}
 	} else {
-		list, _ := at(svc, "spec", "clusterIPs").([]any)
-		for _, v := range append([]any{at(svc, "spec", "clusterIP")}, list...) {
+		list, _ := document.At(svc, "spec", "clusterIPs").([]any)
+		for _, v := range append([]any{document.At(svc, "spec", "clusterIP")}, list...) {
 			s, _ := v.(string)
 			add(s)
 		}
 		hosts = []string{mesh.ServiceHostname(out.service.Namespace, out.service.Name, domain)}
 	}
-	if len(ips) == 0 && text(svc, "spec", "type") != "LoadBalancer" || len(ips)+len(hosts) == 0 {
+	if len(ips) == 0 && document.Text(svc, "spec", "type") != "LoadBalancer" || len(ips)+len(hosts) == 0 {
 		return nil
 	}
 	var list []any
@@ -189,16 +190,16 @@ func (r *Reconciler) addresses(svc Object, out outcome) []any {
 // ready counts the pods of a Gateway, and says what keeps one of them from being ready.
 func (r *Reconciler) ready(out outcome) (ready, all int, why string) {
 	for _, p := range r.where(func(k Key, o Object) bool {
-		return k.Kind == "Pod" && k.Namespace == out.g.Namespace && texts(o, "metadata", "labels")[mesh.LabelGatewayName] == out.g.Name
+		return k.Kind == "Pod" && k.Namespace == out.g.Namespace && document.Strings(o, "metadata", "labels")[mesh.LabelGatewayName] == out.g.Name
 	}) {
-		if phase := text(p, "status", "phase"); phase == "Succeeded" || phase == "Failed" || text(p, "metadata", "deletionTimestamp") != "" {
+		if phase := document.Text(p, "status", "phase"); phase == "Succeeded" || phase == "Failed" || document.Text(p, "metadata", "deletionTimestamp") != "" {
 			continue
 		}
 		all++
 		if isReady(p) {
 			ready++
 		} else if w := unready(p); why == "" {
-			why = ": " + text(p, "metadata", "name") + " " + w
+			why = ": " + document.Text(p, "metadata", "name") + " " + w
 		}
 	}
 	if all == 0 {
@@ -208,9 +209,9 @@ func (r *Reconciler) ready(out outcome) (ready, all int, why string) {
 }
 
 func isReady(pod Object) bool {
-	for _, c := range items(pod, "status", "conditions") {
-		if text(c, "type") == "Ready" {
-			return text(c, "status") == "True"
+	for _, c := range document.Items(pod, "status", "conditions") {
+		if document.Text(c, "type") == "Ready" {
+			return document.Text(c, "status") == "True"
 		}
 	}
 	return false
@@ -222,24 +223,24 @@ const maxWords = 400
 // unready is why a pod is not ready, as far as its status tells: what its container said last, what it waits for, or that
 // it runs, so that only its log can tell.
 func unready(pod Object) string {
-	for _, c := range items(pod, "status", "containerStatuses") {
-		if said := strings.TrimSpace(text(c, "lastState", "terminated", "message")); said != "" {
+	for _, c := range document.Items(pod, "status", "containerStatuses") {
+		if said := strings.TrimSpace(document.Text(c, "lastState", "terminated", "message")); said != "" {
 			if i := strings.LastIndexByte(said, '\n'); i >= 0 {
 				said = said[i+1:]
 			}
 			return "ended: " + strings.ToValidUTF8(said[:min(len(said), maxWords)], "")
 		}
-		if reason := text(c, "state", "waiting", "reason"); reason != "" {
-			message := text(c, "state", "waiting", "message")
+		if reason := document.Text(c, "state", "waiting", "reason"); reason != "" {
+			message := document.Text(c, "state", "waiting", "message")
 			return strings.TrimSuffix(reason+": "+strings.ToValidUTF8(message[:min(len(message), maxWords)], ""), ": ")
 		}
-		if at(c, "state", "running") != nil {
+		if document.At(c, "state", "running") != nil {
 			return "runs but is not ready; its log says what it waits for"
 		}
 	}
-	for _, c := range items(pod, "status", "conditions") {
-		if text(c, "type") == "PodScheduled" && text(c, "status") == "False" {
-			return "has no node: " + text(c, "message")
+	for _, c := range document.Items(pod, "status", "conditions") {
+		if document.Text(c, "type") == "PodScheduled" && document.Text(c, "status") == "False" {
+			return "has no node: " + document.Text(c, "message")
 		}
 	}
 	return "has not started yet"
@@ -249,8 +250,8 @@ func unready(pod Object) string {
 func (r *Reconciler) conditions(old Object, generation int64, want []Condition) []any {
 	var list []any
 	before := map[string]Object{}
-	for _, c := range items(old, "conditions") {
-		kind := text(c, "type")
+	for _, c := range document.Items(old, "conditions") {
+		kind := document.Text(c, "type")
 		if slices.ContainsFunc(want, func(w Condition) bool { return w.Type == kind }) {
 			before[kind] = c
 			continue
@@ -262,8 +263,8 @@ func (r *Reconciler) conditions(old Object, generation int64, want []Condition) 
 		if w.True {
 			state = "True"
 		}
-		since := text(before[w.Type], "lastTransitionTime")
-		if since == "" || text(before[w.Type], "status") != state {
+		since := document.Text(before[w.Type], "lastTransitionTime")
+		if since == "" || document.Text(before[w.Type], "status") != state {
 			since = r.cfg.Now().UTC().Format(time.RFC3339)
 		}
 		list = append(list, Object{
@@ -276,8 +277,8 @@ func (r *Reconciler) conditions(old Object, generation int64, want []Condition) 
 
 func (r *Reconciler) listeners(doc, old Object, report Report, generation int64, programmed Condition) []any {
 	var list []any
-	for _, l := range items(doc, "spec", "listeners") {
-		n := text(l, "name")
+	for _, l := range document.Items(doc, "spec", "listeners") {
+		n := document.Text(l, "name")
 		lr := ListenerReport{Name: n}
 		if i := slices.IndexFunc(report.Listeners, func(x ListenerReport) bool { return x.Name == n }); i >= 0 {
 			lr = report.Listeners[i]
@@ -296,15 +297,15 @@ func (r *Reconciler) listeners(doc, old Object, report Report, generation int64,
 			}
 		}
 		var before Object
-		for _, s := range items(old, "listeners") {
-			if text(s, "name") == n {
+		for _, s := range document.Items(old, "listeners") {
+			if document.Text(s, "name") == n {
 				before = s
 			}
 		}
 		kinds := []any{}
 		supported := lr.SupportedKinds
 		if supported == nil {
-			supported = kindsOf(text(l, "protocol"), text(l, "tls", "mode"))
+			supported = kindsOf(document.Text(l, "protocol"), document.Text(l, "tls", "mode"))
 		}
 		for _, k := range supported {
 			kinds = append(kinds, Object{"group": k.Group, "kind": k.Kind})

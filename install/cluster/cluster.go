@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"strings"
+
+	"github.com/ambit-mesh/ambit/api/document"
 )
 
 // ErrNotFound is wrapped by errors about an object that is not there.
@@ -36,44 +38,24 @@ type Object map[string]any
 
 // At returns the value at a path, or nil.
 func (o Object) At(path ...string) any {
-	var v any = map[string]any(o)
-	for _, p := range path {
-		m, ok := v.(map[string]any)
-		if !ok {
-			return nil
-		}
-		v = m[p]
-	}
-	return v
+	return document.At(o, path...)
 }
 
 // Text is the string at a path, or "".
 func (o Object) Text(path ...string) string {
-	s, _ := o.At(path...).(string)
-	return s
+	return document.Text(o, path...)
 }
 
 // Number is the number at a path, or 0.
 func (o Object) Number(path ...string) int64 {
-	switch n := o.At(path...).(type) {
-	case float64:
-		return int64(n)
-	case int64:
-		return n
-	case int:
-		return int64(n)
-	}
-	return 0
+	return document.Number(o, path...)
 }
 
 // Items are the mappings in the list at a path.
 func (o Object) Items(path ...string) []Object {
-	list, _ := o.At(path...).([]any)
 	var out []Object
-	for _, v := range list {
-		if m, ok := v.(map[string]any); ok {
-			out = append(out, m)
-		}
+	for _, m := range document.Items(o, path...) {
+		out = append(out, m)
 	}
 	return out
 }

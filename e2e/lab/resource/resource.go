@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/api/document"
 )
 
 // Object is one document.
@@ -156,21 +158,12 @@ func (o Object) Into(out any, path ...string) error {
 
 // At returns the value at a path, or nil.
 func (o Object) At(path ...string) any {
-	var v any = map[string]any(o)
-	for _, p := range path {
-		m, ok := v.(map[string]any)
-		if !ok {
-			return nil
-		}
-		v = m[p]
-	}
-	return v
+	return document.At(o, path...)
 }
 
 // Text returns the string at a path, or "".
 func (o Object) Text(path ...string) string {
-	s, _ := o.At(path...).(string)
-	return s
+	return document.Text(o, path...)
 }
 
 // Set puts v at a path, making the maps on the way.
@@ -210,14 +203,7 @@ func (o Object) Annotations() map[string]string { return o.Strings("metadata", "
 
 // Strings returns the map of strings at a path; never nil, and a copy.
 func (o Object) Strings(path ...string) map[string]string {
-	out := map[string]string{}
-	m, _ := o.At(path...).(map[string]any)
-	for k, v := range m {
-		if s, ok := v.(string); ok {
-			out[k] = s
-		}
-	}
-	return out
+	return document.Strings(o, path...)
 }
 
 // Number returns the number at a path, or missing.
