@@ -64,8 +64,7 @@ func (a *authentication) report(m *Model) (object.Key, Report) {
 	if a.obj == nil {
 		return a.key(), r
 	}
-	r.Generation = a.obj.Generation
-	r.UID = a.obj.UID
+	r.About(a.obj)
 	r.root(m.cfg, a.ns.name)
 	if len(a.obj.TargetRefs) > 0 {
 		m.reportTargets(&r, a.ns.name, a.obj.TargetRefs)

@@ -200,8 +200,7 @@ func (s *source) report(m *Model) (object.Key, Report) {
 	if s.obj == nil {
 		return s.key(), r
 	}
-	r.Generation = s.obj.Metadata().Generation
-	r.UID = s.obj.Metadata().UID
+	r.About(s.obj)
 	switch o := s.obj.(type) {
 	case *object.Pod:
 		for _, a := range ownIPs(o) {

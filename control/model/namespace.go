@@ -163,8 +163,7 @@ func (n *namespace) report(m *Model) (object.Key, Report) {
 	if p == nil || asking == 0 {
 		return k, r
 	}
-	r.Generation = n.obj.Generation
-	r.UID = n.obj.UID
+	r.About(n.obj)
 	r.warn(p.code(), "metadata.labels", fmt.Sprintf("%s; until that is mended traffic to what asks for no other waypoint (%d in the namespace) goes directly, without the waypoint's routes", p.message, asking), p.fix())
 	return k, r
 }

@@ -295,8 +295,7 @@ func (p *networkPolicy) report(m *Model) (object.Key, Report) {
 	if p.obj == nil {
 		return p.key(), r
 	}
-	r.Generation = p.obj.Generation
-	r.UID = p.obj.UID
+	r.About(p.obj)
 	if p.obj.Egress {
 		r.warn(status.NetworkPolicyInPart, "spec.egress", "the mesh enforces what comes in; of what goes out it enforces nothing", "leave that to the cluster's network plugin, or restrict it at the destinations")
 	}

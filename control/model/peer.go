@@ -239,8 +239,7 @@ func (p *peer) report(m *Model) (object.Key, Report) {
 	if p.obj == nil {
 		return p.key(), r
 	}
-	r.Generation = p.obj.Generation
-	r.UID = p.obj.UID
+	r.About(p.obj)
 	r.root(m.cfg, p.ns.name)
 	root := p.ns.name == m.cfg.RootNamespace
 	if root && !wide(p.obj) {

@@ -190,8 +190,7 @@ func (p *policy) report(m *Model) (object.Key, Report) {
 	if p.obj == nil {
 		return p.key(), r
 	}
-	r.Generation = p.obj.Generation
-	r.UID = p.obj.UID
+	r.About(p.obj)
 	r.root(m.cfg, p.ns.name)
 	if len(p.obj.TargetRefs) > 0 {
 		m.reportTargets(&r, p.ns.name, p.obj.TargetRefs)

@@ -29,7 +29,7 @@ type Warning struct {
 	Fix     string      `json:"fix"`
 }
 
-// Report is all there is to say about one object.
+// Report is all there is to say about one object, which About names.
 type Report struct {
 	Generation int64 `json:"observedGeneration,omitempty"`
 	// UID tells an object from one of the same name that it replaced.
@@ -44,6 +44,12 @@ type Report struct {
 	Warnings []Warning `json:"warnings,omitempty"`
 	// Addresses are those a ServiceEntry's hosts were given.
 	Addresses []object.HostAddress `json:"addresses,omitempty"`
+}
+
+// About says which object the report is about, and which version of it.
+func (r *Report) About(o object.Object) {
+	m := o.Metadata()
+	r.Generation, r.UID = m.Generation, m.UID
 }
 
 // Part is what there is to say about one parent of a route or one listener of a Gateway.
@@ -178,8 +184,7 @@ func (s *service) report(m *Model) (object.Key, Report) {
 	if s.obj == nil {
 		return s.key(), r
 	}
-	r.Generation = s.obj.Metadata().Generation
-	r.UID = s.obj.Metadata().UID
+	r.About(s.obj)
 	entry, _ := s.obj.(*object.ServiceEntry)
 	bound := m.bindService(s)
 	if len(s.slots) > 0 && !s.hidden {

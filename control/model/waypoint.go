@@ -281,8 +281,7 @@ func (w *waypoint) report(m *Model) (object.Key, Report) {
 	if w.obj == nil || !isWaypoint(w.obj, m.classes[w.obj.Class]) {
 		return k, r
 	}
-	r.Generation = w.obj.Generation
-	r.UID = w.obj.UID
+	r.About(w.obj)
 	if t := w.fact.traffic; t != "none" && !w.fact.services && !w.fact.workload {
 		r.warn(status.WaypointForOthers, "metadata.labels", "label istio.io/waypoint-for is "+strconv.Quote(t)+": the waypoint takes no traffic", "set it to service, workload, all or none")
 	}

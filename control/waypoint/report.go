@@ -30,8 +30,7 @@ func (m *Model) buildReport(r *reader, k object.Key) model.Report {
 	if o == nil {
 		return rep
 	}
-	rep.Generation = o.Metadata().Generation
-	rep.UID = o.Metadata().UID
+	rep.About(o)
 	switch o := o.(type) {
 	case *object.ConfigMap:
 		rep.Warn(status.OtherRootNamespace, "metadata.namespace", "the mesh configuration is read from namespace "+m.cfg.RootNamespace+" here: this one has no effect",
