@@ -281,27 +281,19 @@ func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason
 		return err
 	}
 	if rec.leaving.IsZero() {
-		next := *rec
-		next.leaving = time.Now()
-		rec = &next
-		a.setRecord(pod.Key(), rec)
+		rec = a.revise(rec, func(next *record) { next.leaving = time.Now() })
 	}
-	if rest := a.cfg.LeaveGrace - time.Since(rec.leaving); rest > 0 {
-		a.queue.AddAfter(pod.Key(), rest)
+	if a.graceFrom(rec.leaving, pod.Key()) {
 		return nil
 	}
 	if rec.released.IsZero() {
 		if err := a.backend.Release(rec.ns, rec.options); err != nil {
 			return fmt.Errorf("pod %s: %w", pod.Key(), err)
 		}
-		next := *rec
-		next.released = time.Now()
-		rec = &next
-		a.setRecord(pod.Key(), rec)
+		rec = a.revise(rec, func(next *record) { next.released = time.Now() })
 	}
 	// What is asked already is answered through the proxy.
-	if rest := a.cfg.LeaveGrace - time.Since(rec.released); rest > 0 {
-		a.queue.AddAfter(pod.Key(), rest)
+	if a.graceFrom(rec.released, pod.Key()) {
 		return nil
 	}
 	if err := a.node.Set(pod.UID, nil); err != nil {
@@ -314,6 +306,23 @@ func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason
 	a.log.Info("pod left the mesh", "pod", pod.Key(), "reason", reason)
 	a.metrics.events.WithLabelValues("unenrol").Inc()
 	return nil
+}
+
+// revise records a copy of what is known of a pod, changed, and returns it.
+func (a *Agent) revise(rec *record, change func(*record)) *record {
+	next := *rec
+	change(&next)
+	a.setRecord(next.pod.Key(), &next)
+	return &next
+}
+
+// graceFrom says whether the grace that began at a time goes on; the pod is looked at again when it is over.
+func (a *Agent) graceFrom(began time.Time, k enroll.Key) bool {
+	rest := a.cfg.LeaveGrace - time.Since(began)
+	if rest > 0 {
+		a.queue.AddAfter(k, rest)
+	}
+	return rest > 0
 }
 
 // disown cleans a pod that says it is captured although we know nothing of it.
