@@ -19,7 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -42,7 +44,9 @@ type cluster struct {
 	config  *rest.Config
 	client  kubernetes.Interface
 	dynamic dynamic.Interface
-	mapper  *restmapper.DeferredDiscoveryRESTMapper
+	// discovery keeps what it was told until the mapper, which rests on it, is reset.
+	discovery discovery.CachedDiscoveryInterface
+	mapper    *restmapper.DeferredDiscoveryRESTMapper
 	// began bounds the logs and events that a failed story prints.
 	began time.Time
 }
@@ -62,7 +66,8 @@ func open(t *testing.T) *cluster {
 	if c.dynamic, err = dynamic.NewForConfig(config); err != nil {
 		t.Fatal(err)
 	}
-	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.client.Discovery()))
+	c.discovery = memory.NewMemCacheClient(c.client.Discovery())
+	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(c.discovery)
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.diagnose(system)
@@ -178,44 +183,50 @@ func (c *cluster) patch(kind, ns, name, json string) {
 
 // resource finds the client of a kind, given as "Deployment", "HTTPRoute" or "Kind.group".
 func (c *cluster) resource(kind, ns string) (dynamic.ResourceInterface, error) {
-	var mapping *meta.RESTMapping
-	gk := metav1.GroupKind{Kind: kind}
-	if k, g, ok := strings.Cut(kind, "."); ok {
-		gk = metav1.GroupKind{Kind: k, Group: g}
-		m, err := c.mapper.RESTMapping(schemaGroupKind(gk))
-		if err != nil {
-			return nil, err
-		}
-		mapping = m
-	} else {
-		lists, err := c.client.Discovery().ServerPreferredResources()
+	gk := schema.ParseGroupKind(kind)
+	if gk.Group == "" {
+		lists, err := c.discovery.ServerPreferredResources()
 		if err != nil && lists == nil {
 			return nil, err
 		}
-		for _, list := range lists {
-			for _, r := range list.APIResources {
-				if r.Kind == kind && !strings.Contains(r.Name, "/") {
-					group, _, ok := strings.Cut(list.GroupVersion, "/")
-					if !ok {
-						group = ""
-					}
-					if mapping, err = c.mapper.RESTMapping(schemaGroupKind(metav1.GroupKind{Group: group, Kind: kind})); err != nil {
-						return nil, err
-					}
-				}
-			}
-			if mapping != nil {
-				break
+		if gk.Group, err = groupOf(kind, lists); err != nil {
+			return nil, err
+		}
+	}
+	return c.typed(gk, "", ns)
+}
+
+// groupOf is the group of the first kind of that name.
+func groupOf(kind string, lists []*metav1.APIResourceList) (string, error) {
+	for _, list := range lists {
+		for _, r := range list.APIResources {
+			if r.Kind == kind && !strings.Contains(r.Name, "/") {
+				gv, err := schema.ParseGroupVersion(list.GroupVersion)
+				return gv.Group, err
 			}
 		}
 	}
-	if mapping == nil {
-		return nil, fmt.Errorf("the cluster knows no kind %s", kind)
+	return "", fmt.Errorf("the cluster knows no kind %s", kind)
+}
+
+// typed is the client of a kind in a namespace, which kinds without one ignore; version "" is the preferred one.
+func (c *cluster) typed(gk schema.GroupKind, version, ns string) (dynamic.ResourceInterface, error) {
+	var versions []string
+	if version != "" {
+		versions = append(versions, version)
 	}
-	if mapping.Scope.Name() == meta.RESTScopeNameRoot {
-		return c.dynamic.Resource(mapping.Resource), nil
+	m, err := c.mapper.RESTMapping(gk, versions...)
+	if meta.IsNoMatchError(err) {
+		c.mapper.Reset()
+		m, err = c.mapper.RESTMapping(gk, versions...)
 	}
-	return c.dynamic.Resource(mapping.Resource).Namespace(ns), nil
+	if err != nil {
+		return nil, err
+	}
+	if m.Scope.Name() == meta.RESTScopeNameRoot {
+		return c.dynamic.Resource(m.Resource), nil
+	}
+	return c.dynamic.Resource(m.Resource).Namespace(ns), nil
 }
 
 // get reads one object; kind as for resource.
@@ -245,7 +256,7 @@ func (c *cluster) applyFile(ns, path string) {
 func (c *cluster) delete(ns, text string) {
 	c.Helper()
 	c.must(c.each(ns, text, func(o *unstructured.Unstructured) error {
-		r, err := c.client1(o)
+		r, err := c.of(o)
 		if err != nil {
 			return err
 		}
@@ -288,7 +299,7 @@ func (c *cluster) each(ns, text string, do func(*unstructured.Unstructured) erro
 }
 
 func (c *cluster) applyObject(o *unstructured.Unstructured) error {
-	r, err := c.client1(o)
+	r, err := c.of(o)
 	if err != nil {
 		return err
 	}
@@ -296,22 +307,10 @@ func (c *cluster) applyObject(o *unstructured.Unstructured) error {
 	return err
 }
 
-// client1 is the client of one object's kind. A namespace that its kind does not have is taken away.
-func (c *cluster) client1(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+// of is the client of one object's kind.
+func (c *cluster) of(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	gvk := o.GroupVersionKind()
-	m, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-	if meta.IsNoMatchError(err) {
-		c.mapper.Reset()
-		m, err = c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if m.Scope.Name() == meta.RESTScopeNameRoot {
-		o.SetNamespace("")
-		return c.dynamic.Resource(m.Resource), nil
-	}
-	return c.dynamic.Resource(m.Resource).Namespace(o.GetNamespace()), nil
+	return c.typed(gvk.GroupKind(), gvk.Version, o.GetNamespace())
 }
 
 // ambitctl runs the CLI against the cluster and returns what it printed to standard output.

@@ -6,25 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
 )
 
-// ctl runs ambitctl about the cluster under test, also where a lab runs on the machine.
-func (c *cluster) ctl(args ...string) (stdout, stderr string, err error) {
-	if config := os.Getenv("KUBECONFIG"); config != "" {
-		args = append([]string{"--kubeconfig", config}, args...)
-	}
-	return c.try(args...)
-}
-
 // says runs ambitctl and expects words in what it prints.
 func (c *cluster) says(args string, want ...string) {
 	c.Helper()
 	c.eventually("ambitctl "+args+" says "+strings.Join(want, ", "), func() error {
-		out, stderr, err := c.ctl(strings.Fields(args)...)
+		out, stderr, err := c.try(strings.Fields(args)...)
 		if err != nil {
 			return fmt.Errorf("%w: %s%s", err, out, stderr)
 		}
@@ -56,10 +47,10 @@ func TestCommands(t *testing.T) {
 	c.says("ca status", "trust domain: ", "Issuer")
 	c.says("ca roots", "BEGIN CERTIFICATE")
 
-	if _, stderr, err := c.ctl("ztunnel-config", "certificates", "nobody.ctl"); err == nil || !strings.Contains(stderr, "neither a node of") {
+	if _, stderr, err := c.try("ztunnel-config", "certificates", "nobody.ctl"); err == nil || !strings.Contains(stderr, "neither a node of") {
 		t.Errorf("a pod that is not there: %v, %s", err, stderr)
 	}
-	if _, stderr, err := c.ctl("proxy-status", "-i", "elsewhere"); err == nil || !strings.Contains(stderr, "runs no control plane") {
+	if _, stderr, err := c.try("proxy-status", "-i", "elsewhere"); err == nil || !strings.Contains(stderr, "runs no control plane") {
 		t.Errorf("another namespace: %v, %s", err, stderr)
 	}
 }
@@ -129,7 +120,7 @@ spec:
 		what := q.from + " " + q.url + " " + strings.Join(q.flags, " ")
 		c.eventually("explain agrees about "+what, func() error {
 			_, failed := c.fetch("ctl-explain", q.from, q.url, q.flags...)
-			out, stderr, err := c.ctl(append([]string{"explain", q.from + ".ctl-explain", q.url, "-o", "json"}, q.flags...)...)
+			out, stderr, err := c.try(append([]string{"explain", q.from + ".ctl-explain", q.url, "-o", "json"}, q.flags...)...)
 			if exit := (*exec.ExitError)(nil); err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 79) {
 				return fmt.Errorf("%w: %s%s", err, out, stderr)
 			}

@@ -16,14 +16,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
 )
-
-func schemaGroupKind(gk metav1.GroupKind) schema.GroupKind {
-	return schema.GroupKind{Group: gk.Group, Kind: gk.Kind}
-}
 
 // pods lists the pods of a namespace that a label selector finds and that are not going away.
 func (c *cluster) pods(ns, selector string) []corev1.Pod {
