@@ -106,20 +106,43 @@ func write(path string, c Change) error {
 // noFlags tells file systems apart that can only rename.
 func noFlags(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) }
 
+// stagePrefix begins the names of files that are being written.
+const stagePrefix = ".ambit-"
+
 // stage writes a file beside where it is to be, under a name that nobody reads.
 func stage(path string, from io.Reader, mode fs.FileMode) (tmp string, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".ambit-*.tmp")
+	f, err := os.CreateTemp(filepath.Dir(path), stagePrefix+"*.tmp")
 	if err != nil {
-		return "", err
+		return "", unwritten(path, err)
 	}
 	defer func() {
 		if err != nil {
 			os.Remove(f.Name())
 		}
 	}()
-	_, err = io.Copy(f, from)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	return f.Name(), err
+	if _, err = io.Copy(f, from); err == nil {
+		err = errors.Join(f.Chmod(mode), f.Sync())
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return "", unwritten(path, err)
+	}
+	return f.Name(), nil
+}
+
+// unwritten says which file could not be written and why. It is the same as long as the cause is: the temporary file has
+// another name each time.
+func unwritten(path string, err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("write %s: %w: free space or inodes on the node's file system of that folder", path, err)
+	}
+	return fmt.Errorf("write %s: %w", path, err)
 }
 
 // install copies a program to where runtimes look for it, if it is not there already. A call that is under way goes on with the

@@ -2,6 +2,7 @@ package chain
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -104,14 +106,28 @@ func (k *Keeper) Run(ctx context.Context) error {
 		if !k.calm(ctx) {
 			return nil
 		}
+		if !k.news(ctx, ticker.C, events, troubles) {
+			return nil
+		}
+	}
+}
+
+// news waits for a reason to look again. What the keeper itself is writing is none: on a full disk it would never rest.
+func (k *Keeper) news(ctx context.Context, tick <-chan time.Time, events <-chan fsnotify.Event, troubles <-chan error) bool {
+	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		case <-events:
+			return false
+		case <-tick:
+			return true
+		case e := <-events:
+			if !strings.HasPrefix(filepath.Base(e.Name), stagePrefix) {
+				return true
+			}
 		case err := <-troubles:
 			// Something was missed, so everything is looked at.
 			k.log.Debug("watch of the node's network plugins", "err", err)
+			return true
 		}
 	}
 }
@@ -146,6 +162,10 @@ func (k *Keeper) round() {
 	before := k.err
 	k.err = err
 	k.mu.Unlock()
+	if changed {
+		k.done = append(k.done, time.Now())
+		k.done = k.done[max(0, len(k.done)-often):]
+	}
 	if err != nil {
 		if before == nil || before.Error() != err.Error() {
 			k.installs.WithLabelValues(result).Inc()
@@ -156,20 +176,38 @@ func (k *Keeper) round() {
 	if changed || before != nil {
 		k.installs.WithLabelValues(resultOK).Inc()
 	}
-	if changed {
-		k.done = append(k.done, time.Now())
-		k.done = k.done[max(0, len(k.done)-often):]
-	}
 }
 
-// mend does the program and the kubeconfig first: the configuration must not name what is not there.
+// mend does the program and the kubeconfig first: the configuration must not name what is not there. Older ones that cannot
+// be replaced are better than none.
 func (k *Keeper) mend() (changed bool, result string, err error) {
-	if changed, err = k.program(); err != nil {
-		return changed, resultProgram, err
+	changed, old := k.program()
+	if old != nil {
+		if !there(filepath.Join(k.cfg.BinDir, Type)) {
+			return changed, resultProgram, old
+		}
+		result = resultProgram
 	}
 	if err := k.credentials(); err != nil {
-		return changed, resultCredentials, err
+		if !there(k.cfg.Kubeconfig) {
+			return changed, resultCredentials, errors.Join(old, err)
+		}
+		old, result = errors.Join(old, err), cmp.Or(result, resultCredentials)
 	}
+	conf, latest, err := k.configuration()
+	if old == nil || errors.Is(err, errRaced) {
+		return changed || conf, latest, err
+	}
+	return changed || conf, result, errors.Join(old, err)
+}
+
+func there(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular()
+}
+
+// configuration has the runtime call the plugin.
+func (k *Keeper) configuration() (changed bool, result string, err error) {
 	files, err := read(k.cfg.ConfDir)
 	if err != nil {
 		return changed, resultConf, err
