@@ -76,6 +76,7 @@ func (s *Source) discover(ctx context.Context) {
 func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served map[object.Kind]schema.GroupVersionResource) {
 	var lw *cache.ListWatch
 	var name string
+	var store cache.ReflectorStore = f
 	if b, ok := builtins()[f.kind]; ok {
 		if f.cancel != nil {
 			return
@@ -100,7 +101,12 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 			return
 		}
 		lw = s.cfg.Cluster.untyped(gvr, "", "")
+		store = s.defined(ctx, f, gvr)
 	}
+	if f.missed {
+		s.log.Info("a kind that was missing is served again", "kind", f.kind.String())
+	}
+	f.missed = false
 	s.cfg.Status.Set("kube/kind/" + f.kind.String())
 	var own context.Context
 	own, f.cancel = context.WithCancel(ctx)
@@ -114,27 +120,37 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 		if before != nil {
 			<-before // the watch of another version; a feed has one at a time
 		}
-		follow(own, s.cfg.Cluster, name, lw, f)
+		follow(own, s.cfg.Cluster, name, lw, store)
 	})
 }
 
-// absent handles a kind that is not served. Of one that was, the API server has told of every object's end, or else they
-// are only out of sight.
+// absent handles a kind that is not served. Of one that was, what is known is only out of sight; of one that was not while
+// this process runs, what an earlier one has noted is.
 func (s *Source) absent(ctx context.Context, f *feed) {
-	f.settle()
-	n := 0
+	if f.missed {
+		return
+	}
 	if f.ended != nil {
 		<-f.ended
 		f.asked(ctx, nil) // what was wrong with the watch is now something else
-		n = len(f.have)
+		f.note()
+	} else {
+		f.recall()
 	}
-	if n == 0 {
-		return
+	f.settle()
+	if f.ended == nil && len(f.have) == 0 {
+		return // the cluster never had it
 	}
-	s.cfg.Status.Set("kube/kind/"+f.kind.String(), status.Entry{
-		Severity: status.Warning, Kind: f.kind.String(),
-		Problem: fmt.Sprintf("the API server does not serve the kind any more; %d objects it told of stay in force", n), Fix: "install the CustomResourceDefinition again",
-	})
+	f.missed = true
+	e := status.Entry{
+		Severity: status.Warning, Kind: f.kind.String(), Problem: "the API server does not serve the kind any more",
+		Fix: "install its CustomResourceDefinition again (\"ambitctl upgrade\" brings those of Istio's kinds and the mesh's own), and the objects you still want",
+	}
+	if n := len(f.have); n > 0 {
+		e.Problem += fmt.Sprintf("; %d objects it told of stay in force", n)
+	}
+	s.log.Warn(e.Problem, "kind", e.Kind, "fix", e.Fix)
+	s.cfg.Status.Set("kube/kind/"+f.kind.String(), e)
 }
 
 // served asks which of the kinds that are read there are, and where.

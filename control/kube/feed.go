@@ -35,6 +35,7 @@ type feed struct {
 
 	// owned by Source.discover
 	serves string // the group, version and resource that is watched; "" for none
+	missed bool   // its absence was said
 	cancel context.CancelFunc
 	ended  <-chan struct{} // closed when the watch before has ended
 }
@@ -123,7 +124,10 @@ func (f *feed) remove(key object.Key) {
 }
 
 // Replace implements cache.ReflectorStore: a complete list.
-func (f *feed) Replace(list []any, _ string) error {
+func (f *feed) Replace(list []any, _ string) error { return f.replace(list, f.remove) }
+
+// replace takes a complete list in and passes on what is missing from it.
+func (f *feed) replace(list []any, missing func(object.Key)) error {
 	there := make(map[object.Key]bool, len(list))
 	for _, in := range list {
 		if err := f.put(in); err != nil {
@@ -137,7 +141,7 @@ func (f *feed) Replace(list []any, _ string) error {
 	}
 	for key := range f.have {
 		if !there[key] {
-			f.remove(key)
+			missing(key)
 		}
 	}
 	f.settle()

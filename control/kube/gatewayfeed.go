@@ -52,7 +52,7 @@ func NewGatewayFeed(s *Source, r *gateways.Reconciler) *GatewayFeed {
 
 // overlays are the ConfigMaps that may say how a Gateway is deployed: the others are many, and not of interest.
 func overlays(u *unstructured.Unstructured) bool {
-	if u.GetLabels()["gateway.istio.io/defaults-for-class"] != "" {
+	if u.GetLabels()[mesh.LabelDefaultsForClass] != "" {
 		return true
 	}
 	data, _, _ := unstructured.NestedMap(u.Object, "data")

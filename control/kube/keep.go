@@ -20,8 +20,8 @@ import (
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
-// keep remembers the last good version of policies that are refused now, in a Secret: the API server has only what is
-// refused, and without a note elsewhere the good version would end with the process, and let in whoever it kept out.
+// keep remembers the last good version of policies that are refused now, or whose kind is not served now, in a Secret: the
+// API server has only what is refused, or nothing, and without a note elsewhere the good version would end with the process, and let in whoever it kept out.
 // Replicas note in memory; the leader writes.
 type keep struct {
 	namespace string // of the Secret; "" keeps nothing
@@ -54,7 +54,7 @@ func guards(k object.Kind) bool {
 	return false
 }
 
-// hold notes the good version of an object that is refused; nil lets go of it.
+// hold notes the good version of an object that the API server does not have; nil lets go of it.
 func (k *keep) hold(key object.Key, good []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -80,6 +80,20 @@ func (k *keep) recall(key object.Key, uid string) *unstructured.Unstructured {
 		return nil
 	}
 	return u
+}
+
+// all are the policies of a kind from before this process.
+func (k *keep) all(kind object.Kind) []*unstructured.Unstructured {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []*unstructured.Unstructured
+	for key, data := range k.earlier {
+		u := &unstructured.Unstructured{}
+		if key.Kind == kind && u.UnmarshalJSON(data) == nil {
+			out = append(out, u)
+		}
+	}
+	return out
 }
 
 // load reads what an earlier process noted.

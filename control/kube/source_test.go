@@ -206,6 +206,66 @@ func TestKindsComeAndGo(t *testing.T) {
 	}
 }
 
+// When the definition of a kind is deleted the API server deletes all its objects. What they said stays in force, also in
+// the next process, until the kind is served again; the end of a single one is what it always is.
+func TestDefinitionIsDeleted(t *testing.T) {
+	a := kubetest.New(t)
+	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(shop)
+	a.Put(fmt.Sprintf(policy, "bad"))
+	a.Put(strings.Replace(fmt.Sprintf(policy, "bad"), "name: web", "name: other", 1))
+	w := start(t, a)
+	w.synced(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { w.source.KeepLastGood(ctx) })
+	a.Remove(policies, "shop", "other")
+	await(t, "the end of a policy", func() bool { return len(w.sink.gone()) == 1 })
+
+	definition := "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/authorizationpolicies.security.istio.io"
+	asked := a.Asked("GET", definition)
+	a.Undefine(policies)
+	await(t, "the question what an end means", func() bool { return a.Asked("GET", definition) > asked })
+	a.Unserve(policies)
+	absent := func(w *world) func() bool {
+		return func() bool {
+			return slices.ContainsFunc(w.status.List(), func(e status.Entry) bool {
+				return e.Kind == "AuthorizationPolicy" && strings.Contains(e.Problem, "1 objects it told of stay in force")
+			})
+		}
+	}
+	await(t, "word of the kind's absence", absent(w))
+	a.Put(strings.Replace(shop, "web-1", "web-2", 1))
+	await(t, "other kinds", func() bool { return slices.Contains(w.sink.names(), "Pod shop/web-2") })
+	if w.sink.get(policyKey) == nil || len(w.sink.gone()) != 1 {
+		t.Errorf("the policy went with its definition: %v", w.sink.gone())
+	}
+	await(t, "the note", func() bool {
+		data, _ := a.Object("api/v1/secrets", "ambit-system", keepSecret)["data"].(kubetest.Doc)
+		return len(data) == 1
+	})
+	cancel()
+	wg.Wait()
+
+	second := start(t, a)
+	second.synced(t)
+	if second.sink.get(policyKey) == nil || !absent(second)() {
+		t.Errorf("the next process does without the policy: %v, %v", second.sink.names(), second.status.List())
+	}
+	a.Serve(policies, "AuthorizationPolicy", true)
+	for _, w := range []*world{w, second} {
+		await(t, "the end of a policy that did not come back", func() bool { return w.sink.get(policyKey) == nil && len(w.status.List()) == 0 })
+	}
+	a.Put(fmt.Sprintf(policy, "worse"))
+	for _, w := range []*world{w, second} {
+		await(t, "a policy of the new definition", func() bool { return strings.Contains(shown(w.sink.get(policyKey)), "worse") })
+	}
+	a.Remove(policies, "shop", "web")
+	for _, w := range []*world{w, second} {
+		await(t, "its end", func() bool { return w.sink.get(policyKey) == nil })
+	}
+}
+
 // An API server that is away or starts again takes nothing back; what happened meanwhile is seen after.
 func TestServerRestarts(t *testing.T) {
 	a := kubetest.New(t)

@@ -145,6 +145,23 @@ func (a *Server) Unserve(path string) {
 	a.hangUp()
 }
 
+// Undefine begins to remove a kind as the API server does when its definition is deleted: that is marked, and every
+// object's end is told. Unserve ends it.
+func (a *Server) Undefine(path string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k := a.kinds[path]
+	crds := a.kinds["apis/apiextensions.k8s.io/v1/customresourcedefinitions"]
+	if crd := crds.objects["/"+k.resource+"."+k.group]; crd != nil {
+		crd = clean(crd)
+		crd["metadata"].(Doc)["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+		a.note(crds, "MODIFIED", crd)
+	}
+	for _, id := range slices.Sorted(maps.Keys(k.objects)) {
+		a.note(k, "DELETED", k.objects[id])
+	}
+}
+
 // note makes an object's event. The mutex is held.
 func (a *Server) note(k *kind, typ string, o Doc) Doc {
 	a.version++
