@@ -66,7 +66,9 @@ const (
 	LabelCanonicalRevision   = "service.istio.io/canonical-revision"
 	LabelGatewayManaged      = "gateway.istio.io/managed"
 	LabelGatewayName         = "gateway.networking.k8s.io/gateway-name"
-	LabelGatewayClassName    = "gateway.networking.k8s.io/gateway-class-name"
+	// LabelDefaultsForClass is on ConfigMaps of the system namespace with an overlay for all Gateways of a class.
+	LabelDefaultsForClass = "gateway.istio.io/defaults-for-class"
+	LabelGatewayClassName = "gateway.networking.k8s.io/gateway-class-name"
 
 	AnnotationRedirection         = "ambient.istio.io/redirection"
 	RedirectionEnabled            = "enabled"

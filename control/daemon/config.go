@@ -38,6 +38,8 @@ type Config struct {
 	StateDir string
 	// GatewaysFolder is where in ConfigDir the objects that run Gateways are written; empty means that none are made.
 	GatewaysFolder string
+	// GatewayOverlays is what, in a cluster, the ConfigMap that a Gateway names may change of what runs for it.
+	GatewayOverlays string
 
 	// Listen is where node proxies connect over TLS, with the certificate in TLSDir (tls.crt, tls.key, and root-cert.pem
 	// to accept client certificates). Plaintext is a listener without TLS, for this machine only unless PlaintextAnywhere.
@@ -83,11 +85,20 @@ type Config struct {
 	Version, Instance string
 }
 
+// What overlays of Gateways may change.
+const (
+	// OverlaysConfined is how much of a gateway runs and where, but not what runs, nor as whom.
+	OverlaysConfined = "confined"
+	// OverlaysAny is everything: whoever may make Gateways and ConfigMaps in a namespace may run any pod there.
+	OverlaysAny = "any"
+)
+
 // Default is the configuration without flags and environment.
 func Default() Config {
 	return Config{
 		Listen:              ":" + strconv.Itoa(mesh.PortXDS),
 		AdminAddress:        "127.0.0.1:8080",
+		GatewayOverlays:     OverlaysConfined,
 		TrustDomain:         mesh.DefaultTrustDomain,
 		ClusterID:           mesh.DefaultClusterID,
 		ClusterDomain:       mesh.DefaultClusterDomain,
@@ -103,25 +114,26 @@ func Default() Config {
 // FromEnv takes the environment in, over what the Config has. Names are Istio's where Istio has them.
 func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	for name, v := range map[string]*string{
-		"AMBIT_CONFIG_DIR":    &c.ConfigDir,
-		"AMBIT_KUBECONFIG":    &c.Kubeconfig,
-		"AMBIT_STATE_DIR":     &c.StateDir,
-		"AMBIT_GATEWAYS":      &c.GatewaysFolder,
-		"AMBIT_LISTEN":        &c.Listen,
-		"AMBIT_PLAINTEXT":     &c.Plaintext,
-		"AMBIT_TLS_DIR":       &c.TLSDir,
-		"AMBIT_TOKEN_KEYS":    &c.TokenKeys,
-		"AMBIT_ADMIN_SOCKET":  &c.AdminSocket,
-		"AMBIT_ADMIN_ADDRESS": &c.AdminAddress,
-		"AMBIT_GATEWAY_IMAGE": &c.GatewayImage,
-		"AMBIT_UNTAINT_FOR":   &c.UntaintFor,
-		"AMBIT_MONITORING":    &c.MonitoringAddress,
-		"TRUST_DOMAIN":        &c.TrustDomain,
-		"CLUSTER_ID":          &c.ClusterID,
-		"NETWORK":             &c.Network,
-		"ROOT_NAMESPACE":      &c.RootNamespace,
-		"CLUSTER_DOMAIN":      &c.ClusterDomain,
-		"POD_NAME":            &c.Instance,
+		"AMBIT_CONFIG_DIR":       &c.ConfigDir,
+		"AMBIT_KUBECONFIG":       &c.Kubeconfig,
+		"AMBIT_STATE_DIR":        &c.StateDir,
+		"AMBIT_GATEWAYS":         &c.GatewaysFolder,
+		"AMBIT_LISTEN":           &c.Listen,
+		"AMBIT_PLAINTEXT":        &c.Plaintext,
+		"AMBIT_TLS_DIR":          &c.TLSDir,
+		"AMBIT_TOKEN_KEYS":       &c.TokenKeys,
+		"AMBIT_ADMIN_SOCKET":     &c.AdminSocket,
+		"AMBIT_ADMIN_ADDRESS":    &c.AdminAddress,
+		"AMBIT_GATEWAY_IMAGE":    &c.GatewayImage,
+		"AMBIT_GATEWAY_OVERLAYS": &c.GatewayOverlays,
+		"AMBIT_UNTAINT_FOR":      &c.UntaintFor,
+		"AMBIT_MONITORING":       &c.MonitoringAddress,
+		"TRUST_DOMAIN":           &c.TrustDomain,
+		"CLUSTER_ID":             &c.ClusterID,
+		"NETWORK":                &c.Network,
+		"ROOT_NAMESPACE":         &c.RootNamespace,
+		"CLUSTER_DOMAIN":         &c.ClusterDomain,
+		"POD_NAME":               &c.Instance,
 	} {
 		if s := lookup(name); s != "" {
 			*v = s
@@ -200,6 +212,9 @@ func (c Config) Validate() error {
 func (c Config) validateCluster(bad func(string, ...any)) {
 	if c.InCluster && c.Kubeconfig+c.KubeContext != "" {
 		bad("--in-cluster excludes --kubeconfig and --kube-context: choose one")
+	}
+	if c.GatewayOverlays != OverlaysConfined && c.GatewayOverlays != OverlaysAny {
+		bad("--gateway-overlays %q is neither %s nor %s", c.GatewayOverlays, OverlaysConfined, OverlaysAny)
 	}
 	for flag, v := range map[string]string{"--config-dir": c.ConfigDir, "--gateways-folder": c.GatewaysFolder, "--token-keys": c.TokenKeys} {
 		if v != "" {

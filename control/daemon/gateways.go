@@ -38,6 +38,8 @@ func newGateways(d *Daemon) *gatewayRunner {
 	}
 	g.reconciler = gateways.New(gateways.Config{
 		Applier: applier, Status: d.status, Logger: log,
+		// Who may write to the folder may write anything into it.
+		TrustParameters: d.cluster == nil || d.cfg.GatewayOverlays == OverlaysAny,
 		Deploy: deploy.Config{
 			TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,
 			SystemNamespace: d.cfg.RootNamespace, Network: d.cfg.Network, Image: d.cfg.GatewayImage,

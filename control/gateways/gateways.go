@@ -52,6 +52,9 @@ type Config struct {
 	Applier Applier
 	// Deploy is what the mesh knows about the pods it runs.
 	Deploy deploy.Config
+	// TrustParameters lets the ConfigMap that a Gateway names change anything that is rendered for it. Otherwise that is for
+	// the ConfigMaps of the system namespace: whoever may make Gateways need not be one who may run pods.
+	TrustParameters bool
 	// Revision is which Gateways are ours, by label istio.io/rev of them or their namespace; those without it always are.
 	Revision string
 	// Status hears what cannot be done as asked; nil for nobody.

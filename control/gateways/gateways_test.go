@@ -255,6 +255,23 @@ func TestMistakes(t *testing.T) {
 		if got := document.Number(w.objects[Key{"Deployment", "shop", "way"}], "spec", "replicas"); got != 3 || len(w.status.List()) != 0 {
 			t.Errorf("%d replicas; %v", got, w.status.List())
 		}
+		// What a Gateway's owner may not change, whoever runs the mesh may.
+		const privileged = `data: {deployment: "spec: {template: {spec: {hostNetwork: true}}}"}}`
+		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: big, namespace: shop}, ` + privileged)
+		if got := w.condition("way", "Accepted"); got != "False InvalidParameters" {
+			t.Errorf("with an overlay that makes pods of the host's network: %s", got)
+		}
+		if list := w.status.List(); len(list) != 1 || !strings.Contains(list[0].Problem, "ConfigMap shop/big: deployment: spec.template.spec.hostNetwork") {
+			t.Errorf("told %v", list)
+		}
+		if document.At(w.objects[Key{"Deployment", "shop", "way"}], "spec", "template", "spec", "hostNetwork") != nil {
+			t.Error("the pods are in the host's network")
+		}
+		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: big, namespace: shop}, data: {deployment: "spec: {replicas: 3}"}}`)
+		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: all, namespace: ambit-system, labels: {gateway.istio.io/defaults-for-class: istio-waypoint}}, ` + privileged)
+		if document.At(w.objects[Key{"Deployment", "shop", "way"}], "spec", "template", "spec", "hostNetwork") != true || len(w.status.List()) != 0 {
+			t.Errorf("an overlay of the mesh's own namespace is not followed: %v", w.status.List())
+		}
 		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: all, namespace: ambit-system, labels: {gateway.istio.io/defaults-for-class: istio-waypoint}}, data: {podDisruptionBudget: "spec: {minAvailable: 1}"}}`)
 		if w.names() != "Deployment shop/way, PodDisruptionBudget shop/way, Service shop/way, ServiceAccount shop/way" {
 			t.Errorf("made %s", w.names())

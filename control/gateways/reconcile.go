@@ -180,7 +180,7 @@ func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, e
 		system = mesh.SystemNamespace
 	}
 	maps := r.where(func(k Key, o Object) bool {
-		return k.Kind == "ConfigMap" && k.Namespace == system && document.Strings(o, "metadata", "labels")[labelDefaults] == g.Class
+		return k.Kind == "ConfigMap" && k.Namespace == system && document.Strings(o, "metadata", "labels")[mesh.LabelDefaultsForClass] == g.Class
 	})
 	slices.SortFunc(maps, func(a, b Object) int { return strings.Compare(keyOf(a).Name, keyOf(b).Name) })
 	if ref, _ := document.At(doc, "spec", "infrastructure", "parametersRef").(map[string]any); ref != nil {
@@ -200,6 +200,7 @@ func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, e
 		if err != nil {
 			return nil, err
 		}
+		o.Confined = !r.cfg.TrustParameters && keyOf(m).Namespace != system
 		list = append(list, o)
 	}
 	return list, nil

@@ -7,9 +7,6 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
-// labelDefaults marks ConfigMaps of the system namespace that hold an overlay for all Gateways of a class.
-const labelDefaults = "gateway.istio.io/defaults-for-class"
-
 // rendered are the kinds that are made for Gateways.
 func rendered(kind string) bool {
 	switch kind {
@@ -94,7 +91,7 @@ func (r *Reconciler) touch(k Key, o Object) {
 		r.mark(parentOf(o))
 	case "ConfigMap":
 		// They are few, and so are Gateways.
-		if document.Strings(o, "metadata", "labels")[labelDefaults] != "" {
+		if document.Strings(o, "metadata", "labels")[mesh.LabelDefaultsForClass] != "" {
 			r.markAll()
 			return
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/waypoint/deploy"
 )
 
 // Reasons of conditions, as the Gateway API has them.
@@ -36,7 +37,7 @@ func (r *Reconciler) statusOf(doc, old Object, out outcome) Object {
 	switch {
 	case errors.Is(out.refused, errAddressType):
 		accepted = Condition{Type: "Accepted", Reason: reasonUnsupported, Message: out.refused.Error()}
-	case errors.Is(out.refused, errParameters):
+	case errors.Is(out.refused, errParameters), errors.Is(out.refused, deploy.ErrConfined):
 		accepted = Condition{Type: "Accepted", Reason: reasonParameters, Message: out.refused.Error()}
 	case out.refused != nil:
 		accepted = Condition{Type: "Accepted", Reason: reasonInvalid, Message: out.refused.Error()}

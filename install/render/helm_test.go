@@ -44,6 +44,7 @@ var cases = map[string][]string{
 		"control.podAnnotations={x: y}", "control.podLabels={x: y}", "control.serviceAnnotations={x: y}", "cni.podLabels={x: y}", "ztunnel.podAnnotations={x: y}",
 	},
 	"extras": {
+		"control.gatewayOverlays=any",
 		"control.env={PILOT_AUTO_ALLOW_WAYPOINT_POLICY: \"true\"}", "control.extraArgs=[--jwks-private=false]", "control.servingNames=[mesh.example]",
 		"ztunnel.env={A: 1}", "cni.env={B: true}", "control.gatewayClasses={istio-waypoint: {podDisruptionBudget: {spec: {minAvailable: 1}}}}",
 		"global.network=west", "global.xdsAddress=https://control.example:15012", "global.caAddress=https://ca.example:443", "global.logAsJson=true",

@@ -104,6 +104,9 @@ type Overlay struct {
 	Source string
 	// Documents are by the keys of the ConfigMap that holds them; see OverlayKeys.
 	Documents map[string]Object
+	// Confined overlays are by whoever has the Gateway, who need not be one who may run what he likes: what they may change
+	// is listed, see ErrConfined.
+	Confined bool
 }
 
 // OverlayKeys are the names of an overlay's documents. Istio pilot/pkg/config/kube/gatewaycommon overlay keys
@@ -163,12 +166,17 @@ func Render(g Gateway, overlays []Overlay, c Config) ([]Object, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %s: %w", o.Source, p.key, err)
 			}
+			if o.Confined {
+				if err := confine(p.key, doc, merged, r.c.SystemNamespace); err != nil {
+					return nil, fmt.Errorf("%s: %s: %w", o.Source, p.key, err)
+				}
+			}
 			doc = merged
 		}
 		if !wanted {
 			continue
 		}
-		if err := r.check(p.key, doc); err != nil {
+		if err := r.check(p.key, p.base, doc); err != nil {
 			return nil, err
 		}
 		out = append(out, doc)
@@ -188,7 +196,12 @@ func checkKeys(overlays []Overlay) error {
 }
 
 // check refuses overlays that take a document out of the Gateway's hands: it would never be found again.
-func (r renderer) check(key string, doc Object) error {
+func (r renderer) check(key string, was, doc Object) error {
+	for _, f := range []string{"apiVersion", "kind"} {
+		if doc[f] != was[f] {
+			return fmt.Errorf("an overlay makes the %s %s %v: leave the field out", key, f, doc[f])
+		}
+	}
 	meta, _ := doc["metadata"].(map[string]any)
 	base := r.meta()
 	if meta["name"] != r.nameOf(key) || meta["namespace"] != base["namespace"] {

@@ -113,6 +113,8 @@ func TestRenderRefuses(t *testing.T) {
 		"renames the service":  {waypoint(), with(keyService, `{"metadata": {"name": "x"}}`)},
 		"changes label":        {waypoint(), with(keyService, `{"metadata": {"labels": {"gateway.networking.k8s.io/gateway-name": "x"}}}`)},
 		"mapping belongs":      {waypoint(), with(keyDeployment, `{"spec": 1}`)},
+		"apiVersion v1":        {waypoint(), with(keyDeployment, `{"apiVersion": "v1"}`)},
+		"kind ConfigMap":       {waypoint(), with(keyService, `{"kind": "ConfigMap"}`)},
 		"has no name":          {waypoint(), with(keyDeployment, `{"spec": {"template": {"spec": {"containers": [{"image": "x"}]}}}}`)},
 		"none of merge":        {waypoint(), with(keyDeployment, `{"spec": {"$patch": "shred"}}`)},
 		"levels deep":          {waypoint(), with(keyDeployment, deep)},

@@ -46,14 +46,18 @@ func (r renderer) podMeta() Object {
 func (r renderer) podSpec() Object {
 	spec := Object{
 		"serviceAccountName":            r.g.ServiceAccount(),
+		// It never speaks to the API server; the token for the mesh is a volume of its own.
+		"automountServiceAccountToken": false,
 		"terminationGracePeriodSeconds": int64(r.c.GraceSeconds),
 		"containers":                    []any{r.container()},
 		"volumes":                       r.volumes(),
 	}
+	security := Object{"seccompProfile": Object{"type": "RuntimeDefault"}}
 	if !r.class.waypoint {
 		// Listeners of an ingress gateway are mostly on 80 and 443, and the proxy is nobody special.
-		spec["securityContext"] = Object{"sysctls": []any{Object{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}}}
+		security["sysctls"] = []any{Object{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}}
 	}
+	spec["securityContext"] = security
 	var spread []any
 	for _, key := range r.c.SpreadOver {
 		spread = append(spread, Object{

@@ -45,7 +45,7 @@ Certificate and key files are read again when they change.
 
 What most flags say can also stand in the environment: AMBIT_CONFIG_DIR, AMBIT_LISTEN, AMBIT_TLS_DIR, AMBIT_PLAINTEXT,
 AMBIT_TOKEN_KEYS, AMBIT_ADMIN_SOCKET, AMBIT_ADMIN_ADDRESS, TRUST_DOMAIN, CLUSTER_ID, NETWORK, ROOT_NAMESPACE,
-CLUSTER_DOMAIN, AMBIT_IN_CLUSTER, AMBIT_KUBECONFIG, AMBIT_MONITORING, AMBIT_GATEWAY_IMAGE, AMBIT_UNTAINT_FOR, CA_TRUSTED_NODE_ACCOUNTS, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY, PILOT_AUTO_ALLOW_WAYPOINT_POLICY,
+CLUSTER_DOMAIN, AMBIT_IN_CLUSTER, AMBIT_KUBECONFIG, AMBIT_MONITORING, AMBIT_GATEWAY_IMAGE, AMBIT_GATEWAY_OVERLAYS, AMBIT_UNTAINT_FOR, CA_TRUSTED_NODE_ACCOUNTS, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY, PILOT_AUTO_ALLOW_WAYPOINT_POLICY,
 PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_NETWORK_POLICIES, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE. Flags win.`,
 		Example: `  # as a lab runs it
   ambitd --config-dir mesh/ --tls-dir tls/ --token-keys keys.jwks --admin-socket /run/ambit/control.sock
@@ -90,6 +90,7 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.StringVar(&cfg.KubeContext, "kube-context", cfg.KubeContext, "context of the kubeconfig, of --kubeconfig or where kubectl finds it")
 	f.StringSliceVar(&cfg.TrustedNodeAccounts, "trusted-node-accounts", cfg.TrustedNodeAccounts, "accounts, as NAMESPACE/NAME, that get certificates for the pods on their node; in a cluster")
 	f.StringVar(&cfg.GatewayImage, "gateway-image", cfg.GatewayImage, "image that runs for Gateways; in a cluster")
+	f.StringVar(&cfg.GatewayOverlays, "gateway-overlays", cfg.GatewayOverlays, "what the ConfigMap a Gateway names in parametersRef may change of what runs for it: confined (replicas, resources, placement …) or any; in a cluster")
 	f.StringVar(&cfg.UntaintFor, "untaint-for", cfg.UntaintFor, "label selector of the CNI agent's pods, whose nodes lose the taint cni.istio.io/not-ready when they are ready; in a cluster")
 	f.StringSliceVar(&cfg.ServingNames, "serving-name", cfg.ServingNames, "further names of the control plane's certificate; in a cluster")
 	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "private folder for the last good versions of policies; without it a restart forgets them")
