@@ -63,8 +63,10 @@ type record struct {
 	untold time.Time
 	// leaving is since when peers are told that the pod is not in the mesh; zero while it is.
 	leaving time.Time
-	// released is since when nothing of the pod is captured any more, while what was goes on; zero before.
+	// released is since when nothing of the pod is captured any more, while what was goes on; zero before. open is how many
+	// captured connections there were when they were last counted.
 	released time.Time
+	open     int
 }
 
 // New prepares an agent for cfg; Run does the work. The registry also serves /metrics.
@@ -94,6 +96,7 @@ func (a *Agent) Run(parent context.Context) error {
 	g.Go(func() error { return a.source.Run(ctx, sink{a}) })
 	if a.parts.Installer != nil {
 		g.Go(func() error { return a.parts.Installer.Run(ctx) })
+		g.Go(func() error { a.watchInstaller(ctx); return nil })
 	}
 	for _, serve := range a.monitors() {
 		g.Go(func() error { return serve(ctx) })

@@ -233,6 +233,29 @@ func TestRunningPodsAreFound(t *testing.T) {
 	c.captured(again, true)
 }
 
+// What stands in the way of the plugin is shown beside the agent's own pod, and when it is over that, too.
+func TestInstallerIsToldOf(t *testing.T) {
+	c := newCluster(t)
+	c.cfg.Chain.Every, c.cfg.PodNamespace, c.cfg.PodName = 10*time.Millisecond, "shop", "agent"
+	a, _ := c.start()
+	agent := shopPod("agent", "Running", "10.1.0.2")
+	agent.HostNetwork = true
+	c.sink.SetPod(agent)
+	c.sync(a)
+	told := func(n int, want string) {
+		t.Helper()
+		c.eventually(want, func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return len(c.events) == n && strings.HasPrefix(c.events[n-1], want)
+		})
+	}
+	c.with(func() { c.installErr = errors.New("the disk is full") })
+	told(1, "agent MeshPluginNotInstalled: new pods of node node-1 may start outside the mesh: the disk is full")
+	c.with(func() { c.installErr = nil })
+	told(2, "agent MeshPluginInstalled: ")
+}
+
 // A sandbox that is made again with the same address is found by looking now and then.
 func TestResyncFollowsSandboxes(t *testing.T) {
 	c := newCluster(t)

@@ -26,9 +26,9 @@ type Config struct {
 	Kubeconfig string
 	// ProcDir is a /proc that shows the node's processes (AMBIT_PROC_DIR), in which pods that run are looked for.
 	ProcDir string
-	// PodNamespace is the agent's own namespace (POD_NAMESPACE), and DaemonSet what keeps agents running there
-	// (AMBIT_DAEMONSET): whether it will go on tells what an agent that ends has to leave behind.
-	PodNamespace, DaemonSet string
+	// PodName and PodNamespace are the agent's own pod (POD_NAME, POD_NAMESPACE), and DaemonSet what keeps agents running
+	// there (AMBIT_DAEMONSET): whether it will go on tells what an agent that ends has to leave behind.
+	PodName, PodNamespace, DaemonSet string
 	// Chain is how the plugin is installed on the node.
 	Chain Chain
 	// Version is the program's, for those who ask.
@@ -68,6 +68,9 @@ type Config struct {
 	AddTimeout time.Duration
 	// LeaveGrace is how long a pod that loses its label is still captured, so that peers learn of it first.
 	LeaveGrace time.Duration
+	// LeaveLimit is how long such a pod's connections through the proxy may go on (AMBIT_LEAVE_LIMIT). What is open then is
+	// cut. With 0 that is at once, as in Istio.
+	LeaveLimit time.Duration
 	// Resync is how often rules are read back and repaired.
 	Resync time.Duration
 
@@ -85,7 +88,7 @@ func Default() Config {
 		DNS: true, IPv6: true, Backend: "auto", BPF: bpf.Place{Dir: bpf.DefaultDir}, ReconcileOnStartup: true,
 		ProbeIPv4: netip.MustParseAddr(mesh.ProbeSourceIPv4), ProbeIPv6: netip.MustParseAddr(mesh.ProbeSourceIPv6),
 		ProcDir: "/proc", DaemonSet: "ambit-cni-node", Chain: defaultChain(),
-		AddTimeout: 4 * time.Second, LeaveGrace: 500 * time.Millisecond, Resync: time.Minute,
+		AddTimeout: 4 * time.Second, LeaveGrace: 500 * time.Millisecond, LeaveLimit: time.Hour, Resync: time.Minute,
 	}
 }
 
@@ -101,6 +104,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	e.text("AMBIT_ADMIN_ADDRESS", &c.AdminAddr)
 	e.flag("AMBIT_IN_CLUSTER", &c.InCluster)
 	e.text("AMBIT_PROC_DIR", &c.ProcDir)
+	e.text("POD_NAME", &c.PodName)
 	e.text("POD_NAMESPACE", &c.PodNamespace)
 	e.text("AMBIT_DAEMONSET", &c.DaemonSet)
 	c.Chain.fromEnv(&e)
@@ -127,6 +131,14 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		selectors, err := enroll.ParseSelectors(text)
 		c.Policy.Selectors = selectors
 		e.note("AMBIENT_ENABLEMENT_SELECTOR", err)
+	}
+	if text := ""; e.text("AMBIT_LEAVE_LIMIT", &text) {
+		limit, err := time.ParseDuration(text)
+		if err == nil && limit < 0 {
+			err = errors.New("a limit cannot be negative")
+		}
+		c.LeaveLimit = limit
+		e.note("AMBIT_LEAVE_LIMIT", err)
 	}
 	if text := ""; e.text("LOG_LEVEL", &text) {
 		e.note("LOG_LEVEL", c.LogLevel.UnmarshalText([]byte(text)))

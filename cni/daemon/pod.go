@@ -19,7 +19,8 @@ import (
 //
 //	nothing ──rules──► captured ──proxy took it──► enabled
 //	   ▲                  │ no proxy: annotated "pending"; what runs already waits outside
-//	   └──────────────────┴── label gone: annotation, and a moment later addresses, rules, proxy
+//	   └──────────────────┴── label gone: annotation, and a moment later what captures; the way back to the proxy, and the
+//	                                      proxy, when the last captured connection has ended (leave.go)
 //	                          pod gone:   addresses, proxy
 func (a *Agent) reconcile(ctx context.Context, k enroll.Key) error {
 	unlock, err := a.locks.Lock(ctx, k)
@@ -86,10 +87,15 @@ func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 		return nil
 	}
 	decision := a.cfg.Policy.Decide(pod, labels)
-	if !decision.Enrolled && rec != nil && a.orphaned(pod) {
+	switch {
+	case decision.Enrolled:
+	case rec == nil && pod.Annotations[mesh.AnnotationRedirection] == "":
 		return nil
-	}
-	if !decision.Enrolled {
+	case rec == nil:
+		return a.disown(ctx, pod)
+	case rec.leaving.IsZero() && a.orphaned(pod):
+		return nil
+	default:
 		return a.unenrol(ctx, pod, rec, decision.Reason)
 	}
 	r := request{path: pod.Netns, wait: a.proxies.Proxies() > 0, live: true}
@@ -265,64 +271,6 @@ func (a *Agent) handOver(ctx context.Context, rec *record, wait bool) error {
 
 func handed(p enroll.Pod, ns *netns.Netns) handoff.Pod {
 	return handoff.Pod{UID: p.UID, Name: p.Name, Namespace: p.Namespace, ServiceAccount: p.ServiceAccount, Netns: ns}
-}
-
-// unenrol undoes what was done for a pod that lives on without the mesh.
-func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason string) error {
-	if rec == nil {
-		if pod.Annotations[mesh.AnnotationRedirection] == "" {
-			return nil
-		}
-		return a.disown(ctx, pod)
-	}
-	// Peers learn from the annotation that the pod speaks plaintext again. Until they have, they come by HBONE, and
-	// somebody has to answer.
-	if err := a.annotate(ctx, pod, ""); err != nil {
-		return err
-	}
-	if rec.leaving.IsZero() {
-		rec = a.revise(rec, func(next *record) { next.leaving = time.Now() })
-	}
-	if a.graceFrom(rec.leaving, pod.Key()) {
-		return nil
-	}
-	if rec.released.IsZero() {
-		if err := a.backend.Release(rec.ns, rec.options); err != nil {
-			return fmt.Errorf("pod %s: %w", pod.Key(), err)
-		}
-		rec = a.revise(rec, func(next *record) { next.released = time.Now() })
-	}
-	// What is asked already is answered through the proxy.
-	if a.graceFrom(rec.released, pod.Key()) {
-		return nil
-	}
-	if err := a.node.Set(pod.UID, nil); err != nil {
-		return err
-	}
-	if err := a.backend.Remove(rec.ns); err != nil {
-		return fmt.Errorf("pod %s: %w", pod.Key(), err)
-	}
-	a.drop(ctx, pod.Key(), rec)
-	a.log.Info("pod left the mesh", "pod", pod.Key(), "reason", reason)
-	a.metrics.events.WithLabelValues("unenrol").Inc()
-	return nil
-}
-
-// revise records a copy of what is known of a pod, changed, and returns it.
-func (a *Agent) revise(rec *record, change func(*record)) *record {
-	next := *rec
-	change(&next)
-	a.setRecord(next.pod.Key(), &next)
-	return &next
-}
-
-// graceFrom says whether the grace that began at a time goes on; the pod is looked at again when it is over.
-func (a *Agent) graceFrom(began time.Time, k enroll.Key) bool {
-	rest := a.cfg.LeaveGrace - time.Since(began)
-	if rest > 0 {
-		a.queue.AddAfter(k, rest)
-	}
-	return rest > 0
 }
 
 // disown cleans a pod that says it is captured although we know nothing of it.
