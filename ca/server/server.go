@@ -107,6 +107,9 @@ type subjects struct {
 func (s *Server) create(ctx context.Context, req *auth.IstioCertificateRequest) (*auth.IstioCertificateResponse, subjects, error) {
 	var who subjects
 	caller, err := s.authenticate(ctx)
+	if status.Code(err) == codes.Unavailable {
+		return nil, who, err // nobody could be asked about the caller, who shall come again
+	}
 	if err != nil {
 		return nil, who, status.Errorf(codes.Unauthenticated, "request authenticate failure: %v", err)
 	}

@@ -241,6 +241,29 @@ func TestCredentials(t *testing.T) {
 	})
 }
 
+// away is an authenticator that cannot ask whom it has to ask.
+type away struct{}
+
+func (away) Authenticate(context.Context) (server.Caller, error) {
+	return server.Caller{}, status.Error(codes.Unavailable, "the API server cannot be asked about the token")
+}
+
+// A caller about whom nobody could be asked is not one that was refused: it shall come again.
+func TestNobodyCanBeAsked(t *testing.T) {
+	iss, err := issuer.Open(issuer.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := server.New(server.Config{Signer: iss, Authenticators: []server.Authenticator{away{}, server.CertificateAuthenticator{Bundle: iss.Bundle}}, Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = srv.CreateCertificate(t.Context(), &auth.IstioCertificateRequest{})
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "cannot be asked") {
+		t.Error(err)
+	}
+}
+
 func TestBadRequests(t *testing.T) {
 	w := newWorld(t, nil)
 	raw := w.mint(t, token.Claims{Namespace: "default", ServiceAccount: "alice"})
