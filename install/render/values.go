@@ -262,7 +262,12 @@ func scalar(s string) (any, error) {
 			return nil, fmt.Errorf("%q is no YAML: write lists as [a, b] and mappings as {a: b}: %w", s, err)
 		}
 		if m, ok := v.(map[string]any); ok && set(m) {
-			return slices.Sorted(maps.Keys(m)), nil
+			// Templates know lists of anything only.
+			list := make([]any, 0, len(m))
+			for _, k := range slices.Sorted(maps.Keys(m)) {
+				list = append(list, k)
+			}
+			return list, nil
 		}
 		return v, nil
 	}

@@ -114,6 +114,23 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// TestSetLists renders a list, in each of the ways to write one, into what the agent reads.
+func TestSetLists(t *testing.T) {
+	for _, set := range []string{"cni.excludeNamespaces={kube-system,legacy}", "cni.excludeNamespaces=[kube-system, legacy]"} {
+		components, err := Render(values(t, "", set), Options{Version: "v1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(components)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), `{"name":"EXCLUDE_NAMESPACES","value":"kube-system,legacy"}`) {
+			t.Errorf("%s: the agent does not get the list", set)
+		}
+	}
+}
+
 // TestNoClusterAdmin: nothing that is installed may do everything, and only the control plane reads Secrets.
 func TestNoClusterAdmin(t *testing.T) {
 	components, err := Render(values(t, "", "base.enableIstioConfigCRDs=false"), Options{Version: "v1"})
