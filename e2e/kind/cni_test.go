@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -217,8 +218,8 @@ func TestRunningPods(t *testing.T) {
 	c.apply("running", onNode("loner", node, ", istio.io/dataplane-mode: none"))
 	c.ready("running", "app")
 	ip := c.pods("running", "app=server")[0].Status.PodIP
-	released := c.hold("running", "client", ip+":9000", 25*time.Second)
-	c.answers("running", "client", "http://"+ip+":8080")
+	released := c.hold("running", "client", net.JoinHostPort(ip, "9000"), 25*time.Second)
+	c.answers("running", "client", "http://"+net.JoinHostPort(ip, "8080"))
 
 	c.label("Namespace", "", "running", "istio.io/dataplane-mode=ambient")
 	c.redirection("running", "server", "enabled")
@@ -233,12 +234,12 @@ kind: PeerAuthentication
 metadata: {name: default}
 spec: {mtls: {mode: STRICT}}
 `)
-	c.refused("running", "loner", "http://"+ip+":8080")
-	c.answers("running", "client", "http://"+ip+":8080")
+	c.refused("running", "loner", "http://"+net.JoinHostPort(ip, "8080"))
+	c.answers("running", "client", "http://"+net.JoinHostPort(ip, "8080"))
 
 	c.label("Namespace", "", "running", "istio.io/dataplane-mode-")
 	c.redirection("running", "server", "")
-	c.answers("running", "loner", "http://"+ip+":8080")
+	c.answers("running", "loner", "http://"+net.JoinHostPort(ip, "8080"))
 	released()
 	for _, p := range c.pods("running", "app") {
 		if n := p.Status.ContainerStatuses[0].RestartCount; n > 0 {
@@ -459,7 +460,7 @@ spec: {mtls: {mode: STRICT}}
 `)
 	c.ready("power", "app=web")
 	c.ready("power", "role=client")
-	c.answers("power", "client", "http://"+resident().Status.PodIP+":8080")
+	c.answers("power", "client", "http://"+net.JoinHostPort(resident().Status.PodIP, "8080"))
 	c.answers("power", "resident", url)
 	c.allOfAll()
 }

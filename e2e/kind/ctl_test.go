@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"strings"
 	"testing"
@@ -104,7 +105,7 @@ spec:
   - from: [{source: {principals: [cluster.local/ns/ctl-explain/sa/client]}}]
     to: [{operation: {methods: [GET], paths: ["/", "/open*"]}}]
 `)
-	pod := c.pods("ctl-explain", "app=web")[0].Status.PodIP
+	pod := net.JoinHostPort(c.pods("ctl-explain", "app=web")[0].Status.PodIP, "8080")
 	for _, q := range []struct {
 		from, url string
 		flags     []string
@@ -114,7 +115,7 @@ spec:
 		{"client", "http://web.ctl-explain/closed", nil},
 		{"client", "http://web.ctl-explain/", []string{"-X", "POST"}},
 		{"stranger", "http://web.ctl-explain/", nil},
-		{"client", "http://" + pod + ":8080/", nil}, // around the waypoint
+		{"client", "http://" + pod + "/", nil}, // around the waypoint
 		{"client", "http://web.ctl-explain:81/", nil},
 	} {
 		what := q.from + " " + q.url + " " + strings.Join(q.flags, " ")

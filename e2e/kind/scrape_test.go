@@ -5,6 +5,7 @@ package kind
 import (
 	"fmt"
 	"io/fs"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -96,11 +97,11 @@ spec:
 	c.ready("scrape", "gateway.networking.k8s.io/gateway-name=wp")
 	c.ready("scrape", "gateway.networking.k8s.io/gateway-name=edge")
 	direct := c.pods("scrape", "app=web")[0].Status.PodIP
-	c.refused("scrape", "client", url, "-X", "POST")                     // by policy, at the waypoint
-	c.refused("scrape-outside", "stranger", "http://"+direct+":8080")    // around the waypoint
-	c.refused("scrape", "client", "http://"+direct+":9")                 // nobody listens
-	c.answers("scrape", "client", url)                                   // through the waypoint
-	c.answers("scrape-outside", "stranger", "http://edge-istio.scrape/") // through the gateway
+	c.refused("scrape", "client", url, "-X", "POST")                                    // by policy, at the waypoint
+	c.refused("scrape-outside", "stranger", "http://"+net.JoinHostPort(direct, "8080")) // around the waypoint
+	c.refused("scrape", "client", "http://"+net.JoinHostPort(direct, "9"))              // nobody listens
+	c.answers("scrape", "client", url)                                                  // through the waypoint
+	c.answers("scrape-outside", "stranger", "http://edge-istio.scrape/")                // through the gateway
 
 	pages, err := fs.Glob(charts.Files, "base/files/dashboards/*.json")
 	c.must(err)

@@ -4,6 +4,7 @@ package kind
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -167,7 +168,7 @@ spec:
 	c.namespace("hostport-outside")
 	c.apply("hostport-outside", plain("visitor"))
 	c.ready("hostport-outside", "role=client")
-	out := c.answers("hostport-outside", "visitor", fmt.Sprintf("http://%s:31999", front.Status.HostIP))
+	out := c.answers("hostport-outside", "visitor", "http://"+net.JoinHostPort(front.Status.HostIP, "31999"))
 	if !strings.Contains(out, "front") {
 		t.Errorf("somebody else answered: %s", out)
 	}
@@ -256,7 +257,7 @@ spec:
 		c.ready("probes", "probed=yes-"+kind)
 	}
 	c.captured("probes", "probed")
-	c.refused("probes", "client", "http://"+c.pods("probes", "probed=yes-http")[0].Status.PodIP+":8080")
+	c.refused("probes", "client", "http://"+net.JoinHostPort(c.pods("probes", "probed=yes-http")[0].Status.PodIP, "8080"))
 	// Liveness was asked many times meanwhile; a failing one would have restarted its container.
 	c.eventually("ten seconds of probes", func() error {
 		for _, p := range c.pods("probes", "probed") {
