@@ -141,22 +141,39 @@ type Certificate struct {
 
 // Oldest versions that are supported.
 const (
-	oldestKube   = 29
-	kernelMajor  = 5
-	kernelMinor  = 10
-	ebpfMinor    = 15
-	skewWarning  = 5 * time.Second
-	skewFailure  = time.Minute
-	rootWarning  = 60 * 24 * time.Hour
-	wantGateway  = "v1.6.1"
-	leastGateway = "v1.2.0"
+	oldestKube = 29
+	// admissionKube is the first with ValidatingAdmissionPolicies.
+	admissionKube = 30
+	kernelMajor   = 5
+	kernelMinor   = 10
+	ebpfMinor     = 15
+	skewWarning   = 5 * time.Second
+	skewFailure   = time.Minute
+	rootWarning   = 60 * 24 * time.Hour
+	wantGateway   = "v1.6.1"
+	leastGateway  = "v1.2.0"
+	// API servers before gatewayKube refuse parts of later releases of the Gateway API than oldGateway: the definition of TLSRoutes
+	// has a rule that calls isIP, and a ValidatingAdmissionPolicy is among the objects.
+	gatewayKube = 31
+	oldGateway  = "v1.4.1"
 )
 
-// GatewayManifest are the Gateway API's definitions, and GatewayCommand installs them.
-const (
-	GatewayManifest = "https://github.com/kubernetes-sigs/gateway-api/releases/download/" + wantGateway + "/standard-install.yaml"
-	GatewayCommand  = "kubectl apply --server-side -f " + GatewayManifest
-)
+// GatewayManifest are the definitions of the newest release of the Gateway API that an API server takes whole, of those that the
+// mesh knows.
+func GatewayManifest(server Version) string {
+	release := wantGateway
+	if server.beforeGateway() {
+		release = oldGateway
+	}
+	return "https://github.com/kubernetes-sigs/gateway-api/releases/download/" + release + "/standard-install.yaml"
+}
+
+// gatewayCommand installs them.
+func gatewayCommand(server Version) string {
+	return "kubectl apply --server-side -f " + GatewayManifest(server)
+}
+
+func (v Version) beforeGateway() bool { return v.Major == 1 && v.Minor < gatewayKube }
 
 // Judge says of everything that is known what it means. Findings come in the order in which they matter.
 func Judge(f Facts) []Finding {
@@ -164,7 +181,7 @@ func Judge(f Facts) []Finding {
 	j.server(f)
 	j.rights(f)
 	j.nodes(f)
-	j.gateway(f.Gateway)
+	j.gateway(f.Gateway, f.Version)
 	j.others(f)
 	j.policies(f)
 	if f.Mesh != nil {

@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,10 @@ func TestJudge(t *testing.T) {
 		{"node ahead", func(f *Facts) { f.Nodes[0].Ahead = 2 * time.Minute }, "failed nodes: the clock of node a is 2m0s before"},
 		{"no nodes", func(f *Facts) { f.Nodes = nil }, "failed nodes: the cluster has no nodes"},
 		{"no gateway API", func(f *Facts) { f.Gateway = GatewayAPI{} }, "warning gateway-api: the Gateway API is not installed: there will be no waypoints and gateways | kubectl apply --server-side -f https://"},
+		{"no gateway API on an old server", func(f *Facts) { f.Gateway, f.Version = GatewayAPI{}, Version{1, 30, "v1.30.4"} }, "warning gateway-api: the Gateway API is not installed: there will be no waypoints and gateways | kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.4.1/"},
+		{"what an old server cannot have", func(f *Facts) {
+			f.Version, f.Gateway = Version{1, 29, "v1.29.6"}, GatewayAPI{Installed: true, Version: "v1.4.1", Channel: "standard", Missing: []string{"tlsroutes"}}
+		}, ""},
 		{"old gateway API", func(f *Facts) { f.Gateway.Version = "v0.8.1" }, "failed gateway-api: the Gateway API is of version v0.8.1"},
 		{"gateway API of a day", func(f *Facts) { f.Gateway.Version = "main-abc" }, ""},
 		{"kinds missing", func(f *Facts) { f.Gateway.Missing = []string{"grpcroutes"} }, "warning gateway-api: Gateway API v1.6.1 (standard channel) lacks grpcroutes"},
@@ -106,6 +111,20 @@ func TestJudge(t *testing.T) {
 		got := tell(Judge(f))
 		if c.want == "" && got != "" || !strings.HasPrefix(got, c.want) {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
+		}
+	}
+}
+
+// TestServers: what is said of API servers that will do.
+func TestServers(t *testing.T) {
+	for minor, want := range map[int]string{29: "API server v1.29.6; from 1.30 on", 30: "API server v1.30.6", 36: "API server v1.36.6"} {
+		f := good()
+		f.Version = Version{1, minor, fmt.Sprintf("v1.%d.6", minor)}
+		i := slices.IndexFunc(Judge(f), func(f Finding) bool {
+			return f.Check == "api-server" && f.State == OK && strings.HasPrefix(f.Text, want)
+		})
+		if i < 0 {
+			t.Errorf("1.%d: no finding %q in %v", minor, want, Judge(f))
 		}
 	}
 }

@@ -9,10 +9,13 @@ import (
 )
 
 func (j *judge) server(f Facts) {
-	if f.Version.Major > 1 || f.Version.Minor >= oldestKube {
-		j.ok("api-server", "API server %s", f.Version.Text)
-	} else {
+	switch {
+	case f.Version.Major == 1 && f.Version.Minor < oldestKube:
 		j.fail("api-server", "upgrade the cluster", "the API server is of version %s, and Ambit needs 1.%d or newer", f.Version.Text, oldestKube)
+	case f.Version.Major == 1 && f.Version.Minor < admissionKube:
+		j.ok("api-server", "API server %s; from 1.%d on, it would refuse mistakes in policies and routes when they are applied", f.Version.Text, admissionKube)
+	default:
+		j.ok("api-server", "API server %s", f.Version.Text)
 	}
 	if f.Server.IsZero() {
 		return
@@ -126,14 +129,20 @@ func several(nodes []Node, of func(Node) string) string {
 
 func counted(n int) string { return strconv.Itoa(n) }
 
-func (j *judge) gateway(g GatewayAPI) {
+func (j *judge) gateway(g GatewayAPI, server Version) {
+	fix := gatewayCommand(server)
+	missing := g.Missing
+	if server.beforeGateway() {
+		// Not in the standard channel of the release that it takes.
+		missing = slices.DeleteFunc(slices.Clone(missing), func(kind string) bool { return kind == "tlsroutes" })
+	}
 	switch {
 	case !g.Installed:
-		j.warn("gateway-api", GatewayCommand, "the Gateway API is not installed: there will be no waypoints and gateways")
+		j.warn("gateway-api", fix, "the Gateway API is not installed: there will be no waypoints and gateways")
 	case older(g.Version, leastGateway):
-		j.fail("gateway-api", GatewayCommand, "the Gateway API is of version %s, and Ambit needs %s or newer", g.Version, leastGateway)
-	case len(g.Missing) > 0:
-		j.warn("gateway-api", GatewayCommand, "Gateway API %s (%s channel) lacks %s, which the mesh knows", g.Version, g.Channel, strings.Join(g.Missing, ", "))
+		j.fail("gateway-api", fix, "the Gateway API is of version %s, and Ambit needs %s or newer", g.Version, leastGateway)
+	case len(missing) > 0:
+		j.warn("gateway-api", fix, "Gateway API %s (%s channel) lacks %s, which the mesh knows", g.Version, g.Channel, strings.Join(missing, ", "))
 	default:
 		j.ok("gateway-api", "Gateway API %s, %s channel", g.Version, g.Channel)
 	}

@@ -53,7 +53,7 @@ their namespace is labelled istio.io/dataplane-mode=ambient; none is restarted.`
 			}
 			if gateway != "" {
 				if gateway == "standard" {
-					gateway = check.GatewayManifest
+					gateway = check.GatewayManifest(check.Version{Major: server.Major, Minor: server.Minor})
 				}
 				if err := i.GatewayAPI(ctx, gateway); err != nil {
 					return err
@@ -77,7 +77,7 @@ their namespace is labelled istio.io/dataplane-mode=ambient; none is restarted.`
 	v.add(a, cmd)
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "let the API server check everything, and change nothing")
 	cmd.Flags().BoolVar(&force, "force", false, "install although something speaks against it")
-	cmd.Flags().StringVar(&gateway, "gateway-api", "", "apply the Gateway API's definitions too, as far as they are missing: a file, an https URL, or \"standard\" for "+check.GatewayManifest)
+	cmd.Flags().StringVar(&gateway, "gateway-api", "", "apply the Gateway API's definitions too, as far as they are missing: a file, an https URL, or \"standard\" for the release that fits the API server")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait until everything runs")
 	cmd.Flags().DurationVar(&timeout, "timeout", installPatience, "how long it may take")
 	return cmd
