@@ -55,6 +55,8 @@ type Config struct {
 	// TrustParameters lets the ConfigMap that a Gateway names change anything that is rendered for it. Otherwise that is for
 	// the ConfigMaps of the system namespace: whoever may make Gateways need not be one who may run pods.
 	TrustParameters bool
+	// Namespaces are those in which Gateways are run; empty means all.
+	Namespaces []string
 	// Revision is which Gateways are ours, by label istio.io/rev of them or their namespace; those without it always are.
 	Revision string
 	// Status hears what cannot be done as asked; nil for nobody.
@@ -69,8 +71,10 @@ type Reconciler struct {
 	cfg  Config
 	wake chan struct{}
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	// guarded by mu
 	objects map[Key]Object
+	shelves map[shelf]map[Key]Object // the same
 	reports map[name]Report
 	synced  bool
 	dirty   map[name]bool
@@ -79,6 +83,9 @@ type Reconciler struct {
 
 // name is of a Gateway.
 type name struct{ namespace, name string }
+
+// shelf is where objects are looked for: there are few of a kind in a namespace, and many of all.
+type shelf struct{ kind, namespace string }
 
 // New returns a Reconciler, which does nothing before Run.
 func New(cfg Config) *Reconciler {
@@ -91,7 +98,7 @@ func New(cfg Config) *Reconciler {
 	cfg.Revision = cmp.Or(cfg.Revision, "default")
 	return &Reconciler{
 		cfg: cfg, wake: make(chan struct{}, 1),
-		objects: map[Key]Object{}, reports: map[name]Report{}, dirty: map[name]bool{},
+		objects: map[Key]Object{}, shelves: map[shelf]map[Key]Object{}, reports: map[name]Report{}, dirty: map[name]bool{},
 	}
 }
 

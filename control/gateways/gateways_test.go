@@ -4,17 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/control/status"
-	"github.com/ambit-mesh/ambit/waypoint/deploy"
 	"sigs.k8s.io/yaml"
 )
 
@@ -95,10 +96,17 @@ type world struct {
 }
 
 func run(t *testing.T, test func(*world)) {
+	t.Helper()
+	runWith(t, Config{}, test)
+}
+
+func runWith(t *testing.T, cfg Config, test func(*world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{objects: map[Key]Object{}}
 		w := &world{memory: m, t: t, status: status.New()}
-		m.r = New(Config{Applier: m, Status: w.status, Deploy: deploy.Config{}})
+		cfg.Applier, cfg.Status = m, w.status
+		m.r = New(cfg)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- m.r.Run(ctx) }()
@@ -424,4 +432,55 @@ spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTT
 			t.Errorf("%d ListenerSets", n)
 		}
 	})
+}
+
+// TestNamespaces: where nothing may be run a Gateway is told so, unless somebody else runs it; nothing is tried.
+func TestNamespaces(t *testing.T) {
+	runWith(t, Config{Namespaces: []string{"edge"}}, func(w *world) {
+		w.apply(gateway)
+		if list := w.status.List(); w.condition("way", "Accepted") != "False Invalid" || len(list) != 1 || !strings.Contains(list[0].Problem, "control.gatewayNamespaces") {
+			t.Errorf("condition %s, told %v", w.condition("way", "Accepted"), list)
+		}
+		for _, line := range w.log {
+			if strings.HasPrefix(line, "apply ") && !strings.Contains(line, "GatewayClass") {
+				t.Errorf("did %s", line)
+			}
+		}
+		w.apply(strings.Replace(gateway, "spec: {", "spec: {addresses: [{type: Hostname, value: mine.shop.svc.cluster.local}], ", 1))
+		if got := w.condition("way", "Accepted"); got != "True Accepted" {
+			t.Errorf("one that somebody else runs: %s", got)
+		}
+	})
+}
+
+// TestManyServices: news of one of many Services costs what it cost when there were few.
+func TestManyServices(t *testing.T) {
+	r := New(Config{})
+	r.Put(parse(t, gateway))
+	const turn = 5000
+	put := func(n int) time.Duration {
+		before := used(t)
+		for i := range turn {
+			r.Put(Object{"kind": "Service", "metadata": Object{"namespace": "shop", "name": fmt.Sprint("s", n*turn+i)}})
+		}
+		return used(t) - before
+	}
+	first := put(0)
+	var last time.Duration
+	for n := range 6 {
+		last = put(n + 1)
+	}
+	if last > 5*first+50*time.Millisecond {
+		t.Errorf("%d Services more took %s at first and %s among many", turn, first, last)
+	}
+}
+
+// used is the processor time of this process, which others on the machine do not change.
+func used(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

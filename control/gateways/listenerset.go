@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/waypoint/deploy"
@@ -23,10 +22,7 @@ func parentOf(o Object) name {
 // added are the listeners that ListenerSets add to a Gateway: their ports must be open too. Whether a listener as such is
 // good is told elsewhere; one without a usable port opens nothing.
 func (r *Reconciler) added(gateway Object, id name) []deploy.Listener {
-	sets := r.where(func(k Key, o Object) bool {
-		return k.Kind == kindListenerSet && parentOf(o) == id && r.admits(gateway, k.Namespace)
-	})
-	slices.SortFunc(sets, func(a, b Object) int { return strings.Compare(keyOf(a).String(), keyOf(b).String()) })
+	sets := r.where(kindListenerSet, "", func(k Key, o Object) bool { return parentOf(o) == id && r.admits(gateway, k.Namespace) })
 	var list []deploy.Listener
 	for _, s := range sets {
 		for _, l := range document.Items(s, "spec", "listeners") {

@@ -96,6 +96,10 @@ func (r *Reconciler) deploy(ctx context.Context, doc Object, class deploy.Class)
 	if err != nil {
 		return out, nil
 	}
+	if len(r.cfg.Namespaces) > 0 && !slices.Contains(r.cfg.Namespaces, g.Namespace) && manual == "" {
+		out.refused = fmt.Errorf("the mesh may run nothing in namespace %s: have it added to control.gatewayNamespaces, or give the Gateway the address of a Service that runs already", g.Namespace)
+		return out, nil
+	}
 	g.Listeners = append(g.Listeners, r.added(doc, id)...)
 	if out.manual {
 		// The Service is run by somebody else, and named here.
@@ -153,11 +157,13 @@ func (r *Reconciler) stranger(k Key, id name) string {
 // prune deletes what was made for a Gateway and is not among what is kept.
 func (r *Reconciler) prune(ctx context.Context, id name, keep map[Key]bool) error {
 	var errs []error
-	list := r.where(func(k Key, _ Object) bool {
-		owner, ok := r.owner(k)
-		return ok && owner == id && rendered(k.Kind) && !keep[k]
-	})
-	slices.SortFunc(list, func(a, b Object) int { return strings.Compare(keyOf(a).String(), keyOf(b).String()) })
+	var list []Object
+	for _, kind := range renderedKinds() {
+		list = append(list, r.where(kind, id.namespace, func(k Key, _ Object) bool {
+			owner, ok := r.owner(k)
+			return ok && owner == id && !keep[k]
+		})...)
+	}
 	for _, o := range list {
 		r.cfg.Logger.Info("deleting what no gateway asks for", "object", keyOf(o).String())
 		err := r.cfg.Applier.Delete(ctx, keyOf(o))
@@ -179,10 +185,9 @@ func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, e
 	if system == "" {
 		system = mesh.SystemNamespace
 	}
-	maps := r.where(func(k Key, o Object) bool {
-		return k.Kind == "ConfigMap" && k.Namespace == system && document.Strings(o, "metadata", "labels")[mesh.LabelDefaultsForClass] == g.Class
+	maps := r.where("ConfigMap", system, func(_ Key, o Object) bool {
+		return document.Strings(o, "metadata", "labels")[mesh.LabelDefaultsForClass] == g.Class
 	})
-	slices.SortFunc(maps, func(a, b Object) int { return strings.Compare(keyOf(a).Name, keyOf(b).Name) })
 	if ref, _ := document.At(doc, "spec", "infrastructure", "parametersRef").(map[string]any); ref != nil {
 		if document.Text(ref, "kind") != "ConfigMap" || document.Text(ref, "group") != "" {
 			return nil, fmt.Errorf("%w names a %s: name a ConfigMap of the Gateway's namespace", errParameters, document.Text(ref, "kind"))
@@ -237,7 +242,7 @@ func (r *Reconciler) classes(ctx context.Context) error {
 			}))
 		}
 	}
-	for _, o := range r.where(func(k Key, _ Object) bool { return k.Kind == "GatewayClass" }) {
+	for _, o := range r.where("GatewayClass", "", nil) {
 		if _, ok := r.builtin(keyOf(o).Name); !ok {
 			continue
 		}

@@ -2,18 +2,18 @@ package gateways
 
 import (
 	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/ambit-mesh/ambit/api/document"
 	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
 // rendered are the kinds that are made for Gateways.
-func rendered(kind string) bool {
-	switch kind {
-	case "ServiceAccount", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget":
-		return true
-	}
-	return false
+func rendered(kind string) bool { return slices.Contains(renderedKinds(), kind) }
+
+func renderedKinds() []string {
+	return []string{"Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Service", "ServiceAccount"}
 }
 
 // Wants says whether a Reconciler has a use for objects of the kind with these labels; a source need not hand over others.
@@ -43,7 +43,7 @@ func (r *Reconciler) Put(o Object) {
 	}
 	// Whoever had it, as well as whoever has it, may see a difference.
 	r.touch(k, old)
-	r.objects[k] = o
+	r.keep(k, o)
 	r.touch(k, o)
 }
 
@@ -56,9 +56,27 @@ func (r *Reconciler) Remove(k Key) {
 		return
 	}
 	r.touch(k, old)
-	delete(r.objects, k)
+	r.drop(k)
 	if k.Kind == "Gateway" {
 		delete(r.reports, name{k.Namespace, k.Name})
+	}
+}
+
+// keep remembers an object. r.mu is held, as in drop.
+func (r *Reconciler) keep(k Key, o Object) {
+	r.objects[k] = o
+	p := shelf{k.Kind, k.Namespace}
+	if r.shelves[p] == nil {
+		r.shelves[p] = map[Key]Object{}
+	}
+	r.shelves[p][k] = o
+}
+
+func (r *Reconciler) drop(k Key) {
+	delete(r.objects, k)
+	p := shelf{k.Kind, k.Namespace}
+	if delete(r.shelves[p], k); len(r.shelves[p]) == 0 {
+		delete(r.shelves, p)
 	}
 }
 
@@ -66,7 +84,7 @@ func (r *Reconciler) Remove(k Key) {
 func (r *Reconciler) forget(k Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.objects, k)
+	r.drop(k)
 }
 
 // Synced tells that everything there is has been Put.
@@ -95,8 +113,8 @@ func (r *Reconciler) touch(k Key, o Object) {
 			r.markAll()
 			return
 		}
-		for g, doc := range r.objects {
-			if g.Kind == "Gateway" && g.Namespace == k.Namespace && document.Text(doc, "spec", "infrastructure", "parametersRef", "name") == k.Name {
+		for g, doc := range r.shelves[shelf{"Gateway", k.Namespace}] {
+			if document.Text(doc, "spec", "infrastructure", "parametersRef", "name") == k.Name {
 				r.mark(name{g.Namespace, g.Name})
 			}
 		}
@@ -106,10 +124,8 @@ func (r *Reconciler) touch(k Key, o Object) {
 			return
 		}
 		// Somebody else's object may have been in the way of ours, or be one that a Gateway names.
-		for g := range r.objects {
-			if g.Kind == "Gateway" && g.Namespace == k.Namespace {
-				r.mark(name{g.Namespace, g.Name})
-			}
+		for g := range r.shelves[shelf{"Gateway", k.Namespace}] {
+			r.mark(name{g.Namespace, g.Name})
 		}
 	}
 }
@@ -133,15 +149,28 @@ func (r *Reconciler) get(k Key) Object {
 	return r.objects[k]
 }
 
-// select returns the objects that fit.
-func (r *Reconciler) where(fit func(Key, Object) bool) []Object {
+// where returns the objects of a kind that fit, in one namespace or, if that is empty, in all, in the order of their names.
+// fit is called with r.mu held; nil fits all.
+func (r *Reconciler) where(kind, namespace string, fit func(Key, Object) bool) []Object {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var list []Object
-	for k, o := range r.objects {
-		if fit(k, o) {
-			list = append(list, o)
+	look := func(p shelf) {
+		for k, o := range r.shelves[p] {
+			if fit == nil || fit(k, o) {
+				list = append(list, o)
+			}
 		}
 	}
+	if namespace != "" {
+		look(shelf{kind, namespace})
+	} else {
+		for p := range r.shelves {
+			if p.kind == kind {
+				look(p)
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b Object) int { return strings.Compare(keyOf(a).String(), keyOf(b).String()) })
 	return list
 }

@@ -190,8 +190,8 @@ func (r *Reconciler) addresses(svc Object, out outcome) []any {
 
 // ready counts the pods of a Gateway, and says what keeps one of them from being ready.
 func (r *Reconciler) ready(out outcome) (ready, all int, why string) {
-	for _, p := range r.where(func(k Key, o Object) bool {
-		return k.Kind == "Pod" && k.Namespace == out.g.Namespace && document.Strings(o, "metadata", "labels")[mesh.LabelGatewayName] == out.g.Name
+	for _, p := range r.where("Pod", out.g.Namespace, func(_ Key, o Object) bool {
+		return document.Strings(o, "metadata", "labels")[mesh.LabelGatewayName] == out.g.Name
 	}) {
 		if phase := document.Text(p, "status", "phase"); phase == "Succeeded" || phase == "Failed" || document.Text(p, "metadata", "deletionTimestamp") != "" {
 			continue

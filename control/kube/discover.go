@@ -82,7 +82,13 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 			return
 		}
 		var err error
-		if lw, err = s.cfg.Cluster.typed(b); err != nil {
+		if f.kind == object.KindSecret && len(s.cfg.Secrets) > 0 {
+			var own context.Context
+			own, f.cancel = context.WithCancel(ctx)
+			wg.Go(func() { (&portions{feed: f}).follow(own, b, s.cfg.Secrets) })
+			return
+		}
+		if lw, err = s.cfg.Cluster.typed(b, ""); err != nil {
 			f.asked(ctx, err)
 			return
 		}
@@ -111,7 +117,7 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 	var own context.Context
 	own, f.cancel = context.WithCancel(ctx)
 	f.serves = name
-	lw = f.watched(lw)
+	lw = watched(lw, f.asked)
 	before := f.ended
 	ended := make(chan struct{})
 	f.ended = ended

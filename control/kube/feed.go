@@ -211,18 +211,18 @@ func (s *Source) away(more int, kind object.Kind, err error) {
 	}
 }
 
-// watched adds asked to every question.
-func (f *feed) watched(lw *cache.ListWatch) *cache.ListWatch {
+// watched has somebody told how every question went.
+func watched(lw *cache.ListWatch, asked func(context.Context, error)) *cache.ListWatch {
 	list, follow := lw.ListWithContextFunc, lw.WatchFuncWithContext
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			l, err := list(ctx, o)
-			f.asked(ctx, err)
+			asked(ctx, err)
 			return l, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			w, err := follow(ctx, o)
-			f.asked(ctx, err)
+			asked(ctx, err)
 			return w, err
 		},
 	}

@@ -167,7 +167,7 @@ func document(kind string, u *unstructured.Unstructured) gateways.Object {
 	case "Service":
 		o["spec"], o["status"] = pick("spec", "type", "clusterIP", "clusterIPs", "ports"), pick("status", "loadBalancer")
 	case "Pod":
-		o["spec"], o["status"] = map[string]any{}, pick("status", "phase", "conditions")
+		o["spec"], o["status"] = map[string]any{}, pick("status", "phase", "conditions", "containerStatuses")
 	case "Namespace":
 		delete(o, "spec")
 		delete(o, "status")

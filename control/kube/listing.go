@@ -59,8 +59,8 @@ func builtins() map[object.Kind]builtin {
 	}
 }
 
-// typed lists and watches a kind with a Go type.
-func (c *Cluster) typed(b builtin) (*cache.ListWatch, error) {
+// typed lists and watches a kind with a Go type, in one namespace or, if that is empty, in all.
+func (c *Cluster) typed(b builtin, namespace string) (*cache.ListWatch, error) {
 	config := rest.CopyConfig(c.config)
 	gv := b.version
 	config.GroupVersion = &gv
@@ -79,11 +79,11 @@ func (c *Cluster) typed(b builtin) (*cache.ListWatch, error) {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = b.fields
 			list := b.list()
-			return list, client.Get().Resource(b.resource).VersionedParams(&o, parameters).Do(ctx).Into(list)
+			return list, client.Get().Namespace(namespace).Resource(b.resource).VersionedParams(&o, parameters).Do(ctx).Into(list)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch, o.FieldSelector = true, b.fields
-			return client.Get().Resource(b.resource).VersionedParams(&o, parameters).Watch(ctx)
+			return client.Get().Namespace(namespace).Resource(b.resource).VersionedParams(&o, parameters).Watch(ctx)
 		},
 	}, nil
 }

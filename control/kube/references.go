@@ -3,6 +3,8 @@ package kube
 import (
 	"context"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // references knows which Secrets something in the mesh names. Only those are kept anywhere: the others are not the mesh's
@@ -20,11 +23,14 @@ type references struct {
 	homes   map[string]int // namespaces with Gateways in them
 	shown   map[object.Key]bool
 	missing map[object.Key]bool // could not be read
+	// known are the Secrets there are. What is named is anybody's text, and may be any number of names: no other is asked for.
+	known map[object.Key]bool
 }
 
 func (r *references) init() {
 	r.by, r.count = make(map[object.Key]map[object.Key]bool), make(map[object.Key]int)
 	r.homes, r.shown, r.missing = make(map[string]int), make(map[object.Key]bool), make(map[object.Key]bool)
+	r.known = make(map[object.Key]bool)
 }
 
 func secretKey(namespace, name string) object.Key {
@@ -128,27 +134,17 @@ func named(o object.Object) map[object.Key]bool {
 	return out
 }
 
-// all lists the Secrets that are wanted.
-func (r *references) all() map[object.Key]bool {
-	out := make(map[object.Key]bool)
-	for k := range r.count {
-		if k.Namespace != "" {
-			out[k] = true
-			continue
-		}
-		for ns := range r.homes {
-			out[secretKey(ns, k.Name)] = true
-		}
-	}
-	return out
-}
-
 // referred takes out of a batch the Secrets that nothing names, and adds those that are named for the first time.
 func (s *Source) referred(ctx context.Context, events []object.Event) []object.Event {
 	r := &s.refs
 	changed := len(r.missing) > 0
 	for _, e := range events {
 		changed = r.take(e) || changed
+		if e.Key.Kind == object.KindSecret {
+			if r.known[e.Key] = true; e.Object == nil {
+				delete(r.known, e.Key)
+			}
+		}
 	}
 	out := events[:0:0]
 	heard := make(map[object.Key]bool) // of these the batch itself says how they are
@@ -177,15 +173,32 @@ func (s *Source) referred(ctx context.Context, events []object.Event) []object.E
 		}
 	}
 	clear(r.missing)
-	for k := range r.all() {
-		if !r.shown[k] && !heard[k] {
+	for k := range r.known {
+		if r.wanted(k) && !r.shown[k] && !heard[k] {
 			out = s.fetch(ctx, k, out)
 		}
 	}
+	s.tellUnreadable()
 	if len(r.missing) > 0 {
 		time.AfterFunc(fetchAgain, s.poke)
 	}
 	return out
+}
+
+// tellUnreadable warns of what is named in namespaces whose Secrets may not be read: whoever wrote the name is told there is
+// no such Secret.
+func (s *Source) tellUnreadable() {
+	var entries []status.Entry
+	for k := range s.refs.count {
+		if k.Namespace != "" && !s.cfg.Secrets.Has(k.Namespace) {
+			entries = append(entries, status.Entry{
+				Severity: status.Warning, Kind: k.Kind.String(), Namespace: k.Namespace, Name: k.Name,
+				Problem: "is named by a Gateway or policy, and Secrets of its namespace are not read", Fix: "add the namespace to control.secretNamespaces",
+			})
+		}
+	}
+	slices.SortFunc(entries, func(a, b status.Entry) int { return strings.Compare(a.ID(), b.ID()) })
+	s.cfg.Status.Set("kube/secrets", entries[:min(len(entries), 20)]...)
 }
 
 // fetchAgain is how soon a Secret is asked for again that the API server could not give.

@@ -19,7 +19,9 @@ type RootsConfig struct {
 	// Bundle is what everybody is to trust, in PEM, and Changed is closed when it is different.
 	Bundle  func() []byte
 	Changed func() <-chan struct{}
-	Logger  *slog.Logger
+	// Namespaces are those that may be written to.
+	Namespaces Spaces
+	Logger     *slog.Logger
 }
 
 // Roots keeps the ConfigMap istio-ca-root-cert with the mesh's roots in every namespace: pods mount it. It is the
@@ -107,7 +109,7 @@ func (r *Roots) namespace(name object.Key, u *unstructured.Unstructured) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.poke()
-	if u == nil || u.GetDeletionTimestamp() != nil || without(name.Name) {
+	if u == nil || u.GetDeletionTimestamp() != nil || without(name.Name) || !r.cfg.Namespaces.Has(name.Name) {
 		delete(r.namespaces, name.Name)
 		return
 	}

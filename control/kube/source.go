@@ -32,7 +32,9 @@ type SourceConfig struct {
 	Discover time.Duration
 	// NetworkPolicies has Kubernetes NetworkPolicies read too, for which a permission of its own is needed.
 	NetworkPolicies bool
-	Logger          *slog.Logger
+	// Secrets are the namespaces whose Secrets may be read.
+	Secrets Spaces
+	Logger  *slog.Logger
 }
 
 // Source reads one cluster.

@@ -117,12 +117,13 @@ type world struct {
 	places *Places
 }
 
-func start(t *testing.T, a *kubetest.Server) *world {
+func start(t *testing.T, a *kubetest.Server, secrets ...string) *world {
 	t.Helper()
 	w := &world{Server: a, sink: newSink(), status: status.New(), places: NewPlaces()}
 	w.source = NewSource(SourceConfig{
 		Namespace: "ambit-system", Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute, NetworkPolicies: true,
-		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Secrets: secrets,
+		Logger:  slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -448,6 +449,53 @@ func TestOnlyNamedSecrets(t *testing.T) {
 	await(t, "the Secret's end", func() bool { return slices.Equal(w.sink.names(), []string{"Gateway shop/edge"}) })
 	a.Put(fmt.Sprintf(secret, "two"))
 	await(t, "its return", func() bool { return len(w.sink.names()) == 2 })
+	// Names are anybody's text: what is not there is not asked for, and no path leads elsewhere.
+	for _, name := range []string{"none", "../../kube-system/secrets/one"} {
+		a.Put(fmt.Sprintf(gateway, name))
+		await(t, "the end of what is not named", func() bool { return slices.Equal(w.sink.names(), []string{"Gateway shop/edge"}) })
+	}
+	a.Put(fmt.Sprintf(gateway, "two"))
+	await(t, "the return of what is", func() bool { return len(w.sink.names()) == 2 })
+	for _, path := range []string{"/api/v1/namespaces/shop/secrets/none", "/api/v1/namespaces/kube-system/secrets/one"} {
+		if n := a.Asked("GET", path); n != 0 {
+			t.Errorf("%s was asked for %d times", path, n)
+		}
+	}
 	a.Remove(gatewaysPath, "shop", "edge")
 	await(t, "the end of all", func() bool { return len(w.sink.names()) == 0 })
+}
+
+// TestSecretsOfSomeNamespaces: without the right to read all Secrets those of some namespaces are read, and who names
+// another is told. What goes while the API server is away, in one of them, is let go; what is in the others stays.
+func TestSecretsOfSomeNamespaces(t *testing.T) {
+	const gatewaysPath = "apis/gateway.networking.k8s.io/v1/gateways"
+	a := kubetest.New(t)
+	a.Serve(gatewaysPath, "Gateway", true)
+	a.Fail(func(r *http.Request) int {
+		if r.URL.Path == "/api/v1/secrets" {
+			return http.StatusForbidden
+		}
+		return 0
+	})
+	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: cert, namespace: %s}\ntype: kubernetes.io/tls\ndata: {tls.crt: '', tls.key: ''}\n"
+	for _, ns := range []string{"shop", "bank", "other"} {
+		a.Put(fmt.Sprintf(secret, ns))
+		a.Put("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: " + ns + "}\n" +
+			"spec: {gatewayClassName: istio, listeners: [{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}]}\n")
+	}
+	w := start(t, a, "shop", "bank")
+	w.synced(t)
+	secrets := func() []string {
+		return slices.DeleteFunc(w.sink.names(), func(n string) bool { return !strings.HasPrefix(n, "Secret ") })
+	}
+	if got := secrets(); !slices.Equal(got, []string{"Secret bank/cert", "Secret shop/cert"}) {
+		t.Fatalf("got %v", got)
+	}
+	if list := w.status.List(); len(list) != 1 || list[0].Namespace != "other" || !strings.Contains(list[0].Fix, "control.secretNamespaces") {
+		t.Errorf("told %v", list)
+	}
+	a.Remove("api/v1/secrets", "shop", "cert")
+	a.Compact()
+	a.Disconnect()
+	await(t, "the end of one", func() bool { return slices.Equal(secrets(), []string{"Secret bank/cert"}) })
 }

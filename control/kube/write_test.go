@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/ambit-mesh/ambit/ca/issuer"
 	"github.com/ambit-mesh/ambit/control/conditions"
 	"github.com/ambit-mesh/ambit/control/gateways"
@@ -316,4 +318,18 @@ func TestUntaint(t *testing.T) {
 	}
 	a.Put(fmt.Sprintf(pod, "agent", "cni", "True"))
 	await(t, "the end of the taint", func() bool { return taints() == 1 })
+}
+
+// TestDocument: what is left out of the many objects that are read is nothing that the status of a Gateway is made of.
+func TestDocument(t *testing.T) {
+	var u unstructured.Unstructured
+	if err := u.UnmarshalJSON([]byte(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": {
+		"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready"}],
+		"containerStatuses": [{"lastState": {"terminated": {"message": "no route to the control plane"}}}]}}`)); err != nil {
+		t.Fatal(err)
+	}
+	status := document("Pod", &u)["status"].(map[string]any)
+	if status["phase"] == nil || status["conditions"] == nil || status["containerStatuses"] == nil || status["podIP"] != nil {
+		t.Errorf("kept %v", status)
+	}
 }
