@@ -37,6 +37,14 @@ type clusterRunner struct {
 	opened    chan struct{} // closed when there is an issuer
 }
 
+// rootNamespaces are where pods mount the roots: those of Gateways, and the mesh's own.
+func (c Config) rootNamespaces() kube.Spaces {
+	if len(c.GatewayNamespaces) == 0 {
+		return nil
+	}
+	return append(kube.Spaces{c.RootNamespace}, c.GatewayNamespaces...)
+}
+
 // inCluster says whether the configuration comes from an API server.
 func (c Config) inCluster() bool { return c.InCluster || c.Kubeconfig+c.KubeContext != "" }
 
@@ -53,7 +61,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	}
 	c.source = kube.NewSource(kube.SourceConfig{
 		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Namespace: cfg.RootNamespace, Logger: d.logger,
-		NetworkPolicies: cfg.NetworkPolicies,
+		NetworkPolicies: cfg.NetworkPolicies, Secrets: cfg.SecretNamespaces,
 	})
 	d.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -189,7 +197,7 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 		iss := c.issuer.Load()
 		wg.Go(func() { _ = c.authority.Rotate(ctx) }) // and this
 		kube.NewRoots(kube.RootsConfig{
-			Cluster: c.cluster, Bundle: func() []byte { return iss.Bundle().PEM() }, Changed: iss.Changed, Logger: c.d.logger,
+			Cluster: c.cluster, Bundle: func() []byte { return iss.Bundle().PEM() }, Changed: iss.Changed, Namespaces: c.d.cfg.rootNamespaces(), Logger: c.d.logger,
 		}).Run(ctx)
 	})
 }

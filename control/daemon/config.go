@@ -40,6 +40,9 @@ type Config struct {
 	GatewaysFolder string
 	// GatewayOverlays is what, in a cluster, the ConfigMap that a Gateway names may change of what runs for it.
 	GatewayOverlays string
+	// GatewayNamespaces are where, in a cluster, Gateways are run and roots are written, and SecretNamespaces those whose Secrets
+	// are read; empty is everywhere.
+	GatewayNamespaces, SecretNamespaces []string
 
 	// Listen is where node proxies connect over TLS, with the certificate in TLSDir (tls.crt, tls.key, and root-cert.pem
 	// to accept client certificates). Plaintext is a listener without TLS, for this machine only unless PlaintextAnywhere.

@@ -39,6 +39,7 @@ func newGateways(d *Daemon) *gatewayRunner {
 	g.reconciler = gateways.New(gateways.Config{
 		Applier: applier, Status: d.status, Logger: log,
 		// Who may write to the folder may write anything into it.
+		Namespaces:      d.cfg.GatewayNamespaces,
 		TrustParameters: d.cluster == nil || d.cfg.GatewayOverlays == OverlaysAny,
 		Deploy: deploy.Config{
 			TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,

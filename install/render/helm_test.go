@@ -30,8 +30,10 @@ var cases = map[string][]string{
 		"gateway.enabled=true", "gateway.autoscaling.enabled=true", "gateway.podDisruptionBudget.enabled=true", "gateway.service.type=NodePort",
 		"gateway.service.annotations={a.example/b: c}",
 	},
-	"single": {"control.replicaCount=1"},
-	"ebpf":   {"cni.redirection=ebpf", "cni.chained=false", "cni.excludeNamespaces=[kube-system, other]", "cni.ambient.enablementSelectors=[{podSelector: {matchLabels: {mesh: \"yes\"}}}]"},
+	"narrow":  {"control.gatewayNamespaces=[edge, mesh]"},
+	"secrets": {"control.gatewayNamespaces=[edge]", "control.secretNamespaces=[certs, edge]"},
+	"single":  {"control.replicaCount=1"},
+	"ebpf":    {"cni.redirection=ebpf", "cni.chained=false", "cni.excludeNamespaces=[kube-system, other]", "cni.ambient.enablementSelectors=[{podSelector: {matchLabels: {mesh: \"yes\"}}}]"},
 	"policies": {
 		"global.networkPolicy.enabled=true", "control.networkPolicies=true", "control.taint.enabled=true", "base.validationPolicies=false",
 		"base.excludedCRDs=[envoyfilters.networking.istio.io]", "base.dashboards.enabled=true", "base.monitors.enabled=true",

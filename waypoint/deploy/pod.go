@@ -45,9 +45,9 @@ func (r renderer) podMeta() Object {
 
 func (r renderer) podSpec() Object {
 	spec := Object{
-		"serviceAccountName":            r.g.ServiceAccount(),
+		"serviceAccountName": r.g.ServiceAccount(),
 		// It never speaks to the API server; the token for the mesh is a volume of its own.
-		"automountServiceAccountToken": false,
+		"automountServiceAccountToken":  false,
 		"terminationGracePeriodSeconds": int64(r.c.GraceSeconds),
 		"containers":                    []any{r.container()},
 		"volumes":                       r.volumes(),

@@ -91,6 +91,8 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.StringSliceVar(&cfg.TrustedNodeAccounts, "trusted-node-accounts", cfg.TrustedNodeAccounts, "accounts, as NAMESPACE/NAME, that get certificates for the pods on their node; in a cluster")
 	f.StringVar(&cfg.GatewayImage, "gateway-image", cfg.GatewayImage, "image that runs for Gateways; in a cluster")
 	f.StringVar(&cfg.GatewayOverlays, "gateway-overlays", cfg.GatewayOverlays, "what the ConfigMap a Gateway names in parametersRef may change of what runs for it: confined (replicas, resources, placement …) or any; in a cluster")
+	f.StringSliceVar(&cfg.GatewayNamespaces, "gateway-namespaces", cfg.GatewayNamespaces, "namespaces in which Gateways are run, where the rights for more are missing; empty for all; in a cluster")
+	f.StringSliceVar(&cfg.SecretNamespaces, "secret-namespaces", cfg.SecretNamespaces, "namespaces whose Secrets are read, for Gateways' TLS, where the rights for more are missing; empty for all; in a cluster")
 	f.StringVar(&cfg.UntaintFor, "untaint-for", cfg.UntaintFor, "label selector of the CNI agent's pods, whose nodes lose the taint cni.istio.io/not-ready when they are ready; in a cluster")
 	f.StringSliceVar(&cfg.ServingNames, "serving-name", cfg.ServingNames, "further names of the control plane's certificate; in a cluster")
 	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "private folder for the last good versions of policies; without it a restart forgets them")
