@@ -230,7 +230,8 @@ func TestRunningPodsAreFound(t *testing.T) {
 	c.with(func() { c.sandboxes["uid-web"] = again })
 	c.sink.SetPod(shopPod("web", "Running", "10.1.0.77"))
 	c.eventually("the proxy has the other sandbox", func() bool { return p.has("uid-web", again.ID()) })
-	c.captured(again, true)
+	// The listeners come before the rules.
+	c.eventually("the other sandbox is captured", func() bool { return redirect.NFTables{}.Verify(again, c.options()) == nil })
 }
 
 // What stands in the way of the plugin is shown beside the agent's own pod, and when it is over that, too.

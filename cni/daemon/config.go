@@ -134,9 +134,6 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	}
 	if text := ""; e.text("AMBIT_LEAVE_LIMIT", &text) {
 		limit, err := time.ParseDuration(text)
-		if err == nil && limit < 0 {
-			err = errors.New("a limit cannot be negative")
-		}
 		c.LeaveLimit = limit
 		e.note("AMBIT_LEAVE_LIMIT", err)
 	}
@@ -159,6 +156,9 @@ func (c Config) Validate() error {
 		if a, err := netip.ParseAddrPort(addr); err != nil || !a.Addr().IsLoopback() {
 			problems = append(problems, fmt.Errorf("admin address %q: it has to be an address and port of the loopback interface, like 127.0.0.1:15005, because it asks nobody who he is", addr))
 		}
+	}
+	if c.LeaveLimit < 0 {
+		problems = append(problems, fmt.Errorf("leave limit %s: it has to be 0 or more", c.LeaveLimit))
 	}
 	problems = append(problems, c.Chain.validate())
 	if !c.ProbeIPv4.Is4() || !c.ProbeIPv6.Is6() {

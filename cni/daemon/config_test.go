@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -24,6 +25,7 @@ func TestFromEnv(t *testing.T) {
 		"NODE_NAME": "n", "ZTUNNEL_UDS_ADDRESS": "/z", "CNI_AGENT_RUN_DIR": "/r", "AMBIENT_DNS_CAPTURE": "false", "AMBIENT_IPV6": "0",
 		"HOST_PROBE_SNAT_IP": "169.254.9.9", "EXCLUDE_NAMESPACES": "a, b", "NATIVE_NFTABLES": "true", "MONITORING_PORT": "9",
 		"AMBIENT_ENABLEMENT_SELECTOR": "- podSelector: {matchLabels: {a: b}}", "SYSTEM_NAMESPACE": "sys", "LOG_LEVEL": "debug",
+		"AMBIT_LEAVE_LIMIT": "10m",
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +33,7 @@ func TestFromEnv(t *testing.T) {
 	want := Default()
 	want.Node, want.ProxySocket, want.RunDir, want.DNS, want.IPv6 = "n", "/z", "/r", false, false
 	want.ProbeIPv4, want.Backend, want.MonitoringAddr, want.LogLevel = netip.MustParseAddr("169.254.9.9"), "nftables", ":9", -4
+	want.LeaveLimit = 10 * time.Minute
 	want.Policy = enroll.Policy{
 		Selectors:       []enroll.Selector{{Pod: enroll.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}},
 		SystemNamespace: "sys", ExcludeNamespaces: []string{"a", "b"},

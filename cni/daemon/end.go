@@ -74,15 +74,59 @@ func (a *Agent) leave(ctx context.Context) error {
 	})...)
 	// What is asked already is answered through the proxy.
 	waitFor(ctx, nil, a.cfg.LeaveGrace)
+	a.awaitAnswers(ctx)
 	errs = append(errs, a.eachEnrolled("rules stay in pod %s: restart it: %w", func(rec *record) error {
+		open, _ := redirect.Open(rec.ns) // for the log alone
 		if err := a.backend.Remove(rec.ns); err != nil {
 			return err
 		}
-		a.log.Info("pod left the mesh", "pod", rec.pod.Key(), "reason", "the mesh leaves the node")
+		a.log.Info("pod left the mesh", "pod", rec.pod.Key(), "reason", "the mesh leaves the node", "connections_cut", len(open))
 		return nil
 	})...)
 	errs = append(errs, a.sweep())
 	return errors.Join(append(errs, a.node.Remove())...)
+}
+
+// removeTime is how much of leaveTime is kept for taking rules away, and quietTime how long nothing was said on a connection
+// that nobody waits on any more, most likely: one that is kept for a next request.
+const (
+	removeTime = 5 * time.Second
+	quietTime  = 3 * time.Second
+)
+
+// awaitAnswers waits while there is talk on captured connections, for as long as an agent that ends can.
+func (a *Agent) awaitAnswers(ctx context.Context) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-removeTime))
+		defer cancel()
+	}
+	for since := time.Now(); a.talking() > 0; {
+		if !waitFor(ctx, nil, pauseAfter(time.Since(since))) {
+			return
+		}
+	}
+}
+
+// talking counts captured connections on which something was said just now.
+func (a *Agent) talking() int {
+	n := 0
+	for _, k := range a.enrolled() {
+		// What cannot be counted is not waited for.
+		open, _ := redirect.Open(a.record(k).ns)
+		n += underWay(open)
+	}
+	return n
+}
+
+func underWay(open []redirect.Connection) int {
+	n := 0
+	for _, c := range open {
+		if c.Quiet < quietTime {
+			n++
+		}
+	}
+	return n
 }
 
 // eachEnrolled does something to all pods in the mesh, some at a time. format is for the pod and what went wrong.

@@ -121,6 +121,9 @@ func (a *Agent) dump(w http.ResponseWriter, _ *http.Request) {
 		if rec := a.records[k]; rec != nil {
 			r.Captured, r.Netns = true, rec.ns.ID().String()
 			r.TakenByProxy = a.proxies.Acked(p.UID, rec.ns.ID())
+			if rec.open > 0 {
+				r.Reason += fmt.Sprintf("; %d of its connections still go through the proxy", rec.open)
+			}
 		}
 		rows = append(rows, r)
 	}

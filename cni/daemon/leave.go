@@ -65,22 +65,20 @@ func (a *Agent) unenrol(ctx context.Context, pod enroll.Pod, rec *record, reason
 		rec = a.revise(rec, func(next *record) { next.leaving = time.Now() })
 	}
 	rec = a.count(rec)
+	k := pod.Key()
 	do, pause := departure{a.cfg.LeaveGrace, a.cfg.LeaveLimit}.next(rec.leaving, rec.released, rec.open, time.Now())
 	switch do {
-	case release:
-		if err := a.release(rec); err != nil {
-			return err
-		}
-		pause = a.cfg.LeaveGrace
-		fallthrough
 	case stay:
-		a.queue.AddAfter(pod.Key(), pause)
+		a.queue.AddAfter(k, pause)
 		return nil
+	case release:
+		a.queue.AddAfter(k, a.cfg.LeaveGrace)
+		return a.release(rec)
 	}
 	if err := a.backend.Remove(rec.ns); err != nil {
-		return fmt.Errorf("pod %s: %w", pod.Key(), err)
+		return fmt.Errorf("pod %s: %w", k, err)
 	}
-	a.drop(ctx, pod.Key(), rec)
+	a.drop(ctx, k, rec)
 	a.leftMesh(rec, reason)
 	return nil
 }

@@ -7,8 +7,10 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/cni/enroll"
 	"github.com/ambit-mesh/ambit/cni/redirect"
 )
@@ -31,7 +33,7 @@ func (a *Agent) recoverPods(ctx context.Context) {
 			continue
 		}
 		if p.Annotations[mesh.AnnotationRedirection] == "" {
-			a.clean(p)
+			a.recoverLeft(p)
 			continue
 		}
 		known[p.UID] = true
@@ -83,22 +85,52 @@ func (a *Agent) recoverPod(p enroll.Pod) {
 	a.setRecord(p.Key(), rec)
 }
 
-// clean removes rules from a pod that is not annotated and should not be in the mesh: an agent that ended between rules
-// and annotation leaves such.
-func (a *Agent) clean(p enroll.Pod) {
+// recoverLeft looks after a pod that is not annotated. It may have left the mesh and still have connections through the
+// proxy, which must not notice that the agent is another one. Or it should not be in the mesh and has rules all the same: an
+// agent that ended between rules and annotation leaves such.
+func (a *Agent) recoverLeft(p enroll.Pod) {
 	if p.Annotations[mesh.AnnotationSidecarStatus] != "" {
-		return
-	}
-	_, labels, _ := a.lookup(p.Key())
-	if a.cfg.Policy.Decide(p, labels).Enrolled {
 		return
 	}
 	ns, err := a.openPod(p)
 	if err != nil {
 		return
 	}
+	if a.lingers(ns) {
+		a.resume(p, ns)
+		return
+	}
 	defer ns.Close()
+	if _, labels, _ := a.lookup(p.Key()); a.cfg.Policy.Decide(p, labels).Enrolled {
+		return
+	}
 	if err := a.backend.Remove(ns); err != nil {
 		a.log.Warn("rules may be left in a pod outside of the mesh", "pod", p.Key(), "err", err)
 	}
+}
+
+// lingers reports whether applications in a namespace that was captured still talk through the proxy.
+func (a *Agent) lingers(ns *netns.Netns) bool {
+	if there, err := redirect.Remains(ns); err != nil || !there {
+		return false
+	}
+	open, err := redirect.Open(ns)
+	return err == nil && len(open) > 0
+}
+
+// resume enters a pod whose departure an earlier agent began. It counts from now: when that was is written nowhere.
+func (a *Agent) resume(p enroll.Pod, ns *netns.Netns) {
+	log := a.log.With("pod", p.Key(), "uid", p.UID)
+	now := time.Now()
+	rec := &record{pod: p, ns: ns, options: a.options(p), leaving: now, released: now}
+	if err := redirect.Retire(a.backend, ns, rec.options, a.cfg.BPF); err != nil {
+		log.Error("a pod that leaves the mesh may still be captured", "err", err)
+	}
+	if second, err := ns.Dup(); err != nil {
+		log.Error("pod cannot be handed over", "err", err)
+	} else {
+		a.proxies.Enter(handed(p, second))
+	}
+	a.setRecord(p.Key(), rec)
+	log.Info("pod has left the mesh, but not all of its connections", "open", a.count(rec).open)
 }

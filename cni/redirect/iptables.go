@@ -88,7 +88,9 @@ func (b IPTables) Verify(ns *netns.Netns, o Options) error {
 }
 
 // Remove implements Backend.
-func (b IPTables) Remove(ns *netns.Netns) error { return errors.Join(b.drop(ns), removeRoutesIn(ns)) }
+func (b IPTables) Remove(ns *netns.Netns) error {
+	return errors.Join(b.drop(ns), removeRoutesIn(ns), dropFilters(ns))
+}
 
 // Forget implements Backend.
 func (IPTables) Forget(*netns.Netns) error { return nil }

@@ -51,7 +51,9 @@ func (NFTables) Verify(ns *netns.Netns, o Options) error {
 }
 
 // Remove implements Backend.
-func (b NFTables) Remove(ns *netns.Netns) error { return errors.Join(b.drop(ns), removeRoutesIn(ns)) }
+func (b NFTables) Remove(ns *netns.Netns) error {
+	return errors.Join(b.drop(ns), removeRoutesIn(ns), dropFilters(ns))
+}
 
 // Forget implements Backend.
 func (NFTables) Forget(*netns.Netns) error { return nil }

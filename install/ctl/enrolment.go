@@ -46,7 +46,8 @@ func (a *app) enrolment() *cobra.Command {
 
 in       its traffic is captured, and the node proxy has taken it
 joining  it belongs to the mesh, but is not captured yet, or no proxy has taken it: it has no network until then
-leaving  it does not belong to the mesh any more; its peers are given a moment to learn of it
+leaving  it does not belong to the mesh any more; peers are given a moment to learn of it, and connections through the proxy
+         time to end
 out      the mesh leaves it alone`}
 	a.outputFlag(cmd, &f)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only pods of this namespace (default all)")

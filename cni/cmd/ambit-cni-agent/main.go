@@ -63,6 +63,7 @@ func run(args []string) error {
 	flags.StringVar(&cfg.BPF.Dir, "bpf-dir", cfg.BPF.Dir, "folder of this agent's programs in a BPF file system (AMBIT_BPF_DIR)")
 	flags.StringVar(&cfg.BPF.Cgroup, "cgroup-root", cfg.BPF.Cgroup, "root of control groups v2, where BPF programs hang; default: where it is mounted (AMBIT_CGROUP_ROOT)")
 	flags.DurationVar(&cfg.Resync, "resync", cfg.Resync, "how often rules are read back and repaired; 0: never")
+	flags.DurationVar(&cfg.LeaveLimit, "leave-limit", cfg.LeaveLimit, "how long a pod that leaves the mesh keeps its connections through the proxy; 0: they are cut (AMBIT_LEAVE_LIMIT)")
 	flags.TextVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error (LOG_LEVEL)")
 	showVersion := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
