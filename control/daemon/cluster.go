@@ -65,7 +65,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	})
 	d.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "ambit_control_unreadable_kinds", Help: "Kinds that the API server does not let the control plane read at the moment.",
+			Name: "ambit_control_unreadable_kinds", Help: "Kinds that the control plane cannot read at the moment: the API server refuses, or serves them no more.",
 		}, func() float64 { return float64(c.source.Failing()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "ambit_control_leader", Help: "1 on the replica that writes status and what runs for Gateways.",

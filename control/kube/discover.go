@@ -111,6 +111,9 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 	}
 	if f.missed {
 		s.log.Info("a kind that was missing is served again", "kind", f.kind.String())
+		s.mu.Lock()
+		s.missing--
+		s.mu.Unlock()
 	}
 	f.missed = false
 	s.cfg.Status.Set("kube/kind/" + f.kind.String())
@@ -148,6 +151,9 @@ func (s *Source) absent(ctx context.Context, f *feed) {
 		return // the cluster never had it
 	}
 	f.missed = true
+	s.mu.Lock()
+	s.missing++
+	s.mu.Unlock()
 	e := status.Entry{
 		Severity: status.Warning, Kind: f.kind.String(), Problem: "the API server does not serve the kind any more",
 		Fix: "install its CustomResourceDefinition again (\"ambitctl upgrade\" brings those of Istio's kinds and the mesh's own), and the objects you still want",

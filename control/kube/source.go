@@ -55,8 +55,8 @@ type Source struct {
 	served bool                  // the API server has said which kinds it serves
 	// resources is where kinds are that not every API server has.
 	resources map[object.Kind]schema.GroupVersionResource
-	// failing is how many kinds cannot be asked about.
-	failing int
+	// failing is how many kinds cannot be asked about, and missing how many are not served any more.
+	failing, missing int
 }
 
 // NewSource returns a source; it does nothing until Run.
@@ -201,9 +201,9 @@ func (s *Source) Waiting() []string {
 	return out
 }
 
-// Failing is how many kinds cannot be read at the moment.
+// Failing is how many kinds cannot be read at the moment, those that are not served any more among them.
 func (s *Source) Failing() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.failing
+	return s.failing + s.missing
 }

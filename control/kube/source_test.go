@@ -250,12 +250,14 @@ func TestDefinitionIsDeleted(t *testing.T) {
 
 	second := start(t, a)
 	second.synced(t)
-	if second.sink.get(policyKey) == nil || !absent(second)() {
+	if second.sink.get(policyKey) == nil || !absent(second)() || second.source.Failing() != 1 {
 		t.Errorf("the next process does without the policy: %v, %v", second.sink.names(), second.status.List())
 	}
 	a.Serve(policies, "AuthorizationPolicy", true)
 	for _, w := range []*world{w, second} {
-		await(t, "the end of a policy that did not come back", func() bool { return w.sink.get(policyKey) == nil && len(w.status.List()) == 0 })
+		await(t, "the end of a policy that did not come back", func() bool {
+			return w.sink.get(policyKey) == nil && len(w.status.List()) == 0 && w.source.Failing() == 0
+		})
 	}
 	a.Put(fmt.Sprintf(policy, "worse"))
 	for _, w := range []*world{w, second} {

@@ -111,6 +111,24 @@ func (c *Client) lookNamespace(ctx context.Context, f *check.Facts) error {
 	return nil
 }
 
+// HelmProfile stands for the values of a release of Helm, which are not known.
+const HelmProfile = "of Helm"
+
+// Lost are those of some CustomResourceDefinitions that are not there.
+func (c *Client) Lost(ctx context.Context, names []string) ([]string, error) {
+	list, err := c.List(ctx, resourceDefinitions, "", "")
+	if err != nil {
+		return nil, err
+	}
+	have := map[string]bool{}
+	for _, u := range list {
+		have[u.GetName()] = true
+	}
+	lost := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return have[name] })
+	slices.Sort(lost)
+	return lost, nil
+}
+
 // wanted are the Gateway API's kinds that the mesh reads and that are in every channel.
 var wanted = []string{"gatewayclasses", "gateways", "httproutes", "grpcroutes", "tlsroutes", "referencegrants", "backendtlspolicies"}
 

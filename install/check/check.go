@@ -104,6 +104,8 @@ type Mesh struct {
 	Root time.Time
 	// Certificates are those of proxies that end soonest.
 	Certificates []Certificate
+	// Lost are definitions that belong to the installation and are not there.
+	Lost []string
 	// Refused counts documents that are refused. Unknown means that nobody could be asked.
 	Refused int
 	Unknown string

@@ -101,6 +101,7 @@ func TestJudge(t *testing.T) {
 		{"root ended", func(f *Facts) { f.Mesh.Root = now.Add(-time.Hour) }, "failed certificates: the mesh's root certificate ended on 2026-11-21"},
 		{"certificate", func(f *Facts) { f.Mesh.Certificates = []Certificate{{"spiffe://x", "a", now.Add(-time.Minute)}} }, "failed certificates: the certificate of spiffe://x on node a ended"},
 		{"refused", func(f *Facts) { f.Mesh.Refused = 2 }, "warning configuration: 2 documents are refused, or have no effect | ambitctl config refused"},
+		{"definitions lost", func(f *Facts) { f.Mesh.Lost = []string{"a.istio.io", "b.istio.io"} }, "failed definitions: 2 definitions of the mesh's kinds are missing (a.istio.io, b.istio.io): "},
 		{"control silent", func(f *Facts) { f.Mesh.Unknown = "timeout" }, "failed control-plane: the control plane does not answer: timeout"},
 	} {
 		f := installed()

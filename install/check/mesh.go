@@ -21,6 +21,9 @@ func (j *judge) mesh(f Facts) {
 	}
 	j.agents(f)
 	j.certificates(f)
+	if n := len(m.Lost); n > 0 {
+		j.fail("definitions", "ambitctl upgrade, and apply the objects of these kinds again", "%d definitions of the mesh's kinds are missing (%s): the API server has none of their objects any more; those that were in force stay so until it serves the kinds again", n, strings.Join(m.Lost, ", "))
+	}
 	switch {
 	case m.Unknown != "":
 		j.fail("control-plane", "kubectl -n "+f.Namespace.Name+" logs deploy/ambitd", "the control plane does not answer: %s", m.Unknown)

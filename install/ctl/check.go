@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/ambit-mesh/ambit/install/apply"
 	"github.com/ambit-mesh/ambit/install/apply/live"
@@ -107,6 +108,11 @@ func (a *app) meshFacts(ctx context.Context, cmd *cobra.Command, client *apply.C
 	if m.Parts, err = client.Parts(ctx, a.namespace, names); err != nil {
 		return nil, err
 	}
+	if record.Profile != apply.HelmProfile {
+		if m.Lost, err = a.missingDefinitions(ctx, client, values); err != nil {
+			return nil, err
+		}
+	}
 	m.Root = client.Root(ctx, a.namespace)
 	if a.found == nil {
 		a.found = live.Open(client, a.namespace)
@@ -120,6 +126,24 @@ func (a *app) meshFacts(ctx context.Context, cmd *cobra.Command, client *apply.C
 	}
 	m.Refused = len(all.Entries)
 	return m, nil
+}
+
+// missingDefinitions are those that the installation brought and that are not there.
+func (a *app) missingDefinitions(ctx context.Context, client *apply.Client, values *render.Values) ([]string, error) {
+	if !values.Enabled(charts.Base) {
+		return nil, nil
+	}
+	objects, err := render.Chart(charts.Base, values.Chart(charts.Base), charts.Base, render.Options{Namespace: a.namespace, Version: imageTag(a.env.Version)})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, o := range objects {
+		if u := (unstructured.Unstructured{Object: o}); u.GetKind() == "CustomResourceDefinition" {
+			names = append(names, u.GetName())
+		}
+	}
+	return client.Lost(ctx, names)
 }
 
 // askAgents asks the agents of all nodes at once.
