@@ -31,6 +31,8 @@ type Installer struct {
 	Dry bool
 	// Poll is how often is looked while waiting; half a second by default.
 	Poll time.Duration
+
+	run string // names this run in the record, once it has written that
 }
 
 func (i *Installer) tell(format string, args ...any) {
@@ -44,6 +46,9 @@ var ErrRefused = errors.New("refused")
 
 // Apply applies the objects of a component. Definitions of kinds come first and are waited for, because others need them.
 func (i *Installer) Apply(ctx context.Context, s Step) error {
+	if err := i.undisturbed(ctx); err != nil {
+		return err
+	}
 	var definitions []*unstructured.Unstructured
 	changed := 0
 	for _, o := range s.Objects {
@@ -212,6 +217,9 @@ func kinds() []schema.GroupVersionResource {
 // Prune deletes what carries this mesh's label and is none of the objects given: left over of an earlier version, or of
 // components that were turned off.
 func (i *Installer) Prune(ctx context.Context, current []Object) error {
+	if err := i.undisturbed(ctx); err != nil {
+		return err
+	}
 	keep := map[string]bool{}
 	for _, o := range current {
 		keep[key(&unstructured.Unstructured{Object: o})] = true
@@ -222,7 +230,8 @@ func (i *Installer) Prune(ctx context.Context, current []Object) error {
 			return err
 		}
 		for _, u := range list {
-			if keep[key(&u)] || u.GetName() == recordName {
+			// A label is copied with the rest of an object; who has applied it is not.
+			if keep[key(&u)] || u.GetName() == recordName || !ownedBy(&u, Manager) {
 				continue
 			}
 			i.tell("%s is no longer part of the mesh: deleted", Name(&u))

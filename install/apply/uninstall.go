@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,17 @@ var (
 // runs for Gateways, then the mesh's own parts. With purge the definitions of kinds go too, with all objects of them, and the
 // authority's key and the namespace.
 func (i *Installer) Uninstall(ctx context.Context, purge bool) error {
+	record, err := i.Client.Record(ctx, i.Namespace)
+	if err != nil {
+		return err
+	}
+	if record != nil {
+		// An installation that is under way stops here.
+		record.Complete = false
+		if err := i.Write(ctx, *record); err != nil {
+			return err
+		}
+	}
 	if err := i.unenrol(ctx); err != nil {
 		return err
 	}
@@ -182,6 +194,9 @@ func (i *Installer) everything(ctx context.Context) error {
 			return err
 		}
 		for _, u := range list {
+			if !ownedBy(&u, Manager) {
+				continue // a copy that somebody made, labels and all
+			}
 			if err := i.Client.Remove(ctx, gvr, u.GetNamespace(), u.GetName(), i.Dry); err != nil {
 				return err
 			}
@@ -245,6 +260,9 @@ func (i *Installer) purge(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := i.definitionsGone(ctx); err != nil {
+		return err
+	}
 	i.tell("%d definitions of kinds deleted", len(definitions))
 	ns, err := i.Client.Dynamic.Resource(resourceNamespaces).Get(ctx, i.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -289,8 +307,46 @@ func (i *Installer) definitions(ctx context.Context) ([]unstructured.Unstructure
 	return i.Client.List(ctx, resourceDefinitions, "", LabelMesh+"="+i.Namespace)
 }
 
+// definitionsGone waits for the end of definitions, which is that of all their objects: one with a finalizer of a controller
+// that does not run any more holds up both, and says so nowhere.
+func (i *Installer) definitionsGone(ctx context.Context) error {
+	if i.Dry {
+		return nil
+	}
+	return i.until(ctx, func() (string, error) {
+		left, err := i.definitions(ctx)
+		if err != nil {
+			if errors.Is(err, ErrForbidden) {
+				return "", err
+			}
+			return err.Error(), nil
+		}
+		if len(left) == 0 {
+			return "", nil
+		}
+		text := fmt.Sprintf("%s is still being deleted", Name(&left[0]))
+		if len(left) > 1 {
+			text = fmt.Sprintf("%s and %d more definitions are still being deleted", Name(&left[0]), len(left)-1)
+		}
+		for _, u := range left {
+			for _, o := range i.objects(ctx, &u) {
+				if f := o.GetFinalizers(); len(f) > 0 {
+					return fmt.Sprintf("%s: %s waits for its finalizer %s; if nobody runs any more who removes that: \"kubectl -n %s patch %s %s --type=merge -p '{\"metadata\":{\"finalizers\":null}}'\"",
+						text, Name(&o), strings.Join(f, ", "), cmp.Or(o.GetNamespace(), "default"), u.GetName(), o.GetName()), nil
+				}
+			}
+		}
+		return text, nil
+	})
+}
+
 // count is how many objects there are of a definition, as far as that can be said.
 func (i *Installer) count(ctx context.Context, definition *unstructured.Unstructured) int {
+	return len(i.objects(ctx, definition))
+}
+
+// objects are those of a definition, as far as they can be had.
+func (i *Installer) objects(ctx context.Context, definition *unstructured.Unstructured) []unstructured.Unstructured {
 	group, _, _ := unstructured.NestedString(definition.Object, "spec", "group")
 	plural, _, _ := unstructured.NestedString(definition.Object, "spec", "names", "plural")
 	versions, _, _ := unstructured.NestedSlice(definition.Object, "spec", "versions")
@@ -302,11 +358,11 @@ func (i *Installer) count(ctx context.Context, definition *unstructured.Unstruct
 		name, _ := m["name"].(string)
 		list, err := i.Client.List(ctx, schema.GroupVersionResource{Group: group, Version: name, Resource: plural}, "", "")
 		if err != nil {
-			return 0
+			return nil
 		}
-		return len(list)
+		return list
 	}
-	return 0
+	return nil
 }
 
 // strangers are pods, Secrets and ConfigMaps of the mesh's namespace that others put there.

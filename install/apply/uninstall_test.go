@@ -1,6 +1,8 @@
 package apply
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -146,6 +148,41 @@ func TestUninstallDry(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := deleted(dyn); len(got) > 0 {
+		t.Errorf("deleted %v", got)
+	}
+}
+
+// TestPurgeHeldUp: an object that a finalizer keeps is named when patience ends, with what to do; nothing else goes before it.
+func TestPurgeHeldUp(t *testing.T) {
+	route := thing(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}, "VirtualService", "shop", "web", "kubectl", nil)
+	route.SetFinalizers([]string{"example.com/gone"})
+	i, dyn, _ := world(t, route)
+	dyn.PrependReactor("delete", "customresourcedefinitions", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("not done in time"))
+	defer cancel()
+	err := i.Uninstall(ctx, true)
+	for _, want := range []string{"virtualservices.networking.istio.io is still being deleted", "virtualservice shop/web waits for its finalizer example.com/gone", "kubectl -n shop patch virtualservices.networking.istio.io web", "not done in time"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nhas no %q", err, want)
+		}
+	}
+	if slices.Contains(deleted(dyn), mesh+" namespaces") {
+		t.Error("the namespace is gone")
+	}
+}
+
+// copied is what somebody made of an object of the mesh's, under another name and with the labels.
+func copied() *unstructured.Unstructured {
+	return thing(schema.GroupVersionResource{Version: "v1", Resource: "services"}, "Service", "shop", "mine", "kubectl-edit", map[string]string{LabelMesh: mesh})
+}
+
+// TestCopies of the mesh's objects are their makers'.
+func TestCopies(t *testing.T) {
+	i, dyn, _ := world(t, copied())
+	if err := errors.Join(i.Prune(t.Context(), nil), i.Uninstall(t.Context(), true)); err != nil {
+		t.Fatal(err)
+	}
+	if got := deleted(dyn); slices.Contains(got, "shop/mine services") {
 		t.Errorf("deleted %v", got)
 	}
 }
