@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/netns"
 	"github.com/ambit-mesh/ambit/api/zds"
 )
 
@@ -150,21 +150,27 @@ func (s *Server) carryOut(zc *zds.AgentConn, o order) error {
 
 // add tells the proxy of a pod if it is still on the list. A refusal concerns the pod; any other error the connection.
 func (s *Server) add(zc *zds.AgentConn, uid string, snapshot bool) error {
-	e := s.find(uid)
-	if e == nil {
+	e, ns, err := s.lend(uid)
+	switch {
+	case e == nil:
+		return nil
+	case err != nil:
+		// Out of descriptors, most likely. A proxy that has the pod keeps it, and the next one gets it.
+		s.log.Warn("pod cannot be handed over", "uid", uid, "err", err)
+		s.ack(e, err)
+	case ns != nil:
+		defer ns.Close()
+		return s.hand(zc, e, ns)
+	}
+	if !snapshot {
 		return nil
 	}
-	if e.pod.Netns == nil {
-		if !snapshot {
-			return nil
-		}
-		return s.refusal(e, zc.Keep(uid))
-	}
-	err := zc.Add(uid, e.pod.info(), e.pod.Netns.File())
-	if errors.Is(err, os.ErrClosed) && s.find(uid) != e {
-		// The pod was replaced or removed while we sent; another order says what became of it.
-		return nil
-	}
+	return s.refusal(e, zc.Keep(uid))
+}
+
+// hand passes a pod's namespace on.
+func (s *Server) hand(zc *zds.AgentConn, e *entry, ns *netns.Netns) error {
+	err := zc.Add(e.pod.UID, e.pod.info(), ns.File())
 	refused := (*zds.AckError)(nil)
 	if err != nil && !errors.As(err, &refused) && !errors.Is(err, zds.ErrTooLarge) {
 		return err

@@ -253,11 +253,17 @@ func (s *Server) leave(c *conn) {
 	}
 }
 
-// find returns the pod as it is now.
-func (s *Server) find(uid string) *entry {
+// lend returns the pod as it is now, with a handle on its namespace of the caller's own: the pod may be replaced or removed
+// while it is sent, and a snapshot has to name it all the same, because a proxy cuts the connections of those it does not.
+func (s *Server) lend(uid string) (*entry, *netns.Netns, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pods[uid]
+	e := s.pods[uid]
+	if e == nil || e.pod.Netns == nil {
+		return e, nil, nil
+	}
+	ns, err := e.pod.Netns.Dup()
+	return e, ns, err
 }
 
 // ack records a proxy's answer.

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -281,6 +284,79 @@ func TestProxyComesBack(t *testing.T) {
 		p.hangUp()
 		r.eventually("the loss is noticed", func() bool { return r.s.Proxies() == 0 })
 	}
+}
+
+// TestSnapshotNamesAll connects proxies while a pod is handed over again and again, as it is after the agent has started:
+// a proxy that has the pod takes a snapshot without it for the news that it is gone, and cuts its connections.
+func TestSnapshotNamesAll(t *testing.T) {
+	ns := netnstest.Make(t)
+	first, err := ns.Dup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{Logger: slog.New(slog.DiscardHandler)})
+	defer s.closeAll()
+	s.Enter(pod("a", first))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(stop)
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			again, err := ns.Dup()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			s.Enter(pod("a", again))
+		}
+	})
+	for range 500 {
+		if got := oneSnapshot(t, s); got != "add a, snapshot" {
+			t.Fatalf("snapshot: %s", got)
+		}
+	}
+}
+
+// oneSnapshot is what a proxy that connects is told first.
+func oneSnapshot(t *testing.T, s *Server) string {
+	t.Helper()
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range pair {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = c.(*net.UnixConn)
+		defer c.Close()
+	}
+	p := &proxy{conn: zds.NewProxyConn(ends[1]), done: make(chan struct{})}
+	if err := p.conn.Hello(); err != nil {
+		t.Fatal(err)
+	}
+	go p.run()
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan struct{})
+	go func() { defer close(served); s.serve(ctx, zds.NewAgentConn(ends[0])) }()
+	for deadline := time.Now().Add(5 * time.Second); !strings.Contains(p.seen(), "snapshot") && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Microsecond)
+	}
+	got, _, _ := strings.Cut(p.seen(), "snapshot")
+	cancel()
+	<-served
+	p.hangUp()
+	return got + "snapshot"
 }
 
 // A proxy that speaks without being asked, or has nothing to say at first, is dropped; others are not affected.
