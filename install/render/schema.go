@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -12,6 +13,9 @@ type schema struct {
 	Description string             `json:"description"`
 	Type        any                `json:"type"`
 	Enum        []string           `json:"enum"`
+	Pattern     string             `json:"pattern"`
+	Examples    []string           `json:"examples"`
+	Minimum     *float64           `json:"minimum"`
 	Additional  *bool              `json:"additionalProperties"`
 	Properties  map[string]*schema `json:"properties"`
 }
@@ -49,6 +53,15 @@ func (s *schema) check(path string, v any) []error {
 	}
 	if str, ok := v.(string); ok && s.Enum != nil && !slices.Contains(s.Enum, str) {
 		return []error{fmt.Errorf("%s is %q: use %s", path, str, listing(s.Enum))}
+	}
+	if str, ok := v.(string); ok && s.Pattern != "" {
+		// The charts' own; a test reads them all.
+		if fits, err := regexp.MatchString(s.Pattern, str); err != nil || !fits {
+			return []error{fmt.Errorf("%s is %q: write it like %s", path, str, listing(s.Examples))}
+		}
+	}
+	if n, ok := v.(float64); ok && s.Minimum != nil && n < *s.Minimum {
+		return []error{fmt.Errorf("%s is %v: write %v or more", path, n, *s.Minimum)}
 	}
 	m, ok := v.(map[string]any)
 	if !ok || s.Additional == nil {

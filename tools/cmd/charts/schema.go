@@ -15,6 +15,9 @@ type schema struct {
 	Description string     `json:"description,omitempty"`
 	Type        any        `json:"type,omitempty"`
 	Enum        []string   `json:"enum,omitempty"`
+	Pattern     string     `json:"pattern,omitempty"`
+	Examples    []string   `json:"examples,omitempty"`
+	Minimum     *int       `json:"minimum,omitempty"`
 	Additional  *bool      `json:"additionalProperties,omitempty"`
 	Properties  properties `json:"properties,omitempty"`
 }
@@ -44,8 +47,8 @@ func (p properties) MarshalJSON() ([]byte, error) {
 }
 
 // schemaOf derives the schema from the values themselves: types are those of the defaults, and comments say the rest.
-// "one of: A, B" lists all values there are, "Free form" means whatever Kubernetes takes there, and "Number or percentage"
-// what it says.
+// "one of: A, B" lists all values there are, "pattern: REGEX like EXAMPLE" says how a text is written, "Free form" means whatever
+// Kubernetes takes there, and "Number or percentage" and "At least 1" what they say. No number is negative.
 func schemaOf(values []byte) ([]byte, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(values, &doc); err != nil {
@@ -66,7 +69,7 @@ func schemaOf(values []byte) ([]byte, error) {
 
 func derive(n *yaml.Node, comment string) (schema, error) {
 	var s schema
-	free, either := false, false
+	free, either, least := false, false, 0
 	var text []string
 	for line := range strings.Lines(comment) {
 		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#"))
@@ -75,6 +78,17 @@ func derive(n *yaml.Node, comment string) (schema, error) {
 				s.Enum = append(s.Enum, strings.Trim(v, `"`))
 			}
 			continue
+		}
+		if pattern, ok := strings.CutPrefix(line, "pattern: "); ok {
+			pattern, example, ok := strings.Cut(pattern, " like ")
+			if !ok {
+				return s, fmt.Errorf("line %d: a pattern without an example tells nobody what to write", n.Line)
+			}
+			s.Pattern, s.Examples = pattern, []string{example}
+			continue
+		}
+		if rest, ok := strings.CutSuffix(line, "At least 1"); ok {
+			least, line = 1, strings.TrimSpace(rest)
 		}
 		if rest, ok := strings.CutSuffix(line, "Free form"); ok {
 			free, line = true, strings.TrimSpace(rest)
@@ -115,6 +129,10 @@ func derive(n *yaml.Node, comment string) (schema, error) {
 	s.Type = t
 	if either {
 		s.Type = []string{"integer", "string"}
+		s.Pattern, s.Examples = "^[0-9]+%?$", []string{"25%"}
+	}
+	if either || t == "integer" {
+		s.Minimum = &least
 	}
 	return s, nil
 }
