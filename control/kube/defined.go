@@ -15,12 +15,14 @@ import (
 
 // defined is the feed of a kind that a CustomResourceDefinition makes. When that is deleted, the API server deletes every
 // object of the kind first and tells of each, as if somebody had wanted that: all policies would go in a second, and let in
-// whoever they kept out. So what ends together with its definition stays in force until the kind is served again; what is
-// not there then has gone.
+// whoever they kept out. So what ends together with its definition stays in force until the kind is served again, and
+// policies a moment longer; what is not there then has gone.
 type defined struct {
 	*feed
 	// leaving says whether the definition is being deleted, or is gone.
 	leaving func() bool
+	// until then policies that a list lacks stay in force.
+	until time.Time
 }
 
 // defined is the store for a watch of a kind: the feed itself, where nothing can be known about a definition.
@@ -32,7 +34,7 @@ func (s *Source) defined(ctx context.Context, f *feed, r schema.GroupVersionReso
 	if _, err := s.cfg.Cluster.definition(ctx, name); apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
 		return f
 	}
-	return defined{f, func() bool { return s.leaving(ctx, name) }}
+	return defined{f, func() bool { return s.leaving(ctx, name) }, f.until}
 }
 
 // runs reports whether objects of a kind own pods, which Kubernetes deletes with them: it would lead to nobody to hold on
@@ -87,7 +89,13 @@ func (d defined) Delete(in any) error {
 }
 
 // Replace implements cache.ReflectorStore.
-func (d defined) Replace(list []any, _ string) error { return d.replace(list, d.missing) }
+func (d defined) Replace(list []any, _ string) error {
+	return d.replace(list, func(key object.Key) {
+		if !time.Now().Before(d.until) {
+			d.missing(key)
+		}
+	})
+}
 
 func (d defined) missing(key object.Key) {
 	if _, ok := d.have[key]; ok && !d.leaving() {

@@ -25,8 +25,7 @@ import (
 func (s *Source) discover(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	news := make(chan struct{}, 1)
-	wg.Go(func() { s.definitions(ctx, news) })
+	wg.Go(func() { s.definitions(ctx, s.news) })
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	again, loaded := 200*time.Millisecond, false
@@ -35,7 +34,7 @@ func (s *Source) discover(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-pause.C:
-		case <-news:
+		case <-s.news:
 		}
 		served, err := s.cfg.Cluster.served(ctx)
 		if err == nil && !loaded {
@@ -95,7 +94,7 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 		name = b.resource
 	} else {
 		gvr, ok := served[f.kind]
-		if name = gvr.String(); ok && f.cancel != nil && f.serves == name {
+		if name = gvr.String(); ok && f.cancel != nil && f.serves == name && !f.overdue() {
 			return
 		}
 		if f.cancel != nil {
@@ -107,16 +106,9 @@ func (s *Source) attend(ctx context.Context, wg *sync.WaitGroup, f *feed, served
 			return
 		}
 		lw = s.cfg.Cluster.untyped(gvr, "", "")
+		s.back(f)
 		store = s.defined(ctx, f, gvr)
 	}
-	if f.missed {
-		s.log.Info("a kind that was missing is served again", "kind", f.kind.String())
-		s.mu.Lock()
-		s.missing--
-		s.mu.Unlock()
-	}
-	f.missed = false
-	s.cfg.Status.Set("kube/kind/" + f.kind.String())
 	var own context.Context
 	own, f.cancel = context.WithCancel(ctx)
 	f.serves = name
@@ -163,6 +155,40 @@ func (s *Source) absent(ctx context.Context, f *feed) {
 	}
 	s.log.Warn(e.Problem, "kind", e.Kind, "fix", e.Fix)
 	s.cfg.Status.Set("kube/kind/"+f.kind.String(), e)
+}
+
+// back handles a kind that is served. Its definition comes before its objects do, so policies of before that are not there
+// are given a moment: until then they stay in force.
+func (s *Source) back(f *feed) {
+	owner := "kube/kind/" + f.kind.String()
+	if !f.missed {
+		s.cfg.Status.Set(owner)
+		return
+	}
+	f.missed = false
+	s.mu.Lock()
+	s.missing--
+	s.mu.Unlock()
+	s.log.Info("a kind that was missing is served again", "kind", f.kind.String())
+	if !guards(f.kind) || len(f.have) == 0 {
+		s.cfg.Status.Set(owner)
+		return
+	}
+	f.until = time.Now().Add(s.cfg.Grace)
+	time.AfterFunc(s.cfg.Grace, func() { _ = bell(s.news).ring() })
+	s.cfg.Status.Set(owner, status.Entry{
+		Severity: status.Warning, Kind: f.kind.String(), Problem: fmt.Sprintf("the kind is served again; of the %d objects of before, those that are not there stay in force for %s", len(f.have), s.cfg.Grace),
+		Fix: "apply the ones you still want",
+	})
+}
+
+// overdue ends the time that policies of before are given, once.
+func (f *feed) overdue() bool {
+	if f.until.IsZero() || time.Now().Before(f.until) {
+		return false
+	}
+	f.until = time.Time{}
+	return true
 }
 
 // served asks which of the kinds that are read there are, and where.

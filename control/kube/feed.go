@@ -34,8 +34,9 @@ type feed struct {
 	err    error // why the API server cannot be asked at the moment
 
 	// owned by Source.discover
-	serves string // the group, version and resource that is watched; "" for none
-	missed bool   // its absence was said
+	serves string    // the group, version and resource that is watched; "" for none
+	missed bool      // its absence was said
+	until  time.Time // when a kind that came back is asked again what there is
 	cancel context.CancelFunc
 	ended  <-chan struct{} // closed when the watch before has ended
 }

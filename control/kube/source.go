@@ -30,6 +30,8 @@ type SourceConfig struct {
 	Places *Places
 	// Discover is how often the API server is asked which kinds it serves, beside news of CustomResourceDefinitions; 30 s.
 	Discover time.Duration
+	// Grace is how long policies whose kind was not served stay in force when it is again and they are not there; a minute.
+	Grace time.Duration
 	// NetworkPolicies has Kubernetes NetworkPolicies read too, for which a permission of its own is needed.
 	NetworkPolicies bool
 	// Secrets are the namespaces whose Secrets may be read.
@@ -47,6 +49,7 @@ type Source struct {
 	keep  *keep
 
 	wake chan struct{} // something is queued, or a feed's state changed
+	news chan struct{} // it is to be asked what is served
 
 	mu     sync.Mutex
 	queue  map[object.Key]object.Event // what the sink is to hear; the latest of each object
@@ -61,10 +64,10 @@ type Source struct {
 
 // NewSource returns a source; it does nothing until Run.
 func NewSource(cfg SourceConfig) *Source {
-	cfg.Discover = cmp.Or(cfg.Discover, 30*time.Second)
+	cfg.Discover, cfg.Grace = cmp.Or(cfg.Discover, 30*time.Second), cmp.Or(cfg.Grace, time.Minute)
 	s := &Source{
 		cfg: cfg, log: cfg.Logger, dec: intake.NewDecoder(cfg.Limits, intake.ClusterDomain(cfg.ClusterDomain)),
-		keep: newKeep(cfg.Namespace), wake: make(chan struct{}, 1), queue: make(map[object.Key]object.Event), said: make(map[object.Key]string),
+		keep: newKeep(cfg.Namespace), wake: make(chan struct{}, 1), news: make(chan struct{}, 1), queue: make(map[object.Key]object.Event), said: make(map[object.Key]string),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

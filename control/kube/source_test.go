@@ -121,7 +121,7 @@ func start(t *testing.T, a *kubetest.Server, secrets ...string) *world {
 	t.Helper()
 	w := &world{Server: a, sink: newSink(), status: status.New(), places: NewPlaces()}
 	w.source = NewSource(SourceConfig{
-		Namespace: "ambit-system", Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute, NetworkPolicies: true,
+		Namespace: "ambit-system", Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute, Grace: 500 * time.Millisecond, NetworkPolicies: true,
 		Secrets: secrets,
 		Logger:  slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
@@ -254,6 +254,15 @@ func TestDefinitionIsDeleted(t *testing.T) {
 		t.Errorf("the next process does without the policy: %v, %v", second.sink.names(), second.status.List())
 	}
 	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(strings.Replace(fmt.Sprintf(policy, "bad"), "name: web", "name: other", 1))
+	for _, w := range []*world{w, second} {
+		await(t, "what is there again", func() bool {
+			return w.sink.get(object.Key{Kind: object.KindAuthorizationPolicy, Namespace: "shop", Name: "other"}) != nil
+		})
+		if w.sink.get(policyKey) == nil || len(w.status.List()) != 1 {
+			t.Errorf("the policy is gone before anybody could apply it again: %v", w.status.List())
+		}
+	}
 	for _, w := range []*world{w, second} {
 		await(t, "the end of a policy that did not come back", func() bool {
 			return w.sink.get(policyKey) == nil && len(w.status.List()) == 0 && w.source.Failing() == 0
