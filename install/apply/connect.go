@@ -10,10 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -95,6 +97,9 @@ func (f *Flags) loader() clientcmd.ClientConfig {
 	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &overrides)
 }
 
+// quiet keeps client-go's handlers of errors, which belong to the whole process, from writing between our lines.
+var quiet = sync.OnceFunc(func() { runtime.ErrorHandlers = nil })
+
 // Connect builds the client. It asks the server nothing.
 func (f *Flags) Connect() (*Client, error) {
 	load := f.loader()
@@ -105,6 +110,8 @@ func (f *Flags) Connect() (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the kubeconfig: %w; see \"kubectl config get-contexts\"", err)
 	}
+	// What client-go says by itself comes back as an error, too, and is told once, with what to do.
+	quiet()
 	// Everything an installer asks for at once must not wait for a client-side limit.
 	cfg.QPS, cfg.Burst = 100, 200
 	cfg.UserAgent = "ambitctl"

@@ -2,8 +2,10 @@ package apply
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -54,7 +56,7 @@ func (c *Client) Put(ctx context.Context, o Object, dry bool) (*unstructured.Uns
 	u := &unstructured.Unstructured{Object: o}
 	r, err := c.Resource(u)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", Name(u), err)
+		return nil, fmt.Errorf("%s: %w", Name(u), explain(err))
 	}
 	opts := metav1.ApplyOptions{FieldManager: Manager, Force: true}
 	if dry {
@@ -75,7 +77,7 @@ func (c *Client) Fetch(ctx context.Context, o Object) (*unstructured.Unstructure
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", Name(u), err)
+		return nil, fmt.Errorf("%s: %w", Name(u), explain(err))
 	}
 	got, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -141,11 +143,22 @@ var ErrForbidden = errors.New("not permitted")
 
 // explain adds what to do to the errors everybody meets.
 func explain(err error) error {
+	var unasked *url.Error
+	var stranger *tls.CertificateVerificationError
 	switch {
+	case errors.Is(err, context.Canceled):
+	case errors.As(err, &stranger):
+		return fmt.Errorf("the API server is not the one of the kubeconfig: %w; see \"kubectl cluster-info\"", stranger)
+	case errors.As(err, &unasked):
+		where := unasked.URL
+		if u, parsed := url.Parse(unasked.URL); parsed == nil {
+			where = u.Scheme + "://" + u.Host
+		}
+		return fmt.Errorf("the API server %s does not answer: %w; see \"kubectl cluster-info\"", where, unasked.Err)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%w: %w; installing takes the rights of cluster-admin, see \"kubectl auth can-i --list\"", ErrForbidden, err)
 	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("the API server does not know who we are: %w; see \"kubectl auth whoami\"", err)
+		return fmt.Errorf("the API server does not know who we are: %w; the kubeconfig's credentials may have expired, see \"kubectl auth whoami\"", err)
 	}
 	return err
 }

@@ -36,7 +36,7 @@ func (c *Client) ServerVersion(ctx context.Context) (Version, error) {
 	}
 	info, err := c.Core.Discovery().ServerVersion()
 	if err != nil {
-		return Version{}, fmt.Errorf("the API server %s does not answer: %w; see \"kubectl cluster-info\"", c.Config.Host, explain(err))
+		return Version{}, fmt.Errorf("ask for the API server's version: %w", explain(err))
 	}
 	v := Version{Git: info.GitVersion}
 	v.Major, _ = strconv.Atoi(info.Major)
