@@ -73,3 +73,14 @@ func TestRoom(t *testing.T) {
 		t.Errorf("more than there are: %v", err)
 	}
 }
+
+func TestServerMinor(t *testing.T) {
+	for text, want := range map[string]int{
+		`{"clientVersion":{"minor":"33"},"serverVersion":{"major":"1","minor":"29"}}`: 29,
+		`{"serverVersion":{"minor":"30+"}}`:                                           30, `{"clientVersion":{"minor":"33"}}`: 0, `no`: 0,
+	} {
+		if got, err := serverMinor(text); got != want || (err == nil) != (want > 0) {
+			t.Errorf("%s is %d, %v", text, got, err)
+		}
+	}
+}

@@ -108,6 +108,12 @@ func (c *Cluster) Nodes(ctx context.Context) (names []string, running bool, err 
 	return names, running && len(names) > 0, nil
 }
 
+// Image is the node image that the cluster's control plane runs on.
+func (c *Cluster) Image(ctx context.Context) (string, error) {
+	out, err := c.Docker(ctx, "inspect", "--format", "{{.Config.Image}}", c.Name+"-control-plane")
+	return strings.TrimSpace(out), err
+}
+
 // Create makes the cluster of a node image and waits until it can be used.
 func (c *Cluster) Create(ctx context.Context, s Shape, image string) error {
 	if err := s.Check(); err != nil {
@@ -141,17 +147,4 @@ func (c *Cluster) Ready(ctx context.Context) error {
 func (c *Cluster) Delete(ctx context.Context) error {
 	_, err := c.kind(ctx, "deleting the cluster "+c.Name, "", "delete", "cluster", "--name", c.Name, "--kubeconfig", c.Kubeconfig())
 	return errors.Join(err, os.RemoveAll(c.Dir))
-}
-
-// GatewayAPI applies the kinds of the Gateway API from a folder, unless the cluster has some: they may be somebody's.
-func GatewayAPI(ctx context.Context, p *steps.Printer, env []string, programs, dir string) error {
-	kubectl := func(title string, args ...string) (string, error) {
-		return p.Run(ctx, steps.Command{Title: title, Args: append([]string{"kubectl"}, args...), Env: env, Path: programs})
-	}
-	have, err := kubectl("", "get", "crd", "gateways.gateway.networking.k8s.io", "--ignore-not-found", "--output=name")
-	if err != nil || strings.TrimSpace(have) != "" {
-		return err
-	}
-	_, err = kubectl("applying the Gateway API", "apply", "--server-side", "--kustomize", dir)
-	return err
 }

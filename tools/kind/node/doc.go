@@ -22,14 +22,11 @@ import (
 	"github.com/ambit-mesh/ambit/tools/kind/steps"
 )
 
-// Versions that fit together. Those of modules are in kube/go.mod and coredns/go.mod too, which a test compares.
+// Versions that fit all releases of Kubernetes. That of CoreDNS is in coredns/go.mod too, which a test compares.
 const (
-	Kubernetes = "v1.33.13"
-	CoreDNS    = "v1.12.4"
-	// The names under which kubeadm of this version looks for what it did not build itself.
-	etcdImage    = "registry.k8s.io/etcd:3.5.24-0"
-	coreDNSImage = "registry.k8s.io/coredns/coredns:v1.12.0"
-	pauseImage   = "registry.k8s.io/pause:3.10"
+	CoreDNS = "v1.12.4"
+	// The name that containerd's configuration has for it.
+	pauseImage = "registry.k8s.io/pause:3.10"
 )
 
 //go:embed files
@@ -39,6 +36,7 @@ var files embed.FS
 type Builder struct {
 	// Root is the repository, Cache the folder for what is kept.
 	Root, Cache string
+	Release     Release
 	Steps       *steps.Printer
 }
 
@@ -49,7 +47,8 @@ type Node struct {
 	// Programs is the folder with kube, kubectl, kind and the others.
 	Programs string
 
-	rootfs string
+	release Release
+	rootfs  string
 }
 
 // Prepare builds what is not there yet.
@@ -62,12 +61,12 @@ func (b *Builder) Prepare(ctx context.Context) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{Programs: programs, rootfs: rootfs}
+	n := &Node{Programs: programs, release: b.Release, rootfs: rootfs}
 	key, err := n.key()
 	if err != nil {
 		return nil, err
 	}
-	n.Reference = "localhost/ambit-node:" + Kubernetes + "-" + key
+	n.Reference = b.Release.images() + key
 	return n, nil
 }
 
@@ -75,7 +74,7 @@ func (b *Builder) Prepare(ctx context.Context) (*Node, error) {
 func (n *Node) key() (string, error) {
 	hash := sha256.New()
 	fmt.Fprintln(hash, runtime.GOARCH, filepath.Base(n.rootfs))
-	names := slices.Clone(inImage)
+	names := n.inImage()
 	slices.Sort(names)
 	for _, name := range names {
 		f, err := os.Open(filepath.Join(n.Programs, name))

@@ -34,7 +34,7 @@ func (n *Node) Write(w io.Writer) error {
 		defer remove()
 		layers = append(layers, &archive.Layer{Files: []archive.File{{Path: part.path, Mode: 0o644, From: file}}})
 	}
-	small, err := smallFiles()
+	small, err := smallFiles(n.release.Version)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (n *Node) Write(w io.Writer) error {
 
 // programFiles are the programs that run in the node itself.
 func (n *Node) programFiles() []archive.File {
-	out := []archive.File{{Path: "/usr/local/bin/kube", Mode: 0o755, From: filepath.Join(n.Programs, "kube")}}
+	out := []archive.File{{Path: "/usr/local/bin/kube", Mode: 0o755, From: filepath.Join(n.Programs, n.release.program())}}
 	for _, name := range []string{"kubeadm", "kubectl", "kubelet"} {
 		out = append(out, archive.File{Path: "/usr/local/bin/" + name, Link: "kube"})
 	}
@@ -58,9 +58,9 @@ func (n *Node) programFiles() []archive.File {
 	return out
 }
 
-// smallFiles are those of the folder files, where they belong.
-func smallFiles() ([]archive.File, error) {
-	out := []archive.File{{Path: "/kind/version", Mode: 0o644, Content: []byte(Kubernetes)}}
+// smallFiles are those of the folder files, where they belong, and the version of Kubernetes.
+func smallFiles(version string) ([]archive.File, error) {
+	out := []archive.File{{Path: "/kind/version", Mode: 0o644, Content: []byte(version)}}
 	err := fs.WalkDir(files, "files", func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -93,7 +93,7 @@ func (n *Node) inside() (everywhere, onControlPlanes []archive.Image, err error)
 		{Path: "/etc/nsswitch.conf", Mode: 0o644, Content: []byte("hosts: files dns\n")},
 	}
 	base := &archive.Layer{Files: append(people, tools...)}
-	kube := []archive.File{{Path: "/usr/local/bin/kube", Mode: 0o755, From: filepath.Join(n.Programs, "kube")}}
+	kube := []archive.File{{Path: "/usr/local/bin/kube", Mode: 0o755, From: filepath.Join(n.Programs, n.release.program())}}
 	names := []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"}
 	for _, name := range names {
 		kube = append(kube, archive.File{Path: "/usr/local/bin/" + name, Link: "kube"})
@@ -101,7 +101,7 @@ func (n *Node) inside() (everywhere, onControlPlanes []archive.Image, err error)
 	// One image under four names: each is told its program by the manifests of kubeadm.
 	image := archive.Image{Layers: []*archive.Layer{base, {Files: kube}}, Env: []string{searchPath}, Arch: runtime.GOARCH}
 	for _, name := range names {
-		image.Names = append(image.Names, "registry.k8s.io/"+name+":"+Kubernetes)
+		image.Names = append(image.Names, "registry.k8s.io/"+name+":"+n.release.Version)
 	}
 	single := func(reference, program string) archive.Image {
 		at := "/usr/local/bin/" + program
@@ -111,6 +111,6 @@ func (n *Node) inside() (everywhere, onControlPlanes []archive.Image, err error)
 				archive.File{Path: "/tmp"})}},
 		}
 	}
-	everywhere = []archive.Image{image, single(pauseImage, "ambit-pause"), single(coreDNSImage, "coredns"), single("localhost/ambit-nodenet:1", "ambit-nodenet")}
-	return everywhere, []archive.Image{single(etcdImage, "etcd")}, nil
+	everywhere = []archive.Image{image, single(pauseImage, "ambit-pause"), single(n.release.coreDNS, "coredns"), single("localhost/ambit-nodenet:1", "ambit-nodenet")}
+	return everywhere, []archive.Image{single(n.release.etcd, "etcd")}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,31 +20,87 @@ import (
 
 // TestVersions: the versions that are said are those that are built.
 func TestVersions(t *testing.T) {
-	for file, want := range map[string][]string{
-		"../kube/go.mod":    {"k8s.io/kubernetes " + Kubernetes, "k8s.io/kubelet => k8s.io/kubelet v0." + strings.TrimPrefix(Kubernetes, "v1.")},
-		"../coredns/go.mod": {"github.com/coredns/coredns " + CoreDNS, "k8s.io/client-go => k8s.io/client-go v0." + strings.TrimPrefix(Kubernetes, "v1.")},
-	} {
-		raw, err := os.ReadFile(file)
+	for _, r := range Releases() {
+		raw, err := os.ReadFile("../kube/" + r.modfile())
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, w := range want {
-			if !strings.Contains(string(raw), w) {
-				t.Errorf("%s has no %q", file, w)
+		if !strings.Contains(string(raw), "k8s.io/kubernetes "+r.Version+"\n") {
+			t.Errorf("%s is not for Kubernetes %s", r.modfile(), r.Version)
+		}
+		staging(t, r.modfile(), string(raw), r.Version)
+	}
+	raw, err := os.ReadFile("../coredns/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(raw), "github.com/coredns/coredns "+CoreDNS+"\n") {
+		t.Errorf("coredns/go.mod is not for CoreDNS %s", CoreDNS)
+	}
+	staging(t, "coredns/go.mod", string(raw), Releases()[0].Version)
+}
+
+// staging holds the modules that are published with Kubernetes to its release: not all of them are for each of its patches, but
+// none may be newer.
+func staging(t *testing.T, file, text, version string) {
+	t.Helper()
+	found := regexp.MustCompile(`k8s\.io/\S+ => \S+ v0\.(\d+)\.(\d+)\n`).FindAllStringSubmatch(text, -1)
+	want := strings.Split(version, ".")
+	number := func(s string) int {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	exact := 0
+	for _, m := range found {
+		if m[1] != want[1] || number(m[2]) > number(want[2]) {
+			t.Errorf("%s: %s", file, m[0])
+		}
+		if m[2] == want[2] {
+			exact++
+		}
+	}
+	if exact*10 < len(found)*8 || exact < 3 {
+		t.Errorf("%s: only %d of %d modules are of the release", file, exact, len(found))
+	}
+}
+
+func TestFindRelease(t *testing.T) {
+	for name, want := range map[string]string{"": "v1.33.13", "1.33": "v1.33.13", "1.29": "v1.29.6", "v1.29": "v1.29.6", "1.29.6": "v1.29.6", "v1.29.6": "v1.29.6"} {
+		if r, err := FindRelease(name); err != nil || r.Version != want {
+			t.Errorf("%q is %q, %v", name, r.Version, err)
+		}
+	}
+	for _, name := range []string{"1.2", "1.30", "1.29.7", "latest"} {
+		if r, err := FindRelease(name); err == nil || !strings.Contains(err.Error(), "1.33 or 1.29") {
+			t.Errorf("%q is %q, %v", name, r.Version, err)
+		}
+	}
+}
+
+// TestKubectl: the newest release that was built.
+func TestKubectl(t *testing.T) {
+	dir, old := t.TempDir(), Releases()[1]
+	for _, step := range []struct{ built, want string }{{old.program(), old.program()}, {"kube", "kube"}, {"", "kube"}} {
+		if step.built != "" {
+			if err := os.WriteFile(filepath.Join(dir, step.built), nil, 0o755); err != nil {
+				t.Fatal(err)
 			}
 		}
-		// The staging modules are of one release.
-		for _, m := range regexp.MustCompile(`k8s\.io/\S+ => \S+ (v0\.\d+\.\d+)\n`).FindAllStringSubmatch(string(raw), -1) {
-			if m[1] != "v0."+strings.TrimPrefix(Kubernetes, "v1.") {
-				t.Errorf("%s: %s", file, m[0])
-			}
+		if err := linkKubectl(dir, old); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.Readlink(filepath.Join(dir, "kubectl")); err != nil || got != step.want {
+			t.Errorf("after %q kubectl is %q, %v", step.built, got, err)
 		}
 	}
 }
 
 // TestScripts: the node's scripts are shell, and executable in the image.
 func TestScripts(t *testing.T) {
-	small, err := smallFiles()
+	small, err := smallFiles("v1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,12 +147,12 @@ func TestNames(t *testing.T) {
 // TestKey: another file, another image name.
 func TestKey(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range inImage {
+	n := &Node{Programs: dir, release: Releases()[0], rootfs: "/x/rootfs-1.tar"}
+	for _, name := range n.inImage() {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n := &Node{Programs: dir, rootfs: "/x/rootfs-1.tar"}
 	one, err := n.key()
 	if err != nil {
 		t.Fatal(err)

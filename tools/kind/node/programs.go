@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,21 +20,23 @@ type program struct {
 	// module is the folder of its module below tools, pkg what is built there.
 	module, pkg string
 	ldflags     string
+	// release, for what is built of its module file.
+	release Release
 	// kept programs take long: they are built once for what is in the module's own folder. The others are left to the build cache.
 	kept bool
 }
 
-func allPrograms() []program {
+func allPrograms(r Release) []program {
 	version := ""
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
 		for _, set := range []string{
-			"gitVersion=" + Kubernetes, "gitMajor=1", "gitMinor=" + strings.Split(Kubernetes, ".")[1], "gitTreeState=clean", "buildDate=1970-01-01T00:00:01Z",
+			"gitVersion=" + r.Version, "gitMajor=1", "gitMinor=" + strings.Split(r.Version, ".")[1], "gitTreeState=clean", "buildDate=1970-01-01T00:00:01Z",
 		} {
 			version += " -X " + pkg + "." + set
 		}
 	}
 	return []program{
-		{name: "kube", title: "building Kubernetes " + Kubernetes + " (the first time 10 minutes or more)", module: "kind/kube", pkg: ".", ldflags: version, kept: true},
+		{name: r.program(), title: "building Kubernetes " + r.Version + " (the first time 10 minutes or more)", module: "kind/kube", pkg: ".", ldflags: version, release: r, kept: true},
 		{name: "etcd", title: "building etcd", module: "kind/kube", pkg: "go.etcd.io/etcd/server/v3", kept: true},
 		{name: "coredns", title: "building CoreDNS " + CoreDNS, module: "kind/coredns", pkg: ".", kept: true},
 		{name: "kind", title: "building kind", module: ".", pkg: "sigs.k8s.io/kind"},
@@ -44,12 +47,14 @@ func allPrograms() []program {
 }
 
 // inImage are the programs that the node image consists of.
-var inImage = []string{"kube", "etcd", "coredns", "ambit-nodenet", "ambit-pause"}
+func (n *Node) inImage() []string {
+	return []string{n.release.program(), "etcd", "coredns", "ambit-nodenet", "ambit-pause"}
+}
 
 // Kind builds only kind itself, for clusters of published images.
 func (b *Builder) Kind(ctx context.Context) (programs string, err error) {
 	dir := filepath.Join(b.Cache, "programs")
-	for _, p := range allPrograms() {
+	for _, p := range allPrograms(b.Release) {
 		if p.name == "kind" {
 			err = b.build(ctx, p, dir)
 		}
@@ -59,18 +64,28 @@ func (b *Builder) Kind(ctx context.Context) (programs string, err error) {
 
 func (b *Builder) programs(ctx context.Context) (string, error) {
 	dir := filepath.Join(b.Cache, "programs")
-	for _, p := range allPrograms() {
+	for _, p := range allPrograms(b.Release) {
 		if err := b.build(ctx, p, dir); err != nil {
 			return "", err
 		}
 	}
-	link := filepath.Join(dir, "kubectl")
-	if _, err := os.Lstat(link); err != nil {
-		if err := os.Symlink("kube", link); err != nil {
-			return "", err
-		}
+	return dir, linkKubectl(dir, b.Release)
+}
+
+// linkKubectl makes kubectl that of the newest release, which works with older ones too, or of r if that was not built.
+func linkKubectl(dir string, r Release) error {
+	target := Releases()[0].program()
+	if _, err := os.Stat(filepath.Join(dir, target)); err != nil {
+		target = r.program()
 	}
-	return dir, nil
+	link := filepath.Join(dir, "kubectl")
+	if is, err := os.Readlink(link); err == nil && is == target {
+		return nil
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(target, link)
 }
 
 func (b *Builder) build(ctx context.Context, p program, dir string) error {
@@ -92,7 +107,8 @@ func (b *Builder) build(ctx context.Context, p program, dir string) error {
 		}
 	}
 	env := []string{"GOWORK=off", "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false -trimpath"}
-	args := []string{"go", "build", "-ldflags", "-s -w" + p.ldflags, "-o", out + ".new", p.pkg}
+	args := append([]string{"go", "build", "-ldflags", "-s -w" + p.ldflags, "-o", out + ".new"}, p.release.flags()...)
+	args = append(args, p.pkg)
 	if _, err := b.Steps.Run(ctx, steps.Command{Title: p.title, Args: args, Dir: module, Env: env}); err != nil {
 		return err
 	}
@@ -105,18 +121,16 @@ func (b *Builder) build(ctx context.Context, p program, dir string) error {
 	return os.WriteFile(note, []byte(key), 0o644)
 }
 
-// sources is a key of what a module's own folder holds, the architecture and the Go release.
+// sources is a key of what a program's module consists of in its own folder, the architecture and the Go release.
 func sources(module string, p program) (string, error) {
 	hash := sha256.New()
 	fmt.Fprintln(hash, p.pkg, p.ldflags, runtime.GOARCH, runtime.Version())
-	found, err := filepath.Glob(filepath.Join(module, "*"))
+	code, err := filepath.Glob(filepath.Join(module, "*.go"))
 	if err != nil {
 		return "", err
 	}
-	for _, path := range found {
-		if ext := filepath.Ext(path); ext != ".go" && ext != ".mod" && ext != ".sum" {
-			continue
-		}
+	modfile := filepath.Join(module, p.release.modfile())
+	for _, path := range append([]string{modfile, strings.TrimSuffix(modfile, ".mod") + ".sum"}, code...) {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			return "", err

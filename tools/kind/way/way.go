@@ -23,8 +23,8 @@ const (
 
 // Facts are what the decision rests on.
 type Facts struct {
-	// Kubeconfig and Image are the variables KUBECONFIG and KIND_IMAGE.
-	Kubeconfig, Image string
+	// Kubeconfig, Image and Kubernetes are the variables KUBECONFIG, KIND_IMAGE and KUBERNETES.
+	Kubeconfig, Image, Kubernetes string
 	// Root: this process may make network namespaces. Debian: there is apt-get.
 	Root, Debian bool
 	// Docker: the user's Docker daemon answers. DockerProblem is why not.
@@ -43,6 +43,9 @@ type Way struct {
 
 // Decide chooses, or says what the user can do.
 func Decide(f Facts) (Way, error) {
+	if f.Kubernetes != "" && f.Kubeconfig+f.Image != "" {
+		return Way{}, fmt.Errorf("KUBERNETES=%s chooses what a cluster is built of, but KUBECONFIG or KIND_IMAGE names one with a version of its own: leave one out", f.Kubernetes)
+	}
 	if f.Kubeconfig != "" {
 		return Way{Given, fmt.Sprintf("the cluster that KUBECONFIG=%s points at is used as it is (KUBECONFIG= for one of our own)", f.Kubeconfig)}, nil
 	}

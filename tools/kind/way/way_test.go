@@ -20,6 +20,8 @@ func TestDecide(t *testing.T) {
 		{"a published image", with(able, func(f *Facts) { f.Image, f.Docker = "kindest/node:v1", true }), Published, "kindest/node:v1"},
 		{"a published image without Docker", with(able, func(f *Facts) { f.Image, f.DockerProblem = "kindest/node:v1", "connection refused" }), "", "connection refused"},
 		{"a published image on a Mac", Facts{OS: "darwin", Image: "kindest/node:v1", Docker: true}, Published, ""},
+		{"a version of a published image", with(able, func(f *Facts) { f.Image, f.Docker, f.Kubernetes = "kindest/node:v1", true, "1.29" }), "", "KUBERNETES=1.29"},
+		{"a version to build", with(able, func(f *Facts) { f.Kubernetes = "1.29" }), Built, "built here"},
 		{"not root", with(able, func(f *Facts) { f.Root, f.Docker = false, true }), "", "needs root; KIND_IMAGE="},
 		{"a Mac", Facts{OS: "darwin"}, "", "needs Linux and root and apt-get (Debian or Ubuntu); start Docker"},
 	} {

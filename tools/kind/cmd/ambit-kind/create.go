@@ -71,7 +71,7 @@ func (t *tool) node(ctx context.Context) (*node.Node, error) {
 	return n, err
 }
 
-// forget removes node images that were made of other sources, but for those that clusters run on.
+// forget removes node images of a release that were made of other sources, but for those that clusters run on.
 func (t *tool) forget(ctx context.Context, c *cluster.Cluster, keep string) {
 	repository, _, _ := strings.Cut(keep, ":")
 	out, err := c.Docker(ctx, "images", "--format", "{{.Repository}}:{{.Tag}}", repository)
@@ -79,7 +79,7 @@ func (t *tool) forget(ctx context.Context, c *cluster.Cluster, keep string) {
 		return // they only take room
 	}
 	for _, old := range strings.Fields(out) {
-		if old != keep {
+		if old != keep && t.builder.Release.Made(old) {
 			_, _ = c.Docker(ctx, "image", "rm", old)
 		}
 	}
@@ -105,12 +105,39 @@ func (t *tool) create(ctx context.Context, ask bool) error {
 		}
 		return t.ensure(ctx, t.cluster(""), w.Kind, t.image)
 	default:
+		c := t.cluster(t.engine.Host())
+		if image := t.stands(ctx, c); image != "" {
+			if t.kubernetes != "" && !t.builder.Release.Made(image) {
+				return fmt.Errorf("the cluster %s is there and runs %s, not Kubernetes %s: make kind-delete NAME=%s first, or choose another NAME",
+					c.Name, image, t.builder.Release.Version, c.Name)
+			}
+			return t.ensure(ctx, c, w.Kind, image)
+		}
 		n, err := t.node(ctx)
 		if err != nil {
 			return err
 		}
-		return t.ensure(ctx, t.cluster(t.engine.Host()), w.Kind, n.Reference)
+		return t.ensure(ctx, c, w.Kind, n.Reference)
 	}
+}
+
+// stands returns the image that a cluster on our own Docker runs on, empty unless it is complete and runs: nothing has to be
+// built for one that is used again.
+func (t *tool) stands(ctx context.Context, c *cluster.Cluster) string {
+	if !t.engine.Running(ctx) {
+		return ""
+	}
+	if _, running, err := c.Nodes(ctx); err != nil || !running {
+		return ""
+	}
+	if _, err := os.Stat(t.note(c)); err != nil {
+		return ""
+	}
+	image, err := c.Image(ctx)
+	if err != nil {
+		return ""
+	}
+	return image
 }
 
 // confirm lets a person think who has KUBECONFIG in the environment for other reasons.

@@ -38,8 +38,14 @@ func TestGuide(t *testing.T) {
 			t.Errorf("the guide says %s, which nothing reads", m[1])
 		}
 	}
-	if !strings.Contains(guide, "Kubernetes "+node.Kubernetes) {
-		t.Errorf("the guide names another Kubernetes than %s", node.Kubernetes)
+	for _, r := range node.Releases() {
+		minor := strings.TrimPrefix(r.Version[:strings.LastIndexByte(r.Version, '.')], "v")
+		if !strings.Contains(guide, "Kubernetes "+r.Version) || !strings.Contains(guide, "KUBERNETES="+minor) && r.Version != node.Releases()[0].Version {
+			t.Errorf("the guide does not name Kubernetes %s", r.Version)
+		}
+		if !strings.Contains(usage, minor) {
+			t.Errorf("the usage does not name Kubernetes %s", minor)
+		}
 	}
 }
 

@@ -22,15 +22,17 @@ import (
 
 // tool is what the subcommands share.
 type tool struct {
-	steps   *steps.Printer
-	root    string // the repository
-	cache   string
-	self    string
-	shape   cluster.Shape
-	image   string
-	given   string
-	engine  *engine.Engine
-	builder *node.Builder
+	steps *steps.Printer
+	root  string // the repository
+	cache string
+	self  string
+	shape cluster.Shape
+	image string
+	given string
+	// kubernetes is the version that was asked for, empty for any.
+	kubernetes string
+	engine     *engine.Engine
+	builder    *node.Builder
 }
 
 func newTool(p *steps.Printer) (*tool, error) {
@@ -50,17 +52,21 @@ func newTool(p *steps.Printer) (*tool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("WORKERS=%q is no number", os.Getenv("WORKERS"))
 	}
+	release, err := node.FindRelease(os.Getenv("KUBERNETES"))
+	if err != nil {
+		return nil, err
+	}
 	cache := filepath.Join(user, "ambit", "kind")
 	programs := filepath.Join(cache, "programs")
 	_, err = os.Stat("/proc/net/if_inet6")
 	six := err == nil
 	t := &tool{
-		steps: p, root: root, cache: cache, self: self, image: os.Getenv("KIND_IMAGE"), given: os.Getenv("KUBECONFIG"),
+		steps: p, root: root, cache: cache, self: self, image: os.Getenv("KIND_IMAGE"), given: os.Getenv("KUBECONFIG"), kubernetes: os.Getenv("KUBERNETES"),
 		shape: cluster.Shape{Name: or(os.Getenv("NAME"), "ambit"), Workers: workers, Family: or(os.Getenv("IP_FAMILY"), "ipv4")},
 		engine: &engine.Engine{
 			Run: "/run/ambit-kind", Data: filepath.Join(cache, "docker"), Namespace: "ambit-kind", IPv6: six, Wrapper: filepath.Join(programs, "ambit-runc"), Steps: p,
 		},
-		builder: &node.Builder{Root: root, Cache: cache, Steps: p},
+		builder: &node.Builder{Root: root, Cache: cache, Release: release, Steps: p},
 	}
 	return t, t.shape.Check()
 }
@@ -90,7 +96,7 @@ func findRoot() (string, error) {
 
 // way decides, from what is true now.
 func (t *tool) way(ctx context.Context) (way.Way, error) {
-	f := way.Facts{Kubeconfig: t.given, Image: t.image, Root: os.Geteuid() == 0, OS: runtime.GOOS}
+	f := way.Facts{Kubeconfig: t.given, Image: t.image, Kubernetes: t.kubernetes, Root: os.Geteuid() == 0, OS: runtime.GOOS}
 	_, err := exec.LookPath("apt-get")
 	f.Debian = err == nil
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

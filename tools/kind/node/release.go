@@ -1,0 +1,67 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+)
+
+// A Release of Kubernetes that nodes can be made of. The zero value stands for what does not depend on it.
+type Release struct {
+	// Version is that of its module, which a test compares with the module file.
+	Version string
+	// file is the module file in kube if it is not go.mod, tags are the build tags it takes.
+	file, tags string
+	// The names under which its kubeadm looks for what it did not build itself.
+	etcd, coreDNS string
+}
+
+// Releases are those that there are: first the one that is taken unless another is asked for, last the oldest that Ambit works with.
+func Releases() []Release {
+	return []Release{
+		{Version: "v1.33.13", etcd: "registry.k8s.io/etcd:3.5.24-0", coreDNS: "registry.k8s.io/coredns/coredns:v1.12.0"},
+		// Without the clouds that it still had code for: their modules are large, and no node here is in one.
+		{Version: "v1.29.6", file: "v1.29.mod", tags: "providerless", etcd: "registry.k8s.io/etcd:3.5.12-0", coreDNS: "registry.k8s.io/coredns/coredns:v1.11.1"},
+	}
+}
+
+// FindRelease finds the release that people call 1.29 or v1.29.6; "" is the first one.
+func FindRelease(name string) (Release, error) {
+	var minors []string
+	for _, r := range Releases() {
+		minor := r.Version[:strings.LastIndexByte(r.Version, '.')]
+		if name = cmp.Or(name, r.Version); "v"+strings.TrimPrefix(name, "v") == r.Version || "v"+strings.TrimPrefix(name, "v") == minor {
+			return r, nil
+		}
+		minors = append(minors, strings.TrimPrefix(minor, "v"))
+	}
+	return Release{}, fmt.Errorf("KUBERNETES=%q: nodes are built of %s; KIND_IMAGE=kindest/node:… takes another version", name, strings.Join(minors, " or "))
+}
+
+// program is the file name of its one program.
+func (r Release) program() string {
+	if r.file == "" {
+		return "kube"
+	}
+	return "kube-" + r.Version
+}
+
+// images is what the names of its node images begin with.
+func (r Release) images() string { return "localhost/ambit-node:" + r.Version + "-" }
+
+// Made says whether a node image is of the release.
+func (r Release) Made(reference string) bool { return strings.HasPrefix(reference, r.images()) }
+
+func (r Release) modfile() string { return cmp.Or(r.file, "go.mod") }
+
+// flags are those of go build.
+func (r Release) flags() []string {
+	var out []string
+	if r.file != "" {
+		out = append(out, "-modfile="+r.file)
+	}
+	if r.tags != "" {
+		out = append(out, "-tags="+r.tags)
+	}
+	return out
+}
