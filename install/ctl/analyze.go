@@ -307,6 +307,10 @@ func (a *app) documents(args []string) (out []analyze.Document, err error) {
 			if path != arg && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path)) {
 				return nil
 			}
+			// A pipe that is named is waited for; one that happens to be in a folder nobody may ever write to.
+			if st, err := os.Stat(path); err != nil || path != arg && !st.Mode().IsRegular() {
+				return err
+			}
 			return file(path)
 		})
 		if err != nil {

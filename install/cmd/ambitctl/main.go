@@ -18,6 +18,7 @@ var version string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // whoever interrupts a second time does not want to wait for an orderly end
 	code := ctl.Execute(ctx, os.Args[1:], ctl.Env{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Now: time.Now,
 		SelfDir: selfDir(), Exec: syscall.Exec, Environ: os.Environ(), Version: ownVersion(),
