@@ -132,7 +132,7 @@ func (a *Agent) prepare() error {
 		if a.backend.Name() == "nftables" {
 			return errors.Join(err, host.Close())
 		}
-		// Where the kernel has no nf_tables, probes of pods under strict policy are the price.
+		// Probes of pods under strict policy are the price.
 		a.log.Warn("probes of the node reach pods like anybody's connections", "err", err)
 		a.node.Disable()
 	}
@@ -141,7 +141,7 @@ func (a *Agent) prepare() error {
 			return errors.Join(fmt.Errorf("make folder of a socket: %w", err), host.Close())
 		}
 	}
-	a.log.Info("redirecting", "backend", a.backend.Name(), "node", a.cfg.Node, "netns", host.ID())
+	a.log.Info("redirecting", "backend", a.backend.Name(), "node", a.cfg.Node, "netns", host.ID(), "probes", a.node.Way())
 	return nil
 }
 

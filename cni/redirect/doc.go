@@ -9,6 +9,9 @@
 // A third, EBPF, does the same without packet filters, by the programs of package bpf. Connections that are open stay open
 // when pods change from one back end to another (Supersede).
 //
+// The node's own namespace (Node) is driven by nftables with all three, because what changes there is a set of addresses and
+// no rule; where the kernel has no nf_tables, by iptables-legacy with a rule for each address.
+//
 // Redirection of TCP matches connection requests (SYN) alone: connections that were open when the pod was enrolled go on
 // as they were. The marks and addresses are Istio's (istio/istio cni/pkg/iptables), so that its ztunnel works here too.
 //

@@ -119,7 +119,7 @@ func iptAction(a Action) string {
 	case Zone1:
 		return "-j CT --zone 1"
 	default:
-		// Node rules have no iptables form; the node's own namespace is always driven by nftables.
+		// The rules of the node's own namespace are spelled by probeLines.
 		panic("redirect: no iptables form of " + string(a.Verb))
 	}
 }

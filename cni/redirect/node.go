@@ -48,20 +48,49 @@ func (s *probeSets) of(f Family) *nftables.Set {
 	}
 }
 
-// Node keeps the rules and sets of the node's own namespace. Its methods may be called from any goroutine.
+// probeRules are a way to mark probes. Its methods work in the calling thread's namespace.
+type probeRules interface {
+	name() string
+	// apply puts the rules in place and leaves the addresses as they are; verify is nil if they are, and ErrDrift otherwise.
+	apply(o NodeOptions) error
+	verify(o NodeOptions) error
+	// read tells the addresses that are marked, each with the UID of its pod.
+	read() (map[netip.Addr]string, error)
+	// change brings the addresses from have to next in one go. It is ENOENT when have is not what is there.
+	change(o NodeOptions, have, next map[netip.Addr]string) error
+	remove() error
+}
+
+// Node keeps the rules of the node's own namespace, and the addresses they are about. Its methods may be called from any
+// goroutine.
 type Node struct {
 	ns *netns.Netns
 	o  NodeOptions
 
 	mu sync.Mutex
-	// Guarded by mu: what the sets hold, each address with the UID of its pod, and whether nothing is to be done.
-	have map[netip.Addr]string
-	off  bool
+	// Guarded by mu. ways are those to choose from, best first; by is the one that was chosen.
+	ways []probeRules
+	by   probeRules
+	have map[netip.Addr]string // what is marked, each address with the UID of its pod
+	off  bool                  // nothing is to be done
 }
 
 // NewNode prepares the node's side; Apply makes it real. ns stays the caller's.
+//
+// Nodes are driven by nftables whatever redirects the traffic of pods: it changes sets without touching rules. Where the
+// kernel has no nf_tables the programs of iptables do it, those that know no nf_tables either.
 func NewNode(ns *netns.Netns, o NodeOptions) *Node {
-	return &Node{ns: ns, o: o, have: map[netip.Addr]string{}}
+	return &Node{ns: ns, o: o, have: map[netip.Addr]string{}, ways: []probeRules{nftProbes{}, iptProbes{IPTables{Variant: "legacy"}}}}
+}
+
+// Way is how probes are marked: nftables or iptables-legacy, and empty before Apply.
+func (n *Node) Way() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.by == nil {
+		return ""
+	}
+	return n.by.name()
 }
 
 // Disable makes all methods do nothing, for a kernel that cannot do it: probes then reach pods like anybody's connections.
@@ -71,26 +100,48 @@ func (n *Node) Disable() {
 	n.off = true
 }
 
-// Apply puts the rules in place, keeping what the sets hold, and learns what that is.
+// Apply puts the rules in place, keeping what the sets hold, and learns what that is. The first time it chooses the way.
 func (n *Node) Apply() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.off {
 		return nil
 	}
-	o := n.o
-	// A rule of a family the node does not have would do no harm, but the kernel may refuse it.
-	o.IPv6 = n.ns.HasIPv6()
-	err := n.ns.Do(func() error {
-		if err := load(NodeRules(o), newProbeSets()); err != nil {
-			return err
-		}
-		return n.read()
-	})
-	if err != nil {
-		return fmt.Errorf("apply the node's probe rules: %w", err)
+	ways := n.ways
+	if n.by != nil {
+		ways = []probeRules{n.by}
 	}
-	return nil
+	var errs []error
+	for _, way := range ways {
+		err := n.ns.Do(func() error {
+			err := way.apply(n.options())
+			if err == nil {
+				n.have, err = way.read()
+			}
+			return err
+		})
+		if err == nil {
+			n.by = way
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", way.name(), err))
+	}
+	return fmt.Errorf("apply the node's probe rules: %w", errors.Join(errs...))
+}
+
+// options of the node as it is. A rule of a family the node does not have would do no harm, but the kernel may refuse it.
+func (n *Node) options() NodeOptions {
+	o := n.o
+	o.IPv6 = n.ns.HasIPv6()
+	return o
+}
+
+// way is the one in use, or the best before there is any.
+func (n *Node) way() probeRules {
+	if n.by == nil {
+		return n.ways[0]
+	}
+	return n.by
 }
 
 // Verify is nil if the rules are in place, and ErrDrift otherwise.
@@ -100,9 +151,7 @@ func (n *Node) Verify() error {
 	if n.off {
 		return nil
 	}
-	o := n.o
-	o.IPv6 = n.ns.HasIPv6()
-	if err := n.ns.Do(func() error { return verify(NodeRules(o)) }); err != nil {
+	if err := n.ns.Do(func() error { return n.way().verify(n.options()) }); err != nil {
 		return fmt.Errorf("verify the node's probe rules: %w", err)
 	}
 	return nil
@@ -116,25 +165,9 @@ func (n *Node) Read() error {
 }
 
 // read fills have from the kernel. The caller holds mu and is inside the namespace.
-func (n *Node) read() error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("open netfilter netlink: %w", err)
-	}
-	n.have = map[netip.Addr]string{}
-	sets := newProbeSets()
-	for _, set := range []*nftables.Set{sets.v4, sets.v6} {
-		elements, err := c.GetSetElements(set)
-		if err != nil {
-			return fmt.Errorf("read set %s: %w", set.Name, err)
-		}
-		for _, e := range elements {
-			if a, ok := netip.AddrFromSlice(e.Key); ok {
-				n.have[a] = e.Comment
-			}
-		}
-	}
-	return nil
+func (n *Node) read() (err error) {
+	n.have, err = n.way().read()
+	return err
 }
 
 // Set makes the addresses of one pod exactly these; none removes the pod. An address that another pod had before is
@@ -170,13 +203,13 @@ func (n *Node) Addrs() []netip.Addr {
 	return slices.SortedFunc(maps.Keys(n.have), netip.Addr.Compare)
 }
 
-// change brings the kernel from have to next in one transaction. The caller holds mu.
+// change brings the kernel from have to next. The caller holds mu.
 func (n *Node) change(next map[netip.Addr]string) error {
 	if n.off || maps.Equal(n.have, next) {
 		return nil
 	}
 	err := n.ns.Do(func() error {
-		err := transact(func(c *nftables.Conn) error { return elements(c, n.have, next) })
+		err := n.way().change(n.options(), n.have, next)
 		if !errors.Is(err, unix.ENOENT) {
 			return err
 		}
@@ -184,7 +217,7 @@ func (n *Node) change(next map[netip.Addr]string) error {
 		if err := n.read(); err != nil {
 			return err
 		}
-		return transact(func(c *nftables.Conn) error { return elements(c, n.have, next) })
+		return n.way().change(n.options(), n.have, next)
 	})
 	if err != nil {
 		return fmt.Errorf("update the addresses of probed pods: %w", err)
@@ -192,6 +225,56 @@ func (n *Node) change(next map[netip.Addr]string) error {
 	n.have = next
 	return nil
 }
+
+// Remove takes the rules and sets away.
+func (n *Node) Remove() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.off {
+		return nil
+	}
+	if err := n.ns.Do(n.way().remove); err != nil {
+		return fmt.Errorf("remove the node's probe rules: %w", err)
+	}
+	n.have = map[netip.Addr]string{}
+	return nil
+}
+
+// nftProbes marks probes by nftables: one rule for each family, and a set of addresses.
+type nftProbes struct{}
+
+func (nftProbes) name() string { return NFTables{}.Name() }
+
+func (nftProbes) apply(o NodeOptions) error { return load(NodeRules(o), newProbeSets()) }
+
+func (nftProbes) verify(o NodeOptions) error { return verify(NodeRules(o)) }
+
+func (nftProbes) read() (map[netip.Addr]string, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open netfilter netlink: %w", err)
+	}
+	have := map[netip.Addr]string{}
+	sets := newProbeSets()
+	for _, set := range []*nftables.Set{sets.v4, sets.v6} {
+		elements, err := c.GetSetElements(set)
+		if err != nil {
+			return nil, fmt.Errorf("read set %s: %w", set.Name, err)
+		}
+		for _, e := range elements {
+			if a, ok := netip.AddrFromSlice(e.Key); ok {
+				have[a] = e.Comment
+			}
+		}
+	}
+	return have, nil
+}
+
+func (nftProbes) change(_ NodeOptions, have, next map[netip.Addr]string) error {
+	return transact(func(c *nftables.Conn) error { return elements(c, have, next) })
+}
+
+func (nftProbes) remove() error { return unload(NAT) }
 
 func elements(c *nftables.Conn, have, next map[netip.Addr]string) error {
 	sets := newProbeSets()
@@ -220,17 +303,3 @@ func elements(c *nftables.Conn, have, next map[netip.Addr]string) error {
 
 // clipComment keeps a pod's UID within what nftables stores beside an element.
 func clipComment(s string) string { return s[:min(len(s), 120)] }
-
-// Remove takes the rules and sets away.
-func (n *Node) Remove() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.off {
-		return nil
-	}
-	if err := n.ns.Do(func() error { return unload(NAT) }); err != nil {
-		return fmt.Errorf("remove the node's probe rules: %w", err)
-	}
-	n.have = map[netip.Addr]string{}
-	return nil
-}

@@ -233,6 +233,36 @@ func TestWithoutIPv6(t *testing.T) {
 }
 
 func TestNodeProbes(t *testing.T) {
+	t.Run("nftables", func(t *testing.T) {
+		nodeProbes(t, nil, func(t *testing.T, ns *netns.Netns) {
+			inside(t, ns, "nft", "flush", "set", "inet", "istio-ambient-nat", ProbeSetIPv4)
+		})
+	})
+	t.Run("iptables-legacy", func(t *testing.T) {
+		legacy := IPTables{Variant: "legacy"}
+		if err := legacy.Apply(netnstest.Make(t), Options{}); err != nil {
+			t.Skip("the kernel lacks it:", err)
+		}
+		nodeProbes(t, []probeRules{noProbes{}, iptProbes{legacy}}, func(t *testing.T, ns *netns.Netns) {
+			inside(t, ns, "iptables-legacy", "-t", "nat", "-F", iptChain(Postrouting))
+		})
+	})
+}
+
+// noProbes is a way of a kernel that lacks it.
+type noProbes struct{ nftProbes }
+
+func (noProbes) apply(NodeOptions) error { return unix.EOPNOTSUPP }
+
+// nodeProbes tries one of ways, or what a node chooses. empty is somebody who takes the addresses of IPv4 away.
+func nodeProbes(t *testing.T, ways []probeRules, empty func(*testing.T, *netns.Netns)) {
+	newNode := func(ns *netns.Netns) *Node {
+		n := NewNode(ns, NodeOptions{})
+		if ways != nil {
+			n.ways = ways
+		}
+		return n
+	}
 	w := newWire(t)
 	w.servers()
 	if err := (NFTables{}).Apply(w.pod, Options{IPv6: true}); err != nil {
@@ -257,7 +287,7 @@ func TestNodeProbes(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	n := NewNode(w.node, NodeOptions{})
+	n := newNode(w.node)
 	reach := func(when, want string) {
 		t.Helper()
 		for _, a := range []netip.Addr{pod4, pod6} {
@@ -279,7 +309,7 @@ func TestNodeProbes(t *testing.T) {
 	step(n.Set("uid-1", []netip.Addr{pod4, pod6}))
 
 	// A successor finds the sets as they are, and prunes what it does not know.
-	n = NewNode(w.node, NodeOptions{})
+	n = newNode(w.node)
 	step(n.Apply())
 	step(n.Verify())
 	if diff := cmp.Diff([]string{"10.77.0.2", "fd77::2"}, texts(n.Addrs())); diff != "" {
@@ -296,15 +326,17 @@ func TestNodeProbes(t *testing.T) {
 
 	// Somebody emptied the set behind our back.
 	step(n.Set("uid-1", []netip.Addr{pod4, pod6}))
-	inside(t, w.node, "nft", "flush", "set", "inet", "istio-ambient-nat", ProbeSetIPv4)
+	empty(t, w.node)
 	step(n.Set("uid-1", []netip.Addr{pod6}))
 	step(n.Set("uid-1", []netip.Addr{pod4, pod6}))
 	reach("set again", "app")
+	step(n.Remove())
 	step(n.Remove())
 	reach("removed", "inbound")
 	if err := n.Verify(); !errors.Is(err, ErrDrift) {
 		t.Errorf("verify after removal: %v", err)
 	}
+	assertEmpty(t, w.node)
 }
 
 func TestNodeSwitchedOff(t *testing.T) {
