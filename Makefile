@@ -33,8 +33,8 @@ check: ## formatting, vet (the stories of a cluster included), and each module o
 unit: envoy ## tests of every module but e2e
 	go test $(patsubst %,./%/...,$(filter-out e2e,$(MODULES)))
 
-stories: build envoy ## end-to-end stories in network namespaces (root)
-	go test -timeout 15m ./e2e/...
+stories: build envoy ## end-to-end stories in network namespaces (root; REDIRECTION=nftables|iptables|ebpf)
+	$(if $(REDIRECTION),AMBIT_REDIRECTION=$(REDIRECTION)) go test -timeout 15m ./e2e/...
 
 race: ## the concurrent packages under the race detector
 	go test -race ./api/... ./ca/... ./control/... ./ztunnel/... ./cni/...
@@ -67,9 +67,10 @@ images: ## container images without a registry, into bin/images (PLATFORMS=, HUB
 KIND := $(BIN)/ambit-kind
 ASK   = $(if $(filter environment,$(origin KUBECONFIG)),-ask)
 
-kind: build kind-cluster images ## Ambit on a Kubernetes cluster made here (NAME=ambit, IP_FAMILY=, WORKERS=; KIND_IMAGE= or KUBECONFIG= for others; docs/kind.md)
+kind: build kind-cluster images ## Ambit on a Kubernetes cluster made here (NAME=ambit, IP_FAMILY=, WORKERS=, REDIRECTION=; KIND_IMAGE= or KUBECONFIG= for others; docs/kind.md)
 	@$(KIND) load $(BIN)/images/*.tar
-	@$(KIND) run -- $(BIN)/ambitctl install --set global.hub=$(or $(HUB),ambit) --set global.tag=$(VERSION) $(INSTALL_ARGS)
+	@$(KIND) run -- $(BIN)/ambitctl install --set global.hub=$(or $(HUB),ambit) --set global.tag=$(VERSION) \
+	  $(if $(REDIRECTION),--set cni.redirection=$(REDIRECTION)) $(INSTALL_ARGS)
 
 kind-cluster: ## the cluster alone, with the Gateway API's kinds
 	@go build -o $(KIND) ./tools/kind/cmd/ambit-kind
@@ -80,8 +81,8 @@ kind-delete: ## delete the cluster NAME (and the Docker daemon with the last one
 	@go build -o $(KIND) ./tools/kind/cmd/ambit-kind
 	@$(KIND) delete
 
-kind-test: ## make kind, all stories and the Gateway API conformance suite on it, then kind-delete (KEEP=1 leaves it; RUN=regexp, SHORT=1: fewer)
-	@KEEP='$(KEEP)' RUN='$(RUN)' SHORT='$(SHORT)' tools/kind/test.sh
+kind-test: ## make kind, all stories and the Gateway API conformance suite on it, then kind-delete (KEEP=1 leaves it; RUN=regexp, SHORT=1: fewer; REDIRECTION=)
+	@KEEP='$(KEEP)' RUN='$(RUN)' SHORT='$(SHORT)' REDIRECTION='$(REDIRECTION)' tools/kind/test.sh
 
 conformance: ## the Gateway API conformance suite on the cluster of make kind, or of KUBECONFIG (REPORT=bin/conformance.yaml, CONFORMANCE_ARGS=)
 	@cd e2e && ../tools/progress.sh 'building the conformance suite' go test -c -tags kind -o $(BIN)/conformance.test ./conformance/cluster

@@ -1,7 +1,8 @@
 #!/bin/bash
 # test.sh: a cluster, Ambit on it, the stories of e2e/kind and the Gateway API conformance suite, and the end of the cluster.
 # What fails does not hide what comes after it; the exit code is that of all. KEEP=1 leaves the cluster, RUN=regexp takes the
-# stories it names and no conformance suite, SHORT=1 the two stories that CI runs.
+# stories it names and no conformance suite, SHORT=1 the two stories that CI runs, REDIRECTION=nftables, iptables or ebpf has
+# all of it run with that way of redirecting.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 failed=()
@@ -32,6 +33,13 @@ else
   stories 'the stories on a cluster' 90m .
   say 'Gateway API conformance'
   make --no-print-directory conformance || failed+=('Gateway API conformance')
+fi
+
+# Stories that install the mesh anew, or change its agents, leave it as it was.
+if [ -n "${REDIRECTION:-}" ]; then
+  now=$(bin/ambit-kind run -- kubectl get daemonset -n ambit-system ambit-cni-node \
+    -o 'jsonpath={.spec.template.spec.containers[0].env[?(@.name=="AMBIT_REDIRECTION")].value}')
+  [ "$now" = "$REDIRECTION" ] || failed+=("redirection is \"$now\" in the end, not $REDIRECTION")
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then
