@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/ambit-mesh/ambit/ca/certs"
+	"github.com/ambit-mesh/ambit/ca/issuer"
 )
 
 func hostname() string {
@@ -145,37 +144,16 @@ func (d *Daemon) warnings() []string {
 
 // dump is the state that really decides.
 func (d *Daemon) dump() any {
-	type certificate struct {
-		Subject   string    `json:"subject"`
-		Serial    string    `json:"serialNumber"`
-		NotBefore time.Time `json:"validFrom"`
-		NotAfter  time.Time `json:"expirationTime"`
-		PEM       string    `json:"pem"`
-	}
-	m := d.issuer.Current()
 	var out struct {
-		TrustDomain         string        `json:"trustDomain"`
-		Issuer              certificate   `json:"issuer"`
-		Until               time.Time     `json:"until"`
-		Intermediates       []certificate `json:"intermediates"`
-		Roots               []certificate `json:"roots"`
-		Serving             []certificate `json:"serving"`
-		TrustedNodeAccounts []string      `json:"trustedNodeAccounts"`
-		Pods                int           `json:"pods"`
-		Warnings            []string      `json:"warnings"`
+		issuer.Dump
+		Serving             []issuer.Certificate `json:"serving"`
+		TrustedNodeAccounts []string             `json:"trustedNodeAccounts"`
+		Pods                int                  `json:"pods"`
+		Warnings            []string             `json:"warnings"`
 	}
-	show := func(c *x509.Certificate) certificate {
-		return certificate{c.Subject.String(), fmt.Sprintf("%x", c.SerialNumber), c.NotBefore, c.NotAfter, string(certs.EncodeCertificates(c))}
-	}
-	out.TrustDomain, out.Issuer, out.Until = d.cfg.TrustDomain, show(m.Cert), m.Until
-	for _, c := range m.Intermediates {
-		out.Intermediates = append(out.Intermediates, show(c))
-	}
-	for _, c := range m.Bundle.Certificates() {
-		out.Roots = append(out.Roots, show(c))
-	}
+	out.Dump = d.issuer.Dump()
 	for _, s := range d.serving {
-		out.Serving = append(out.Serving, show(s.Certificate().Leaf))
+		out.Serving = append(out.Serving, issuer.Show(s.Certificate().Leaf))
 	}
 	out.TrustedNodeAccounts = d.cfg.TrustedNodeAccounts
 	if d.table != nil {

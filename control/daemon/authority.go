@@ -1,35 +1,18 @@
 package daemon
 
 import (
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
-	"time"
 
-	"github.com/ambit-mesh/ambit/ca/certs"
 	"github.com/ambit-mesh/ambit/ca/issuer"
 )
 
-// authorityCertificate is a certificate as the stand-alone authority's config_dump has it.
-type authorityCertificate struct {
-	Subject   string    `json:"subject"`
-	Serial    string    `json:"serialNumber"`
-	NotBefore time.Time `json:"validFrom"`
-	NotAfter  time.Time `json:"expirationTime"`
-	PEM       string    `json:"pem"`
-}
-
-// authorityDump is what the authority signs with and for whom.
+// authorityDump is the config_dump of the authority inside, in the form of the stand-alone one's.
 type authorityDump struct {
-	TrustDomain         string                 `json:"trustDomain"`
-	Issuer              authorityCertificate   `json:"issuer"`
-	Until               time.Time              `json:"until"`
-	Intermediates       []authorityCertificate `json:"intermediates"`
-	Roots               []authorityCertificate `json:"roots"`
-	Serving             []authorityCertificate `json:"serving"`
-	TrustedNodeAccounts []string               `json:"trustedNodeAccounts"`
-	Warnings            []string               `json:"warnings"`
+	issuer.Dump
+	TrustedNodeAccounts []string `json:"trustedNodeAccounts"`
+	Warnings            []string `json:"warnings"`
 }
 
 // authority answers about the authority inside, in the words of the stand-alone one.
@@ -71,17 +54,7 @@ func (d *Daemon) authority() http.Handler {
 }
 
 func (d *Daemon) authorityDump(iss *issuer.Issuer) authorityDump {
-	show := func(c *x509.Certificate) authorityCertificate {
-		return authorityCertificate{c.Subject.String(), fmt.Sprintf("%x", c.SerialNumber), c.NotBefore, c.NotAfter, string(certs.EncodeCertificates(c))}
-	}
-	m := iss.Current()
-	out := authorityDump{TrustDomain: iss.TrustDomain(), Issuer: show(m.Cert), Until: m.Until, TrustedNodeAccounts: d.cfg.TrustedNodeAccounts}
-	for _, c := range m.Intermediates {
-		out.Intermediates = append(out.Intermediates, show(c))
-	}
-	for _, c := range m.Bundle.Certificates() {
-		out.Roots = append(out.Roots, show(c))
-	}
+	out := authorityDump{Dump: iss.Dump(), TrustedNodeAccounts: d.cfg.TrustedNodeAccounts}
 	if err := iss.Refused(); err != nil {
 		out.Warnings = append(out.Warnings, err.Error())
 	}

@@ -65,11 +65,11 @@ func (s Server) Run(ctx context.Context) error {
 		return nil
 	}
 	tcp := func(talk func(net.Conn) error) func(net.Listener) error {
-		return func(l net.Listener) error { return accept(ctx, l, talk) }
+		return func(l net.Listener) error { return Accept(ctx, l, talk) }
 	}
 	err := errors.Join(
 		start(s.HTTP, func(l net.Listener) error { return s.serveHTTP(ctx, l) }),
-		start(s.TCP, tcp(back)),
+		start(s.TCP, tcp(Back)),
 		start(s.First, tcp(s.greet)),
 		start(s.Sink, tcp(sink)),
 		start(s.Source, tcp(source)),
@@ -97,8 +97,8 @@ func serveHealth(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// accept serves connections until ctx ends, and then closes them.
-func accept(ctx context.Context, l net.Listener, talk func(net.Conn) error) error {
+// Accept serves connections until ctx ends, and then closes them.
+func Accept(ctx context.Context, l net.Listener, talk func(net.Conn) error) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
@@ -121,7 +121,8 @@ func accept(ctx context.Context, l net.Listener, talk func(net.Conn) error) erro
 	}
 }
 
-func back(c net.Conn) error {
+// Back sends back what it gets.
+func Back(c net.Conn) error {
 	_, err := io.Copy(c, c)
 	return closeWrite(c, err)
 }
@@ -137,7 +138,7 @@ func (s Server) greet(c net.Conn) error {
 	if _, err := fmt.Fprintf(c, "220 %s %s sees %s\n", host(), s.Text, c.RemoteAddr()); err != nil {
 		return err
 	}
-	return back(c)
+	return Back(c)
 }
 
 func sink(c net.Conn) error {

@@ -32,6 +32,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/ambit-mesh/ambit/e2e/apps/echo"
 )
 
 // Server serves on ports of all addresses.
@@ -84,7 +86,7 @@ func (s Server) Run(ctx context.Context) error {
 		serve(port, func(l net.Listener) error { return s.grpc(ctx, port, l) })
 	}
 	for _, port := range s.TCP {
-		serve(port, func(l net.Listener) error { return back(ctx, l) })
+		serve(port, func(l net.Listener) error { return echo.Accept(ctx, l, echo.Back) })
 	}
 	wg.Wait()
 	return failed
@@ -180,29 +182,6 @@ func (s Server) grpc(ctx context.Context, port int, l net.Listener) error {
 	}, struct{}{})
 	defer context.AfterFunc(ctx, srv.Stop)()
 	return srv.Serve(l)
-}
-
-// back sends back what it gets.
-func back(ctx context.Context, l net.Listener) error {
-	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accept: %w", err)
-		}
-		wg.Go(func() {
-			defer c.Close()
-			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-			if _, err := io.Copy(c, c); err != nil && ctx.Err() == nil {
-				fmt.Fprintf(os.Stderr, "connection from %s: %v\n", c.RemoteAddr(), err)
-			}
-		})
-	}
 }
 
 func (s Server) certificate() (tls.Certificate, error) {
