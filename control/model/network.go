@@ -305,7 +305,7 @@ func (p *networkPolicy) report(m *Model) (object.Key, Report) {
 			if port.Protocol != object.TCP {
 				r.warn(status.NetworkPolicyInPart, field, "the mesh carries TCP: of "+port.Protocol.String()+" it enforces nothing", "leave that to the cluster's network plugin")
 			}
-			if _, ok := portsOf([]object.NetworkPort{port}, nil); !ok {
+			if _, _, ok := rangesOf([]object.NetworkPort{port}, nil); !ok {
 				r.warn(status.NetworkPolicyTooLarge, field, fmt.Sprintf("a range of more than %d ports that leaves out more than %d cannot be enforced: connections to it are refused", maxPorts, maxPorts), "write smaller ranges")
 			}
 		}
@@ -320,6 +320,13 @@ func (p *networkPolicy) report(m *Model) (object.Key, Report) {
 					fmt.Sprintf("%d of the pods can only be told by their addresses, more than %d: connections from them are refused", n, maxPeers),
 					"choose whole namespaces, give the pods service accounts of their own, and take them into the mesh")
 			}
+		}
+	}
+	for v := range p.variants {
+		if i := slices.Index(v.policies, p); v.users > 0 && i >= v.whole {
+			r.warn(status.NetworkPolicyTooLarge, "spec.ingress",
+				fmt.Sprintf("with the policies before it, by name, it has more than %d ports and addresses for a pod: what it admits is refused", maxRule), "write fewer rules, with ranges and whole namespaces")
+			break
 		}
 	}
 	if n := len(p.outside); n > 0 && p.obj.Ingress {

@@ -28,6 +28,8 @@ import (
 const (
 	maxPorts = 4096
 	maxPeers = 20_000
+	// maxRule bounds all ports, addresses and names in what NetworkPolicies come to for a pod.
+	maxRule = 100_000
 )
 
 // variant is what the same NetworkPolicies come to for pods that give the same meaning to named ports and are behind the
@@ -40,6 +42,8 @@ type variant struct {
 	through  []string          // principals of waypoints
 	users    int
 	sum      uint64
+	// whole is how many of the policies, from the first, are in the rule; the others admit nothing, see maxRule.
+	whole int
 }
 
 // key is how the variant is called in Workloads.
@@ -191,12 +195,21 @@ func (m *Model) flushNetworks(out Output) {
 // networkRule is a variant as a policy.
 func (m *Model) networkRule(v *variant) *security.Authorization {
 	rule := &security.Rule{}
+	whole, left := 0, maxRule
 	for _, p := range v.policies {
-		if p.obj == nil {
-			continue // the pods it was about are about to name another variant
+		if p.obj != nil { // else the pods it was about are about to name another variant
+			var clauses []*security.Clause
+			if clauses, left = m.clausesOf(p, v, left); left < 0 {
+				break
+			}
+			rule.Clauses = append(rule.Clauses, clauses...)
 		}
-		for i := range p.obj.Rules {
-			rule.Clauses = append(rule.Clauses, m.notAdmitted(p, i, v)...)
+		whole++
+	}
+	if whole != v.whole {
+		v.whole = whole
+		for _, p := range v.policies {
+			m.dirty.reports.add(p)
 		}
 	}
 	if len(v.through) > 0 {
@@ -211,6 +224,19 @@ func (m *Model) networkRule(v *variant) *security.Authorization {
 		Name: v.name, Namespace: v.ns.name, Scope: security.Scope_WORKLOAD_SELECTOR, Action: security.Action_DENY,
 		Rules: []*security.Rule{rule},
 	}
+}
+
+// clausesOf are a policy's, and what is left of how large they may be; below zero they are too large.
+func (m *Model) clausesOf(p *networkPolicy, v *variant, left int) ([]*security.Clause, int) {
+	var clauses []*security.Clause
+	for i := range p.obj.Rules {
+		more := m.notAdmitted(p, i, v)
+		if left -= size(more); left < 0 {
+			return nil, left
+		}
+		clauses = append(clauses, more...)
+	}
+	return clauses, left
 }
 
 // notAdmitted are clauses that together match what a rule does not admit.
