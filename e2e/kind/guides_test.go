@@ -9,12 +9,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/labfile"
 	"github.com/ambit-mesh/ambit/e2e/guides"
 )
 
+// guideLimit is for one guide, on two cores.
+const guideLimit = 5 * time.Minute
+
+// playgrounds are the namespaces that guides make, and delete at their end.
+var playgrounds = []string{"shop", "bookinfo", "outside"}
+
 // TestGuides executes the guides of docs/kubernetes on the cluster, one after the other: each cleans up behind itself.
 func TestGuides(t *testing.T) {
-	open(t)
+	c := open(t)
 	files, err := filepath.Glob(root + "/docs/kubernetes/*.md")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no guides: %v", err)
@@ -37,8 +44,18 @@ func TestGuides(t *testing.T) {
 			if err != nil || len(steps) == 0 {
 				t.Fatalf("%s: %d steps, %v", file, len(steps), err)
 			}
-			env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1", "TMPDIR="+t.TempDir())
-			for _, problem := range (guides.Session{Dir: root, Env: env, Limit: 10 * time.Minute}).Follow(t.Context(), file, steps) {
+			c := c.in(t)
+			// What a guide that failed has left would be in the way of the next one.
+			tidy := func() {
+				for _, ns := range playgrounds {
+					c.gone(ns)
+				}
+			}
+			tidy()
+			t.Cleanup(tidy)
+			// A lab that runs on this machine would come before the cluster, so there is none to be seen.
+			env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1", "TMPDIR="+t.TempDir(), labfile.EnvRoot+"="+t.TempDir(), "AMBIT_LAB=")
+			for _, problem := range (guides.Session{Dir: root, Env: env, Limit: guideLimit}).Follow(t.Context(), file, steps) {
 				t.Error(problem)
 			}
 		})
