@@ -49,6 +49,9 @@ type lease struct {
 // poolSize4 is a prime a little below the size of 240.240.0.0/16, so that every step width visits every address.
 const poolSize4 = 65521
 
+// What the addresses of the pool are in.
+var automatic4, automatic6 = netip.MustParsePrefix("240.240.0.0/16"), netip.MustParsePrefix("2001:2::/64")
+
 func newPool() *pool {
 	mk := func(size uint64, at func(uint64, tenant) netip.Addr) ring {
 		return ring{at: at, size: size, holder: map[netip.Addr]*lease{}, waiting: map[netip.Addr]map[*lease]bool{},
@@ -307,6 +310,11 @@ func given(e *object.ServiceEntry, host string) []netip.Addr {
 		}
 	}
 	return as
+}
+
+// automatic says whether an address is one that the mesh gives.
+func automatic(p netip.Prefix) bool {
+	return automatic4.Contains(p.Addr()) || automatic6.Contains(p.Addr())
 }
 
 // assigned are the automatic addresses of one host: what the object's status says, else what the pool gives.

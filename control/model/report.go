@@ -212,7 +212,11 @@ func (s *service) report(m *Model) (object.Key, Report) {
 func (m *Model) reportAddresses(r *Report, c *slot) {
 	for _, p := range c.vips {
 		if h := m.holder(c, p); h != nil {
-			r.warn(status.AddressConflict, "spec.clusterIPs", "address "+addressText(p)+" belongs to "+h.key().String()+": "+c.hostname+" goes without it",
+			field := "spec.clusterIPs"
+			if c.winner.kind == object.KindServiceEntry {
+				field = "spec.addresses"
+			}
+			r.warn(status.AddressConflict, field, "address "+addressText(p)+" belongs to "+h.key().String()+": "+c.hostname+" goes without it",
 				"give it an address of its own")
 			continue
 		}

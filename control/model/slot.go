@@ -109,16 +109,20 @@ func (m *Model) wanted(c *slot) []netip.Prefix {
 	return slices.Compact(ps)
 }
 
-// holder is the Service that keeps an address from the slot, nil when the slot may have it. Kubernetes gives a cluster
-// IP to one Service only; where objects are written by hand the older one keeps it, and no ServiceEntry takes it away.
+// holder is the one that keeps an address from the slot, nil when the slot may have it. Kubernetes gives a cluster
+// IP to one Service only; where objects are written by hand the older one keeps it, and no ServiceEntry takes it away. An
+// address that a host was given by the mesh nobody else has a reason to write down: it would lead others' traffic to him.
 func (m *Model) holder(c *slot, p netip.Prefix) *service {
-	var first *service
+	var first *slot
 	for o := range m.vips[p] {
-		if o != c && o.winner.kind == object.KindService && better(o.winner, c.winner) && (first == nil || better(o.winner, first)) {
-			first = o.winner
+		if (o.winner.kind == object.KindService || automatic(p)) && (first == nil || better(o.winner, first.winner)) {
+			first = o
 		}
 	}
-	return first
+	if first == nil || !better(first.winner, c.winner) || first.winner.kind != object.KindService && first.ns == c.ns {
+		return nil
+	}
+	return first.winner
 }
 
 // flushSlots hands out the services that were marked.

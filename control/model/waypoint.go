@@ -223,6 +223,7 @@ func (m *Model) touchUsers(w *waypoint, workloads bool) {
 		for _, c := range s.slots {
 			m.dirty.slots.add(c)
 		}
+		m.dirty.reports.add(s.ns) // which counts what asks for its waypoint, and a waypoint's own Service does not
 	}
 	for s := range w.sources {
 		m.touch(s)
