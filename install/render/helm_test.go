@@ -36,7 +36,7 @@ var cases = map[string][]string{
 	"ebpf":    {"cni.redirection=ebpf", "cni.chained=false", "cni.excludeNamespaces=[kube-system, other]", "cni.ambient.enablementSelectors=[{podSelector: {matchLabels: {mesh: \"yes\"}}}]"},
 	"policies": {
 		"global.networkPolicy.enabled=true", "control.networkPolicies=true", "control.taint.enabled=true", "base.validationPolicies=false",
-		"base.excludedCRDs=[envoyfilters.networking.istio.io]", "base.dashboards.enabled=true", "base.monitors.enabled=true",
+		"base.aggregateRoles=false", "base.excludedCRDs=[envoyfilters.networking.istio.io]", "base.dashboards.enabled=true", "base.monitors.enabled=true",
 	},
 	"openshift": {"global.platform=openshift", "base.enableIstioConfigCRDs=false"},
 	"gke":       {"global.platform=gke", "cni.resourceQuotas.pods=200"},
