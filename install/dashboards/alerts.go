@@ -36,7 +36,7 @@ func Alerts() []Alert {
 		{"AmbitNoLeader", "sum(ambit_control_leader) != 1", "5m", "warning",
 			"{{ $value }} control planes write status and run Gateways; one should", "kubectl -n ambit-system describe lease ambitd"},
 		{"AmbitKindsUnreadable", "max by (pod) (ambit_control_unreadable_kinds) > 0", "10m", "warning",
-			"{{ $labels.pod }} may not read {{ $value }} kinds of objects and goes on with what it knew of them", "its log names them; check the ClusterRole ambitd"},
+			"{{ $labels.pod }} cannot read {{ $value }} kinds of objects and goes on with what it knew of them", "ambitctl config refused names them; check the ClusterRole ambitd and the CustomResourceDefinitions"},
 		{"AmbitWaypointNotReady", "ambit_waypoint_ready == 0", "5m", "critical",
 			"{{ $labels.namespace }}/{{ $labels.pod }} serves nobody", "ambitctl waypoint status, and the log of the pod"},
 		{"AmbitWaypointIncomplete", "ambit_waypoint_problems + ambit_waypoint_rejected_facts + ambit_waypoint_refused_resources > 0", "5m", "warning",
