@@ -2,9 +2,12 @@ package kube
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -26,6 +29,8 @@ func (s *Source) Successor(ctx context.Context, namespace, name string) (bool, s
 	switch {
 	case apierrors.IsNotFound(err):
 		return false, fmt.Sprintf("there is no DaemonSet %s", full)
+	case apierrors.IsUnauthorized(err) && s.cluster.outlived(time.Now()):
+		return true, fmt.Sprintf("the agent's token has ended and nobody has renewed it, so DaemonSet %s may go on", full)
 	case apierrors.IsUnauthorized(err):
 		// The account is gone, and with it the mesh.
 		return false, "the API server does not know the agent's account any more"
@@ -44,6 +49,27 @@ func (s *Source) Successor(ctx context.Context, namespace, name string) (bool, s
 		return false, fmt.Sprintf("DaemonSet %s does not select node %s", full, s.node)
 	}
 	return true, fmt.Sprintf("DaemonSet %s goes on", full)
+}
+
+// outlived says whether the agent's token has ended, by its own word: a node whose kubelet was away for long is no mesh that
+// is being uninstalled. RFC 7519 §4.1.4
+func (c *Cluster) outlived(now time.Time) bool {
+	have, err := c.Credentials()
+	if err != nil {
+		return true
+	}
+	parts := strings.Split(have.Token, ".")
+	if len(parts) != 3 {
+		return false
+	}
+	var claims struct {
+		Exp float64 `json:"exp"`
+	}
+	body, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(body, &claims) != nil {
+		return false
+	}
+	return claims.Exp > 0 && float64(now.Unix()) >= claims.Exp
 }
 
 // insist asks three times.

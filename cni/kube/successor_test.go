@@ -1,9 +1,12 @@
 package kube
 
 import (
+	"encoding/base64"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +21,7 @@ func TestSuccessor(t *testing.T) {
 	for name, c := range map[string]struct {
 		set, node doc
 		fail      int
+		token     string
 		want      bool
 		why       string
 	}{
@@ -28,10 +32,13 @@ func TestSuccessor(t *testing.T) {
 		"for this node":      {set: daemonset(nil, doc{"nodeSelector": doc{"kubernetes.io/os": "linux"}}), node: linux, want: true},
 		"the node is gone":   {set: daemonset(nil, nil), want: true, why: "cannot be read"},
 		"account is gone":    {fail: 401, want: false, why: "account"},
+		"token has ended":    {fail: 401, token: lasting(-time.Minute), want: true, why: "token has ended"},
+		"token is good":      {fail: 401, token: lasting(time.Hour), want: false, why: "account"},
 		"rights are gone":    {fail: 403, want: true, why: "cannot be read"},
 		"API server is away": {fail: 503, want: true, why: "cannot be read"},
 	} {
 		api, cluster := newServer(t)
+		cluster.config.BearerToken = c.token
 		api.set(set, c.set)
 		api.set(node, c.node)
 		api.fail(func(*http.Request) int { return c.fail })
@@ -40,6 +47,12 @@ func TestSuccessor(t *testing.T) {
 			t.Errorf("%s: %v, %s", name, got, why)
 		}
 	}
+}
+
+// lasting is a token that ends so long from now.
+func lasting(d time.Duration) string {
+	claims := fmt.Sprintf(`{"exp": %d}`, time.Now().Add(d).Unix())
+	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
 }
 
 func TestPlaces(t *testing.T) {
