@@ -208,7 +208,8 @@ func (c *cluster) hold(ns, pod, to string, d time.Duration) func() {
 	}
 }
 
-// TestRunningPods brings pods that run into the mesh and out of it again: no restart, and what is open stays open.
+// TestRunningPods brings pods that run into the mesh and out of it again: no restart, and what is open stays open, whether it
+// was opened outside or inside.
 func TestRunningPods(t *testing.T) {
 	c := open(t)
 	node := c.worker()
@@ -236,11 +237,27 @@ spec: {mtls: {mode: STRICT}}
 `)
 	c.refused("running", "loner", "http://"+net.JoinHostPort(ip, "8080"))
 	c.answers("running", "client", "http://"+net.JoinHostPort(ip, "8080"))
+	encrypted := c.hold("running", "client", net.JoinHostPort(ip, "9000"), 40*time.Second)
+	c.eventually("the connection goes through the proxy", func() error {
+		out, stderr, err := c.try("ztunnel-config", "connections", "--workload-namespace", "running")
+		if err == nil && !strings.Contains(out, ":9000") {
+			err = fmt.Errorf("%s%s", out, stderr)
+		}
+		return err
+	})
 
 	c.label("Namespace", "", "running", "istio.io/dataplane-mode-")
 	c.redirection("running", "server", "")
+	c.eventually("the agents wait for it", func() error {
+		out, stderr, err := c.try("enrolment", "-n", "running")
+		if err == nil && !strings.Contains(out, "1 of its connections still go through the proxy") {
+			err = fmt.Errorf("%s%s", out, stderr)
+		}
+		return err
+	})
 	c.answers("running", "loner", "http://"+net.JoinHostPort(ip, "8080"))
 	released()
+	encrypted()
 	for _, p := range c.pods("running", "app") {
 		if n := p.Status.ContainerStatuses[0].RestartCount; n > 0 {
 			t.Errorf("%s was restarted %d times", p.Name, n)
@@ -332,6 +349,21 @@ func (c *cluster) effective(ns string) (name, text string) {
 
 const ourType = `"ambit-cni"`
 
+// without is a configuration as another network plugin writes it, which knows nothing of the mesh's.
+func without(t *testing.T, conflist string) string {
+	t.Helper()
+	var list map[string]any
+	if err := json.Unmarshal([]byte(conflist), &list); err != nil {
+		t.Fatalf("%v: %s", err, conflist)
+	}
+	list["plugins"] = slices.DeleteFunc(list["plugins"].([]any), func(p any) bool { return p.(map[string]any)["type"] == "ambit-cni" })
+	out, err := json.Marshal(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
 // TestForeignWriter is another network plugin that writes its configuration anew, which leaves the mesh's plugin out, and a
 // pod that starts in just that moment.
 func TestForeignWriter(t *testing.T) {
@@ -343,13 +375,9 @@ func TestForeignWriter(t *testing.T) {
 	if !strings.Contains(text, ourType) {
 		t.Fatalf("the plugin is not in %s: %s", name, text)
 	}
-	var list map[string]any
-	c.must(json.Unmarshal([]byte(text), &list))
-	list["plugins"] = slices.DeleteFunc(list["plugins"].([]any), func(p any) bool { return p.(map[string]any)["type"] == "ambit-cni" })
-	foreign, err := json.Marshal(list)
-	c.must(err)
+	foreign := without(t, text)
 	for i := range 5 {
-		out, err := c.execIn(c.ctx, "writer", "hand", "", strings.NewReader(string(foreign)), "ambit-echo", "file", "write", name, "--until", ourType)
+		out, err := c.execIn(c.ctx, "writer", "hand", "", strings.NewReader(foreign), "ambit-echo", "file", "write", name, "--until", ourType)
 		c.must(err)
 		healed, err := time.ParseDuration(strings.TrimSpace(out))
 		c.must(err)
@@ -359,7 +387,7 @@ func TestForeignWriter(t *testing.T) {
 		}
 		c.apply("writer", onNode(fmt.Sprintf("pod-%d", i), node, ""))
 	}
-	_, err = c.exec("writer", "hand", "ambit-echo", "file", "remove", "/node/opt/cni/bin/ambit-cni")
+	_, err := c.exec("writer", "hand", "ambit-echo", "file", "remove", "/node/opt/cni/bin/ambit-cni")
 	c.must(err)
 	c.within(10*time.Second, "the program is back", func() error {
 		out, err := c.exec("writer", "hand", "ambit-echo", "file", "list", "/node/opt/cni/bin")
@@ -381,11 +409,7 @@ func TestUncapturedSandbox(t *testing.T) {
 	c.namespace("bypass", "istio.io/dataplane-mode=ambient")
 	c.hand("bypass", node)
 	name, text := c.effective("bypass")
-	var list map[string]any
-	c.must(json.Unmarshal([]byte(text), &list))
-	list["plugins"] = slices.DeleteFunc(list["plugins"].([]any), func(p any) bool { return p.(map[string]any)["type"] == "ambit-cni" })
-	foreign, err := json.Marshal(list)
-	c.must(err)
+	foreign := without(t, text)
 	// Nobody heals while there is no agent, and nobody calls the plugin then.
 	var image string
 	c.change(func(ds *appsv1.DaemonSet) {
@@ -401,7 +425,7 @@ func TestUncapturedSandbox(t *testing.T) {
 		}
 		return nil
 	})
-	_, err = c.execIn(c.ctx, "bypass", "hand", "", strings.NewReader(string(foreign)), "ambit-echo", "file", "write", name)
+	_, err := c.execIn(c.ctx, "bypass", "hand", "", strings.NewReader(foreign), "ambit-echo", "file", "write", name)
 	c.must(err)
 	c.apply("bypass", onNode("quick", node, ""))
 	c.ready("bypass", "app=quick")
