@@ -37,7 +37,8 @@ spec:
         imagePullPolicy: IfNotPresent
         command: [ambit-echo, serve]
         readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}
-        lifecycle: {preStop: {sleep: {seconds: 3}}}
+        # API servers before 1.30 know no preStop of the kind sleep.
+        lifecycle: {preStop: {exec: {command: [ambit-echo, get, "http://127.0.0.1:8080/delay?d=3s"]}}}
 ---
 apiVersion: v1
 kind: ServiceAccount
