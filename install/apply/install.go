@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -68,6 +69,7 @@ func (i *Installer) Apply(ctx context.Context, s Step) error {
 		if keep {
 			continue
 		}
+		keepScale(u, old)
 		got, err := i.Client.Put(ctx, o, i.Dry)
 		if i.Dry && (apierrors.IsNotFound(err) || isNoMatch(err)) {
 			// Into a namespace, or of a kind, that is not there yet because nothing is really done.
@@ -108,6 +110,24 @@ func mark(u *unstructured.Unstructured, component, mesh string) {
 	labels = maps.Clone(labels)
 	labels[LabelMesh], labels[LabelComponent], labels[labelManagedBy] = mesh, component, Manager
 	u.SetLabels(labels)
+}
+
+// keepScale leaves the number of a Deployment's pods to an autoscaler that it is given over to. A field that we have applied
+// before and leave out now would go back to its default, which is one pod.
+func keepScale(u, old *unstructured.Unstructured) {
+	if u.GetKind() != "Deployment" || old == nil {
+		return
+	}
+	if _, said, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "replicas"); said {
+		return
+	}
+	now, there, err := unstructured.NestedInt64(old.Object, "spec", "replicas")
+	ours := slices.ContainsFunc(old.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool {
+		return m.Manager == Manager && m.FieldsV1 != nil && strings.Contains(string(m.FieldsV1.Raw), `"f:replicas"`)
+	})
+	if err == nil && there && ours {
+		_ = unstructured.SetNestedField(u.Object, now, "spec", "replicas") // it has a spec that is a mapping
+	}
 }
 
 // foreign decides about an object that is there already. Definitions that somebody else keeps are left to him; anything else

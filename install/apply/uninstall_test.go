@@ -219,3 +219,29 @@ func TestForeign(t *testing.T) {
 		t.Errorf("our own: %v %v", keep, err)
 	}
 }
+
+// TestKeepScale: an autoscaler that is turned on finds as many pods as there are.
+func TestKeepScale(t *testing.T) {
+	apps := schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
+	deployment := func(manager, fields string, spec map[string]any) *unstructured.Unstructured {
+		u := thing(apps, "Deployment", mesh, control, "", nil)
+		u.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: manager, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}})
+		u.Object["spec"] = spec
+		return u
+	}
+	const replicas, none = `{"f:spec":{"f:replicas":{}}}`, `{"f:spec":{"f:template":{}}}`
+	for name, c := range map[string]struct {
+		u, old *unstructured.Unstructured
+		want   any
+	}{
+		"handed over":      {deployment("", "", map[string]any{}), deployment(Manager, replicas, map[string]any{"replicas": int64(4)}), int64(4)},
+		"the autoscaler's": {deployment("", "", map[string]any{}), deployment(Manager, none, map[string]any{"replicas": int64(4)}), nil},
+		"said":             {deployment("", "", map[string]any{"replicas": int64(2)}), deployment(Manager, replicas, map[string]any{"replicas": int64(4)}), int64(2)},
+		"new":              {deployment("", "", map[string]any{}), nil, nil},
+	} {
+		keepScale(c.u, c.old)
+		if got := c.u.Object["spec"].(map[string]any)["replicas"]; got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
