@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,9 +113,26 @@ func (w *Writer) Apply(ctx context.Context, o gateways.Object) error {
 		if err == nil && (there.GetLabels()[mesh.LabelGatewayManaged] == "" || there.GetLabels()[mesh.LabelGatewayName] != u.GetLabels()[mesh.LabelGatewayName]) {
 			return fmt.Errorf("it is already there and was not made for this Gateway: rename one of the two, or see annotation %s", mesh.AnnotationNameOverride)
 		}
+		if err == nil {
+			keepScale(u, there)
+		}
 	}
 	_, err = c.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: managerGateways, Force: true})
 	return err
+}
+
+// keepScale leaves the number of a Deployment's pods to whoever scales it from now on. A field that was applied before and is
+// left out now would go back to its default, which is one pod.
+func keepScale(u, there *unstructured.Unstructured) {
+	if _, said, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "replicas"); said || u.GetKind() != "Deployment" {
+		return
+	}
+	ours := slices.ContainsFunc(there.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool {
+		return m.Manager == managerGateways && m.FieldsV1 != nil && strings.Contains(string(m.FieldsV1.Raw), `"f:replicas"`)
+	})
+	if now, ok, err := unstructured.NestedInt64(there.Object, "spec", "replicas"); ours && ok && err == nil {
+		_ = unstructured.SetNestedField(u.Object, now, "spec", "replicas") // it has a spec that is a mapping
+	}
 }
 
 // Delete implements gateways.Applier.

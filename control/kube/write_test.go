@@ -333,3 +333,33 @@ func TestDocument(t *testing.T) {
 		t.Errorf("kept %v", status)
 	}
 }
+
+// TestKeepScale: what an overlay said of the number of pods, and says no more, is the autoscaler's from there on.
+func TestKeepScale(t *testing.T) {
+	read := func(text string) *unstructured.Unstructured {
+		u := &unstructured.Unstructured{}
+		if err := u.UnmarshalJSON([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	there := func(manager, fields string) *unstructured.Unstructured {
+		return read(`{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"managedFields": [{"manager": "` + manager + `", "fieldsV1": ` + fields + `}]}, "spec": {"replicas": 3}}`)
+	}
+	for name, c := range map[string]struct {
+		said  string
+		there *unstructured.Unstructured
+		want  any
+	}{
+		"no more":   {`{}`, there(managerGateways, `{"f:spec": {"f:replicas": {}}}`), int64(3)},
+		"never":     {`{}`, there(managerGateways, `{"f:spec": {}}`), nil},
+		"elsewhere": {`{}`, there("kube-controller-manager", `{"f:spec": {"f:replicas": {}}}`), nil},
+		"now":       {`{"replicas": 2}`, there(managerGateways, `{"f:spec": {"f:replicas": {}}}`), int64(2)},
+	} {
+		u := read(`{"apiVersion": "apps/v1", "kind": "Deployment", "spec": ` + c.said + `}`)
+		keepScale(u, c.there)
+		if got := u.Object["spec"].(map[string]any)["replicas"]; got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
