@@ -129,16 +129,9 @@ func (f *feed) Replace(list []any, _ string) error { return f.replace(list, f.re
 
 // replace takes a complete list in and passes on what is missing from it.
 func (f *feed) replace(list []any, missing func(object.Key)) error {
-	there := make(map[object.Key]bool, len(list))
-	for _, in := range list {
-		if err := f.put(in); err != nil {
-			return err
-		}
-		key, _, err := nameOf(f.kind, in)
-		if err != nil {
-			return err
-		}
-		there[key] = true
+	there, err := f.take(list)
+	if err != nil {
+		return err
 	}
 	for key := range f.have {
 		if !there[key] {
@@ -147,6 +140,22 @@ func (f *feed) replace(list []any, missing func(object.Key)) error {
 	}
 	f.settle()
 	return nil
+}
+
+// take takes a list in and returns what is in it.
+func (f *feed) take(list []any) (map[object.Key]bool, error) {
+	there := make(map[object.Key]bool, len(list))
+	for _, in := range list {
+		if err := f.put(in); err != nil {
+			return nil, err
+		}
+		key, _, err := nameOf(f.kind, in)
+		if err != nil {
+			return nil, err
+		}
+		there[key] = true
+	}
+	return there, nil
 }
 
 // settle notes that everything there is to know of the kind is known.

@@ -6,8 +6,6 @@ import (
 	"sync"
 
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/ambit-mesh/ambit/control/object"
 )
 
 // Spaces are the namespaces in which the control plane has a right that it does not have everywhere; none named means
@@ -87,16 +85,9 @@ func (p *portion) Delete(in any) error {
 func (p *portion) Replace(list []any, _ string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	there := make(map[object.Key]bool, len(list))
-	for _, in := range list {
-		if err := p.feed.put(in); err != nil {
-			return err
-		}
-		key, _, err := nameOf(p.feed.kind, in)
-		if err != nil {
-			return err
-		}
-		there[key] = true
+	there, err := p.feed.take(list)
+	if err != nil {
+		return err
 	}
 	for key := range p.feed.have {
 		if key.Namespace == p.namespace && !there[key] {
