@@ -4,6 +4,7 @@
  *   steer        in the pod, gives connection requests that come back (or come in) to the proxy's listeners
  *   sendmsg4/6…  datagrams to port 53 go to the proxy's DNS socket, and answers look as if they came from where asked
  *   listening    remembers the proxy's listeners when they open; adopt finds those that were open already
+ *                and marks what they accept from the app as staying in the pod
  *
  * Only connection requests pass here: connections that are open are nobody's business. A pod is known by the cookie of
  * its network namespace; whoever is not in the map of pods is left alone. What cannot be done is refused, so that nothing
@@ -125,7 +126,7 @@ inline_always int ours(__u16 port)
 	return port == OUTBOUND || port == INBOUND || port == DNS;
 }
 
-inline_always int mark(struct bpf_sock_addr *ctx, __u32 now)
+inline_always int mark(void *ctx, __u32 now)
 {
 	__u32 next = (now & ~MASK) | MARK_LOOP;
 	return setsockopt(ctx, SOL_SOCKET_, SO_MARK_, &next, sizeof(next)) ? REFUSE : ALLOW;
@@ -310,9 +311,31 @@ SEC("cgroup/recvmsg6") int recvmsg6(struct bpf_sock_addr *ctx) { return incoming
 SEC("cgroup/getpeername4") int getpeername4(struct bpf_sock_addr *ctx) { return incoming4(ctx); }
 SEC("cgroup/getpeername6") int getpeername6(struct bpf_sock_addr *ctx) { return incoming6(ctx); }
 
+/* The proxy's end of a connection that the app makes. When the app has closed, the kernel answers in its place, with the mark
+ * of what it answers (fwmark_reflect): with the proxy's own, the acknowledgement of the last FIN would leave the pod. The
+ * proxy would wait for it, and the app's next connection from the same port would meet that, without an answer for minutes. */
+inline_always void accepted(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	__u64 netns = netns_cookie(ctx);
+	if (!sk || (sk->mark & MASK) != MARK_PROXY || !map_lookup(&pods, &netns))
+		return;
+	/* Volatile, or loads are merged to some through a computed pointer, which the verifier refuses. */
+	volatile struct bpf_sock_ops *op = ctx;
+	struct address local = from4(op->local_ip4), remote = from4(op->remote_ip4);
+	if (op->family != V4) {
+		local = (struct address){ { op->local_ip6[0], op->local_ip6[1], op->local_ip6[2], op->local_ip6[3] } };
+		remote = (struct address){ { op->remote_ip6[0], op->remote_ip6[1], op->remote_ip6[2], op->remote_ip6[3] } };
+	}
+	if (!is_own(netns, &local) && is_own(netns, &remote))
+		mark(ctx, sk->mark);
+}
+
 /* Only sockets with the proxy's mark count, which takes CAP_NET_ADMIN: an app cannot put itself in the proxy's place. */
 SEC("sockops") int listening(struct bpf_sock_ops *ctx)
 {
+	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		accepted(ctx);
 	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB || !ours(ctx->local_port))
 		return 1;
 	struct bpf_sock *sk = ctx->sk;
