@@ -7,7 +7,6 @@ package token
 
 import (
 	"crypto"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -200,14 +199,4 @@ func (v *Verifier) check(b *body, now time.Time) (Claims, error) {
 		return Claims{}, fmt.Errorf("subject %q disagrees with the kubernetes.io claim (%s/%s)", b.Subject, b.Kubernetes.Namespace, bound)
 	}
 	return c, nil
-}
-
-// Unverified reads the claims without checking anything; it is for tools that show a token, never for decisions.
-func Unverified(raw string) (json.RawMessage, error) {
-	parsed, err := jwt.ParseSigned(raw, algorithms)
-	if err != nil {
-		return nil, fmt.Errorf("not a signed JWT: %w", err)
-	}
-	var m json.RawMessage
-	return m, parsed.UnsafeClaimsWithoutVerification(&m)
 }

@@ -11,18 +11,6 @@ import (
 	"github.com/ambit-mesh/ambit/control/status"
 )
 
-// anyPort stands for that of the request where a destination names no port.
-func (r *reader) anyPort(from, host string) uint32 {
-	h, ok := r.find(from, host)
-	if !ok {
-		return 0
-	}
-	if ports := r.ports(h.Object); len(ports) > 0 {
-		return ports[0].Number
-	}
-	return 0
-}
-
 // reportRivals warns of an older VirtualService for the same host, which is asked first.
 func (m *Model) reportRivals(r *reader, rep *model.Report, v *object.VirtualService) {
 	for _, host := range v.Hosts {

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,9 +17,6 @@ import (
 	"github.com/ambit-mesh/ambit/e2e/lab/supervisor"
 	"golang.org/x/sys/unix"
 )
-
-// Down ends the lab and removes everything it was made of.
-func (l *Lab) Down(context.Context) error { return Clean(l.Name) }
 
 // Clean removes a lab by name, whatever state it is in: its processes, found by control group, pid file and network
 // namespace; its namespaces; its mounts; its folder. A lab that is not there is no error.

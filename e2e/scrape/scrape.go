@@ -121,15 +121,3 @@ func (m Metrics) Promise(name string, labels ...string) {
 
 // Labels of a metric, sorted.
 func (m Metrics) Labels(name string) []string { return slices.Sorted(maps.Keys(m[name])) }
-
-// Names of the metrics that begin with a prefix, sorted.
-func (m Metrics) Names(prefix string) []string {
-	var out []string
-	for name := range m {
-		if strings.HasPrefix(name, prefix) {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}

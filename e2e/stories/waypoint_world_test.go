@@ -309,14 +309,3 @@ func (w *world) proxies(ns, gateway string) []string {
 }
 
 var errAnswered = errors.New("it was answered")
-
-// unanswered waits until a request fails or is refused with a status of 500 or more.
-func (w *world) unanswered(ns, pod, request string) {
-	w.Helper()
-	w.eventually(request+" to fail", func() error {
-		if a, err := w.fetch(ns, pod, request); err == nil && a.Status < 500 {
-			return fmt.Errorf("%d by %q: %w", a.Status, a.by(), errAnswered)
-		}
-		return nil
-	})
-}

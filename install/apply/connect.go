@@ -30,13 +30,11 @@ type Flags struct {
 	// Kubeconfig is a file; empty means $KUBECONFIG, then ~/.kube/config, then the service account of the pod we run in.
 	Kubeconfig string
 	overrides  clientcmd.ConfigOverrides
-	set        *pflag.FlagSet
 }
 
 // Add registers the flags: --kubeconfig, --context, --namespace (-n), --as, --as-group, --as-uid, --request-timeout,
 // --server, --token and their like.
 func (f *Flags) Add(set *pflag.FlagSet) {
-	f.set = set
 	set.StringVar(&f.Kubeconfig, "kubeconfig", f.Kubeconfig, "kubeconfig file (default $KUBECONFIG, then ~/.kube/config)")
 	names := clientcmd.RecommendedConfigOverrideFlags("")
 	// -s and -h and their like belong to the commands.
@@ -50,21 +48,6 @@ func (f *Flags) Add(set *pflag.FlagSet) {
 			fl.Hidden = true // as with kubectl, they work; they would drown the others in every help text
 		}
 	}
-}
-
-// Given reports whether any of the flags was set on the command line.
-func (f *Flags) Given() bool {
-	if f.set == nil {
-		return f.Kubeconfig != ""
-	}
-	given := false
-	names := []string{"kubeconfig", "context", "namespace", "cluster", "user", "server", "token", "as"}
-	for _, n := range names {
-		if fl := f.set.Lookup(n); fl != nil && fl.Changed {
-			given = true
-		}
-	}
-	return given
 }
 
 // ErrNoCluster is wrapped when nothing says where an API server is.

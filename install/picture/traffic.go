@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"io"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -218,6 +217,3 @@ func edges(in Input) []Edge {
 	})
 	return out
 }
-
-// Clone copies what was counted.
-func (t Traffic) Clone() Traffic { return maps.Clone(t) }

@@ -88,10 +88,6 @@ func byProtocol(http, other *onMatch) *onMatch {
 	}, other)
 }
 
-func byPort(ports map[string]*onMatch, otherwise *onMatch) *onMatch {
-	return lookUp(portInput(), ports, otherwise)
-}
-
 // portInput is the port a connection was opened to. One can be shared by many matchers.
 func portInput() *xdscorev3.TypedExtensionConfig {
 	return matcherInput("port", &inputsv3.DestinationPortInput{})

@@ -117,9 +117,6 @@ func (sc *ServerConn) InUse() int {
 	return len(sc.c.streams)
 }
 
-// Close ends the connection and all its streams at once.
-func (sc *ServerConn) Close() { sc.c.end(ErrClosed) }
-
 // onRequestHeaders takes a complete field section from the client.
 func (c *conn) onRequestHeaders(id uint32, hb *headerBlock, end bool) error {
 	if id%2 == 0 {

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
-	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -274,14 +273,4 @@ func (o Object) SetLabels(set map[string]string, remove []string) {
 		delete(labels, k)
 	}
 	o.Set(toAny(labels), "metadata", "labels")
-}
-
-// Sort orders objects by namespace and name.
-func Sort(list []Object) {
-	slices.SortFunc(list, func(a, b Object) int {
-		if c := strings.Compare(a.Namespace(), b.Namespace()); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Name(), b.Name())
-	})
 }
