@@ -66,7 +66,9 @@ func (i *Installer) GatewayAPI(ctx context.Context, from string) error {
 }
 
 func read(ctx context.Context, from string) ([]byte, error) {
-	if !strings.HasPrefix(from, "https://") {
+	if scheme, _, url := strings.Cut(from, "://"); url && scheme != "https" {
+		return nil, fmt.Errorf("%s could be anybody's by the time it is here: give an https URL, or a file", from)
+	} else if !url {
 		return os.ReadFile(from)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)

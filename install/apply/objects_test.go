@@ -44,3 +44,12 @@ func TestUnanswered(t *testing.T) {
 		}
 	}
 }
+
+// TestManifestFrom: definitions that the cluster is to have come from a file, or from somebody who can prove who he is.
+func TestManifestFrom(t *testing.T) {
+	for from, want := range map[string]string{"http://example.com/x.yaml": "give an https URL, or a file", "file:///x": "give an https URL", "/nowhere/x.yaml": "no such file"} {
+		if _, err := read(t.Context(), from); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", from, err, want)
+		}
+	}
+}
