@@ -27,6 +27,8 @@ type Facts struct {
 	Kubeconfig, Image, Kubernetes string
 	// Root: this process may make network namespaces. Debian: there is apt-get.
 	Root, Debian bool
+	// Kubectl: there is a kubectl to call. Clusters built here bring their own.
+	Kubectl bool
 	// Docker: the user's Docker daemon answers. DockerProblem is why not.
 	Docker        bool
 	DockerProblem string
@@ -45,6 +47,9 @@ type Way struct {
 func Decide(f Facts) (Way, error) {
 	if f.Kubernetes != "" && f.Kubeconfig+f.Image != "" {
 		return Way{}, fmt.Errorf("KUBERNETES=%s chooses what a cluster is built of, but KUBECONFIG or KIND_IMAGE names one with a version of its own: leave one out", f.Kubernetes)
+	}
+	if !f.Kubectl && f.Kubeconfig+f.Image != "" {
+		return Way{}, errors.New("KUBECONFIG and KIND_IMAGE need kubectl on the PATH: install it, or leave them out for a cluster built here")
 	}
 	if f.Kubeconfig != "" {
 		return Way{Given, fmt.Sprintf("the cluster that KUBECONFIG=%s points at is used as it is (KUBECONFIG= for one of our own)", f.Kubeconfig)}, nil

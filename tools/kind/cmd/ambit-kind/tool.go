@@ -99,6 +99,9 @@ func (t *tool) way(ctx context.Context) (way.Way, error) {
 	f := way.Facts{Kubeconfig: t.given, Image: t.image, Kubernetes: t.kubernetes, Root: os.Geteuid() == 0, OS: runtime.GOOS}
 	_, err := exec.LookPath("apt-get")
 	f.Debian = err == nil
+	_, err = exec.LookPath("kubectl")
+	_, own := os.Stat(filepath.Join(t.cache, "programs", "kubectl"))
+	f.Kubectl = err == nil || own == nil
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "docker", "version", "--format", "{{.Server.Version}}").CombinedOutput()
