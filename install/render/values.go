@@ -67,7 +67,7 @@ func NewValues(profile string, sources ...Source) (*Values, error) {
 		return nil, err
 	}
 	if problems := s.check("", given); len(problems) > 0 {
-		return nil, errors.Join(problems...)
+		return nil, errors.Join(placed(s, problems, sources)...)
 	}
 	data, err := profiles.ReadFile("profiles/" + profile + ".yaml")
 	if err != nil {
@@ -114,6 +114,25 @@ func gather(sources []Source) (given map[string]any, profile string, err error) 
 	}
 	delete(given, "profile")
 	return given, profile, errors.Join(problems...)
+}
+
+// placed says of problems in which file they are, the last one that counts. What a --set says is seen by itself.
+func placed(s *schema, problems []error, sources []Source) []error {
+	for _, src := range slices.Backward(sources) {
+		var tree map[string]any
+		if src.Set != "" || yaml.Unmarshal(src.File, &tree) != nil {
+			continue
+		}
+		delete(tree, "profile")
+		for _, own := range s.check("", tree) {
+			for i, p := range problems {
+				if p.Error() == own.Error() {
+					problems[i] = fmt.Errorf("%s: %w", src.Name, p)
+				}
+			}
+		}
+	}
+	return problems
 }
 
 // chartValues are the defaults of one chart.

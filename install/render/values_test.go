@@ -64,6 +64,11 @@ func TestValuesRefused(t *testing.T) {
 			t.Errorf("%s%s:\n got %v\nwant %s", c.file, c.set, err, c.want)
 		}
 	}
+	// Of several files the one is named that is wrong.
+	_, several := NewValues("", Source{Name: "a.yaml", File: []byte("control: {replicaCount: 2}")}, Source{Name: "b.yaml", File: []byte("profile: demo\ncni: {redirection: nft}")}, Source{Name: "--set", Set: "global.hub=a b"})
+	if several == nil || !strings.Contains(several.Error(), "b.yaml: cni.redirection is") || strings.Contains(several.Error(), "a.yaml") || !strings.Contains(several.Error(), "\nglobal.hub is") {
+		t.Errorf("got %v", several)
+	}
 	// All that is wrong is told at once.
 	_, err := NewValues("", Source{File: []byte("control: {x: 1}\ncni: {y: 1}")})
 	if err == nil || strings.Count(err.Error(), "there is no value") != 2 {
