@@ -169,12 +169,23 @@ func (r *Reconciler) poke() {
 	}
 }
 
-// retryAfter is how long Run waits before it tries again what failed.
-const retryAfter = time.Second
+// retryAfter is how soon Run tries again what failed, and retryMost how long it waits at the most: a Gateway that cannot be
+// brought up to date as it is written must not take the API server's time from all others. Any news of it ends the waiting.
+const (
+	retryAfter = time.Second
+	retryMost  = 30 * time.Second
+)
+
+// attempts are how often a Gateway failed one after the other, and when it is tried again.
+type attempts struct {
+	count int
+	next  time.Time
+}
 
 // Run reconciles until ctx ends. It starts when the complete state is there, see Synced: before that, an object without
 // its Gateway is no orphan.
 func (r *Reconciler) Run(ctx context.Context) error {
+	failing := map[name]attempts{}
 	retry := time.NewTimer(retryAfter)
 	defer retry.Stop()
 	for {
@@ -183,29 +194,55 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			return nil
 		case <-r.wake:
 		case <-retry.C:
+			r.again(failing)
 		}
-		failed := r.round(ctx)
+		tried, failed := r.round(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if len(failed) == 0 {
-			continue
+		if wait := later(failing, tried, failed); wait > 0 {
+			retry.Reset(wait)
 		}
-		r.mu.Lock()
-		for id := range failed {
-			r.dirty[id] = true
-		}
-		r.mu.Unlock()
-		retry.Reset(retryAfter)
 	}
 }
 
-// round looks at everything that is marked and returns what went wrong.
-func (r *Reconciler) round(ctx context.Context) map[name]error {
+// again marks what is due.
+func (r *Reconciler) again(failing map[name]attempts) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, a := range failing {
+		if !time.Now().Before(a.next) {
+			r.dirty[id] = true
+		}
+	}
+}
+
+// later takes in how a round went, and returns how long to wait for the next Gateway that is due, 0 without any.
+func later(failing map[name]attempts, tried []name, failed map[name]error) (wait time.Duration) {
+	for _, id := range tried {
+		if failed[id] == nil {
+			delete(failing, id)
+			continue
+		}
+		a := failing[id]
+		a.next = time.Now().Add(min(retryAfter<<min(a.count, 10), retryMost))
+		a.count++
+		failing[id] = a
+	}
+	for _, a := range failing {
+		if d := max(time.Until(a.next), time.Millisecond); wait == 0 || d < wait {
+			wait = d
+		}
+	}
+	return wait
+}
+
+// round looks at everything that is marked and returns what that was and what went wrong.
+func (r *Reconciler) round(ctx context.Context) (tried []name, failed map[name]error) {
 	r.mu.Lock()
 	if !r.synced {
 		r.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	todo, all := r.dirty, r.all
 	r.dirty, r.all = map[name]bool{}, false
@@ -217,8 +254,9 @@ func (r *Reconciler) round(ctx context.Context) map[name]error {
 		}
 	}
 	r.mu.Unlock()
-	failed := map[name]error{}
+	tried, failed = sorted(todo), map[name]error{}
 	if all {
+		tried = append(tried, name{})
 		if err := r.classes(ctx); err != nil {
 			r.cfg.Logger.Error("gateway classes", "error", err)
 			r.mu.Lock()
@@ -233,7 +271,7 @@ func (r *Reconciler) round(ctx context.Context) map[name]error {
 			failed[id] = err
 		}
 	}
-	return failed
+	return tried, failed
 }
 
 func sorted(set map[name]bool) []name {

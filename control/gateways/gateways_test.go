@@ -25,6 +25,7 @@ type memory struct {
 	objects map[Key]Object
 	log     []string
 	broken  atomic.Bool
+	tries   atomic.Int32
 }
 
 func (m *memory) put(o Object) {
@@ -44,6 +45,7 @@ func copied(o Object) Object {
 }
 
 func (m *memory) Apply(_ context.Context, o Object) error {
+	m.tries.Add(1)
 	if m.broken.Load() {
 		return errors.New("disk full")
 	}
@@ -483,4 +485,23 @@ func used(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestRetryLess: what fails for long is tried less and less, until there is news of it.
+func TestRetryLess(t *testing.T) {
+	run(t, func(w *world) {
+		w.broken.Store(true)
+		w.apply(gateway)
+		before := w.tries.Load()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := w.tries.Load() - before; n < 15 || n > 30 {
+			t.Errorf("tried %d times in ten minutes", n)
+		}
+		w.broken.Store(false)
+		w.apply(strings.Replace(gateway, "uid: u1", "uid: u1, labels: {a: b}", 1))
+		if w.names() != all {
+			t.Errorf("at once after news: %s", w.names())
+		}
+	})
 }
