@@ -250,8 +250,7 @@ func (i *Installer) Prune(ctx context.Context, current []Object) error {
 			return err
 		}
 		for _, u := range list {
-			// A label is copied with the rest of an object; who has applied it is not.
-			if keep[key(&u)] || u.GetName() == recordName || !ownedBy(&u, Manager) {
+			if keep[key(&u)] || u.GetName() == recordName || i.copied(&u) {
 				continue
 			}
 			i.tell("%s is no longer part of the mesh: deleted", Name(&u))
@@ -261,6 +260,13 @@ func (i *Installer) Prune(ctx context.Context, current []Object) error {
 		}
 	}
 	return nil
+}
+
+// copied says whether an object is what somebody made of one of the mesh's, in a namespace of his and labels and all: what we
+// apply there says so. Elsewhere nobody but the mesh's operator writes, who may have had it from a backup.
+func (i *Installer) copied(u *unstructured.Unstructured) bool {
+	ns := u.GetNamespace()
+	return ns != "" && ns != i.Namespace && !ownedBy(u, Manager)
 }
 
 func key(u *unstructured.Unstructured) string {

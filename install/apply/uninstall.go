@@ -192,8 +192,8 @@ func (i *Installer) everything(ctx context.Context) error {
 			return err
 		}
 		for _, u := range list {
-			if !ownedBy(&u, Manager) {
-				continue // a copy that somebody made, labels and all
+			if i.copied(&u) {
+				continue
 			}
 			if err := i.Client.Remove(ctx, gvr, u.GetNamespace(), u.GetName(), i.Dry); err != nil {
 				return err

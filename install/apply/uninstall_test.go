@@ -176,14 +176,22 @@ func copied() *unstructured.Unstructured {
 	return thing(schema.GroupVersionResource{Version: "v1", Resource: "services"}, "Service", "shop", "mine", "kubectl-edit", map[string]string{LabelMesh: mesh})
 }
 
-// TestCopies of the mesh's objects are their makers'.
+// TestCopies of the mesh's objects in other namespaces are their makers'. What comes from a backup is the mesh's.
 func TestCopies(t *testing.T) {
-	i, dyn, _ := world(t, copied())
-	if err := errors.Join(i.Prune(t.Context(), nil), i.Uninstall(t.Context(), true)); err != nil {
+	restored := thing(schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}, "ClusterRole", "", "ambitd", "velero-server", map[string]string{LabelMesh: mesh})
+	i, dyn, _ := world(t, copied(), restored)
+	if err := i.Uninstall(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if got := deleted(dyn); slices.Contains(got, "shop/mine services") || !slices.Contains(got, "ambitd clusterroles") {
+		t.Errorf("deleted %v", got)
+	}
+	i, dyn, _ = world(t, copied())
+	if err := i.Prune(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := deleted(dyn); slices.Contains(got, "shop/mine services") {
-		t.Errorf("deleted %v", got)
+		t.Errorf("pruned %v", got)
 	}
 }
 
