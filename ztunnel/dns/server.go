@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -53,19 +54,21 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, forwards: make(chan struct{}, cfg.MaxForwards), conns: make(chan struct{}, cfg.MaxConns)}
 }
 
-// ServePacket answers on a datagram socket until ctx ends, then closes it and waits for the questions under way.
+// ServePacket answers on a datagram socket until ctx ends, or until the socket's read deadline has passed and what was asked
+// before is answered: a client whose question is lost asks again only after seconds. Then it closes the socket.
 func (s *Server) ServePacket(ctx context.Context, pc net.PacketConn) error {
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer pc.Close()
+	defer context.AfterFunc(ctx, func() { pc.Close() })()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { pc.Close() })()
 	buf := make([]byte, maxUDP)
 	send := sender(pc)
 	for {
 		n, from, err := pc.ReadFrom(buf)
 		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 				return nil
 			}
 			if transient(err) {
@@ -99,13 +102,16 @@ func transient(err error) bool {
 	return errors.As(err, &ne) && !ne.Timeout() && !errors.Is(err, net.ErrClosed)
 }
 
-// ServeStream answers on a listener until ctx ends, then closes it and every client's connection.
+// ServeStream answers on a listener until ctx ends, then closes it and every client's connection; or until somebody else
+// closes the listener, then questions under way are answered first.
 func (s *Server) ServeStream(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
+	asking, last := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer last()
 	pause := time.Duration(0)
 	for {
 		c, err := l.Accept()
@@ -131,17 +137,19 @@ func (s *Server) ServeStream(ctx context.Context, l net.Listener) error {
 		}
 		wg.Go(func() {
 			defer func() { <-s.conns }()
-			s.serveConn(ctx, c)
+			s.serveConn(ctx, asking, c)
 		})
 	}
 }
 
-// serveConn answers one client's questions in order. RFC 7766 §6.2.1: the connection stays open for more.
-func (s *Server) serveConn(ctx context.Context, c net.Conn) {
+// serveConn answers one client's questions in order, and takes no more when asking has ended. RFC 7766 §6.2.1: the
+// connection stays open for more.
+func (s *Server) serveConn(ctx, asking context.Context, c net.Conn) {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
+	defer context.AfterFunc(asking, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })()
 	for {
-		if c.SetDeadline(time.Now().Add(s.cfg.IdleTimeout)) != nil {
+		if c.SetDeadline(time.Now().Add(s.cfg.IdleTimeout)) != nil || asking.Err() != nil {
 			return
 		}
 		msg, err := readTCP(c)

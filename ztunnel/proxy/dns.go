@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/ztunnel/dns"
@@ -15,8 +16,9 @@ import (
 // dnsSockets are where the pod's questions arrive: UDP and TCP, on the loopback addresses, because that is where the rules
 // in the pod redirect them to.
 type dnsSockets struct {
-	packets []net.PacketConn
-	streams []net.Listener
+	packets  []net.PacketConn
+	streams  []net.Listener
+	answered chan struct{} // closed when nothing is asked here any more
 }
 
 func (d *dnsSockets) close() {
@@ -25,6 +27,30 @@ func (d *dnsSockets) close() {
 	}
 	for _, l := range d.streams {
 		l.Close()
+	}
+}
+
+// lastQuestions is how long a datagram may be on its way from the kernel's choice of a socket into that socket's queue.
+const lastQuestions = 50 * time.Millisecond
+
+// retire leaves new questions to the next proxy; those that are here are still answered by those who serve the sockets.
+func (d *dnsSockets) retire() {
+	for _, c := range d.packets {
+		leaveToNext(c)
+		_ = c.SetReadDeadline(time.Now().Add(lastQuestions))
+	}
+	for _, l := range d.streams {
+		l.Close()
+	}
+}
+
+// wait reports whether everything was answered before ctx ended.
+func (d *dnsSockets) wait(ctx context.Context) bool {
+	select {
+	case <-d.answered:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -40,6 +66,7 @@ func (pd *pod) listenDNS(ctx context.Context, opts control) error {
 			return fmt.Errorf("listen on %s for DNS: %w", at, err)
 		}
 		pd.dns.packets = append(pd.dns.packets, pc)
+		takeShare(pc)
 		l, err := pd.netns.Listen(ctx, "tcp", at, opts)
 		if err != nil {
 			return fmt.Errorf("listen on %s for DNS: %w", at, err)
@@ -68,17 +95,24 @@ func (pd *pod) resolver() *dns.Server {
 	})
 }
 
-func (pd *pod) serveDNS(wg *sync.WaitGroup) {
+// serveDNS answers until all sockets have ended.
+func (pd *pod) serveDNS() {
+	defer close(pd.dns.answered)
+	if len(pd.dns.packets) == 0 {
+		return
+	}
 	server := pd.resolver()
 	ended := func(err error) {
 		if err != nil {
 			pd.log.Error("DNS for the pod ended", "error", err)
 		}
 	}
+	var wg sync.WaitGroup
 	for _, pc := range pd.dns.packets {
 		wg.Go(func() { ended(server.ServePacket(pd.ctx, pc)) })
 	}
 	for _, l := range pd.dns.streams {
 		wg.Go(func() { ended(server.ServeStream(pd.ctx, l)) })
 	}
+	wg.Wait()
 }

@@ -57,6 +57,7 @@ func newPod(p *Proxy, in inpod.Pod) *pod {
 		},
 		log:   p.Logger.With("pod", in.Info.String()),
 		conns: newRegistry(),
+		dns:   dnsSockets{answered: make(chan struct{})},
 	}
 	pd.ctx, pd.stop = context.WithCancelCause(context.Background())
 	pd.pool = hbone.NewPool(hbone.PoolConfig{
@@ -118,14 +119,20 @@ func (pd *pod) migrateQueues() {
 	}
 }
 
-func (pd *pod) closeListeners() {
+// closeListeners takes nothing more.
+func (pd *pod) closeListeners() { pd.refuse(pd.dns.close) }
+
+// retire is closeListeners while the pod is served: what has arrived is answered.
+func (pd *pod) retire() { pd.refuse(pd.dns.retire) }
+
+func (pd *pod) refuse(questions func()) {
 	pd.closing.Do(func() {
 		for _, l := range append([]net.Listener{pd.outboundL, pd.plaintextL, pd.hboneL}, pd.socksL...) {
 			if l != nil {
 				l.Close()
 			}
 		}
-		pd.dns.close()
+		questions()
 	})
 }
 
@@ -147,8 +154,8 @@ func (pd *pod) run() {
 	if !pd.own() {
 		wg.Go(func() { pd.accept(pd.outboundL, &wg, pd.outbound) })
 		wg.Go(func() { pd.accept(pd.plaintextL, &wg, pd.plaintext) })
-		pd.serveDNS(&wg)
 	}
+	wg.Go(pd.serveDNS)
 	for _, l := range pd.socksL {
 		wg.Go(func() { pd.accept(l, &wg, pd.socks) })
 	}

@@ -215,10 +215,10 @@ func (p *Proxy) Drain(ctx context.Context) {
 	pods := p.all()
 	for _, pd := range pods {
 		// The pool stays usable: connections that were accepted a moment ago are still on their way to it.
-		pd.closeListeners()
+		pd.retire()
 	}
 	for _, pd := range pods {
-		if !pd.conns.wait(ctx) {
+		if !pd.conns.wait(ctx) || !pd.dns.wait(ctx) {
 			return
 		}
 	}
