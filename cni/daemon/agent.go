@@ -41,6 +41,8 @@ type Agent struct {
 	locks   *locks[enroll.Key]
 	synced  chan struct{}
 	ready   atomic.Bool
+	// socket is the plugin's, as this agent made it; nil before. It is read when all else has ended.
+	socket os.FileInfo
 
 	mu sync.Mutex
 	// Guarded by mu:
@@ -157,6 +159,9 @@ func (a *Agent) operate(ctx context.Context) error {
 	plugin, err := listenUnix(a.cfg.PluginSocket())
 	if err != nil {
 		return err
+	}
+	if a.socket, err = os.Stat(a.cfg.PluginSocket()); err != nil {
+		return errors.Join(fmt.Errorf("the plugin's socket: %w", err), plugin.Close())
 	}
 	logs, err := listenUnix(a.cfg.LogSocket())
 	if err != nil {

@@ -38,6 +38,7 @@ type cluster struct {
 	late       map[enroll.Key]enroll.Pod // pods that Get knows and nobody was told of
 	sandboxes  map[string]*netns.Netns
 	successor  bool
+	unsure     bool
 	installErr error
 	removed    bool
 	synced     chan struct{}
@@ -125,10 +126,10 @@ func (c *cluster) start() (a *Agent, stop func()) {
 	}
 	a, err := New(c.cfg, Parts{
 		Source: c, Sandboxes: c, Installer: installer{c},
-		Successor: func(context.Context) (bool, string) {
+		Successor: func(context.Context) (stays, sure bool, why string) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return c.successor, "the test says so"
+			return c.successor, !c.unsure, "the test says so"
 		},
 	}, log, prometheus.NewRegistry())
 	if err != nil {
@@ -422,6 +423,40 @@ func TestEnd(t *testing.T) {
 		}
 		if _, err := os.Stat(c.cfg.PluginSocket()); (err == nil) != successor {
 			t.Errorf("successor %v: socket: %v", successor, err)
+		}
+	}
+}
+
+// TestEndBesideAnother is an agent whose pod was deleted by force: it cannot ask who comes after it, but sees it.
+func TestEndBesideAnother(t *testing.T) {
+	c := newCluster(t)
+	c.successor, c.unsure = false, true
+	ns := netnstest.Make(t)
+	c.sandboxes["uid-web"] = ns
+	a, stop := c.start()
+	c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
+	c.sync(a)
+	c.proxy()
+	c.says("web", "enabled")
+	other := make(chan net.Listener)
+	go func() {
+		waitFor(t.Context(), nil, 300*time.Millisecond)
+		ln, err := listenUnix(c.cfg.PluginSocket())
+		if err != nil {
+			t.Error(err)
+		}
+		other <- ln
+	}()
+	stop()
+	defer (<-other).Close()
+	c.captured(ns, true)
+	c.says("web", "enabled")
+	if c.removed {
+		t.Error("the plugin is gone")
+	}
+	for _, path := range []string{c.cfg.PluginSocket(), c.cfg.ProxySocket} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -38,7 +38,10 @@ func (a *Agent) settle(ctx context.Context) (left bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
 	if a.parts.Successor != nil {
-		stays, why := a.parts.Successor(ctx)
+		stays, sure, why := a.parts.Successor(ctx)
+		if !stays && a.replaced(ctx, sure) {
+			stays, why = true, "another agent is there already"
+		}
 		a.log.Info("ending", "successor", stays, "why", why)
 		if !stays {
 			return true, a.leave(ctx)
@@ -48,6 +51,23 @@ func (a *Agent) settle(ctx context.Context) (left bool, err error) {
 		return false, nil
 	}
 	return false, errors.Join(a.uninstall(), a.node.Remove())
+}
+
+// successorTime is how long an agent that cannot know looks out for another.
+const successorTime = 8 * time.Second
+
+// replaced reports whether another agent has put its socket in the place of this one's. What was taken away from under it
+// would be missing until it looks: a node without sockets starts no pod of the mesh.
+func (a *Agent) replaced(ctx context.Context, sure bool) bool {
+	for until := time.Now().Add(successorTime); ; {
+		now, err := os.Stat(a.cfg.PluginSocket())
+		if a.socket != nil && err == nil && !os.SameFile(a.socket, now) {
+			return true
+		}
+		if sure || time.Now().After(until) || !waitFor(ctx, nil, 100*time.Millisecond) {
+			return false
+		}
+	}
 }
 
 func (a *Agent) uninstall() error {
@@ -75,6 +95,10 @@ func (a *Agent) leave(ctx context.Context) error {
 	// What is asked already is answered through the proxy.
 	waitFor(ctx, nil, a.cfg.LeaveGrace)
 	a.awaitAnswers(ctx)
+	if a.replaced(ctx, true) {
+		a.log.Warn("another agent has come meanwhile: pods and node are its own")
+		return errors.Join(errs...)
+	}
 	errs = append(errs, a.eachEnrolled("rules stay in pod %s: restart it: %w", func(rec *record) error {
 		open, _ := redirect.Open(rec.ns) // for the log alone
 		if err := a.backend.Remove(rec.ns); err != nil {

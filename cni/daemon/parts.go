@@ -47,5 +47,6 @@ type Parts struct {
 	Installer Installer
 	// Successor asks whether there will be another agent on this node when this one has ended; if not, it has to leave
 	// everything as it was before the mesh. Nil means yes.
-	Successor func(ctx context.Context) (bool, string)
+	// A no that is not sure is one if no other agent shows itself.
+	Successor func(ctx context.Context) (stays, sure bool, why string)
 }

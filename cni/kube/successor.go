@@ -18,8 +18,9 @@ import (
 // Successor asks whether another agent will run on this node once this one has ended: whether its DaemonSet goes on, and for
 // this node. The answer decides whether pods stay captured, so that in doubt it is yes: a machine that goes down while the API
 // server is away is no mesh that is being uninstalled. Istio's agent takes that for an uninstall
-// (istio/istio cni/pkg/install, ShouldStopCleanup).
-func (s *Source) Successor(ctx context.Context, namespace, name string) (bool, string) {
+// (istio/istio cni/pkg/install, ShouldStopCleanup). A no is sure or not: whose pod was deleted by force is told the same as
+// whose account is gone, because a token is its pod's.
+func (s *Source) Successor(ctx context.Context, namespace, name string) (stays, sure bool, why string) {
 	var set appsv1.DaemonSet
 	var node corev1.Node
 	err := insist(ctx, func(ctx context.Context) error {
@@ -28,27 +29,27 @@ func (s *Source) Successor(ctx context.Context, namespace, name string) (bool, s
 	full := namespace + "/" + name
 	switch {
 	case apierrors.IsNotFound(err):
-		return false, fmt.Sprintf("there is no DaemonSet %s", full)
+		return false, true, fmt.Sprintf("there is no DaemonSet %s", full)
 	case apierrors.IsUnauthorized(err) && s.cluster.outlived(time.Now()):
-		return true, fmt.Sprintf("the agent's token has ended and nobody has renewed it, so DaemonSet %s may go on", full)
+		return true, true, fmt.Sprintf("the agent's token has ended and nobody has renewed it, so DaemonSet %s may go on", full)
 	case apierrors.IsUnauthorized(err):
-		// The account is gone, and with it the mesh.
-		return false, "the API server does not know the agent's account any more"
+		// The account is gone, and with it the mesh; or this pod alone.
+		return false, false, "the API server does not know the agent any more"
 	case err != nil:
-		return true, fmt.Sprintf("DaemonSet %s cannot be read, so it may go on: %v", full, err)
+		return true, true, fmt.Sprintf("DaemonSet %s cannot be read, so it may go on: %v", full, err)
 	case set.DeletionTimestamp != nil:
-		return false, fmt.Sprintf("DaemonSet %s is being deleted", full)
+		return false, true, fmt.Sprintf("DaemonSet %s is being deleted", full)
 	}
 	err = insist(ctx, func(ctx context.Context) error {
 		return s.cluster.core.Get().Resource("nodes").Name(s.node).Do(ctx).Into(&node)
 	})
 	switch {
 	case err != nil:
-		return true, fmt.Sprintf("node %s cannot be read, so DaemonSet %s may go on with it: %v", s.node, full, err)
+		return true, true, fmt.Sprintf("node %s cannot be read, so DaemonSet %s may go on with it: %v", s.node, full, err)
 	case !places(&set.Spec.Template.Spec, &node):
-		return false, fmt.Sprintf("DaemonSet %s does not select node %s", full, s.node)
+		return false, true, fmt.Sprintf("DaemonSet %s does not select node %s", full, s.node)
 	}
-	return true, fmt.Sprintf("DaemonSet %s goes on", full)
+	return true, true, fmt.Sprintf("DaemonSet %s goes on", full)
 }
 
 // outlived says whether the agent's token has ended, by its own word: a node whose kubelet was away for long is no mesh that

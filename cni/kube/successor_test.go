@@ -24,6 +24,7 @@ func TestSuccessor(t *testing.T) {
 		token     string
 		want      bool
 		why       string
+		unsure    bool
 	}{
 		"upgrade":            {set: daemonset(nil, nil), node: linux, want: true, why: "goes on"},
 		"deleted":            {node: linux, want: false, why: "there is no DaemonSet ambit-system/agents"},
@@ -31,9 +32,9 @@ func TestSuccessor(t *testing.T) {
 		"not for this node":  {set: daemonset(nil, doc{"nodeSelector": doc{"mesh": "yes"}}), node: linux, want: false, why: "does not select node node-1"},
 		"for this node":      {set: daemonset(nil, doc{"nodeSelector": doc{"kubernetes.io/os": "linux"}}), node: linux, want: true},
 		"the node is gone":   {set: daemonset(nil, nil), want: true, why: "cannot be read"},
-		"account is gone":    {fail: 401, want: false, why: "account"},
+		"account is gone":    {fail: 401, want: false, why: "does not know the agent", unsure: true},
 		"token has ended":    {fail: 401, token: lasting(-time.Minute), want: true, why: "token has ended"},
-		"token is good":      {fail: 401, token: lasting(time.Hour), want: false, why: "account"},
+		"token is good":      {fail: 401, token: lasting(time.Hour), want: false, why: "does not know the agent", unsure: true},
 		"rights are gone":    {fail: 403, want: true, why: "cannot be read"},
 		"API server is away": {fail: 503, want: true, why: "cannot be read"},
 	} {
@@ -42,9 +43,9 @@ func TestSuccessor(t *testing.T) {
 		api.set(set, c.set)
 		api.set(node, c.node)
 		api.fail(func(*http.Request) int { return c.fail })
-		got, why := NewSource(cluster, "node-1").Successor(t.Context(), "ambit-system", "agents")
-		if got != c.want || !strings.Contains(why, c.why) {
-			t.Errorf("%s: %v, %s", name, got, why)
+		got, sure, why := NewSource(cluster, "node-1").Successor(t.Context(), "ambit-system", "agents")
+		if got != c.want || sure == c.unsure || !strings.Contains(why, c.why) {
+			t.Errorf("%s: %v, sure: %v, %s", name, got, sure, why)
 		}
 	}
 }
