@@ -213,6 +213,17 @@ func (c *cluster) unharmed(stop func() report) {
 	}
 }
 
+// telling is what of a log may explain a failure: the last warnings, and its end.
+func telling(log string) string {
+	const end, warnings = 12, 20
+	lines := strings.Split(strings.TrimSpace(log), "\n")
+	last := lines[max(0, len(lines)-end):]
+	bad := slices.DeleteFunc(slices.Clone(lines[:len(lines)-len(last)]), func(line string) bool {
+		return !strings.Contains(line, "level=WARN") && !strings.Contains(line, "level=ERROR") && !strings.Contains(line, "\twarn\t") && !strings.Contains(line, "\terror\t")
+	})
+	return strings.Join(append(bad[max(0, len(bad)-warnings):], last...), "\n")
+}
+
 // diagnose prints what explains a failure: pods, events and the last lines of logs of a namespace.
 func (c *cluster) diagnose(ns string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -222,13 +233,13 @@ func (c *cluster) diagnose(ns string) {
 		c.Logf("diagnose %s: %v", ns, err)
 		return
 	}
-	lines, since := int64(12), metav1.NewTime(c.began)
+	lines, since := int64(1000), metav1.NewTime(c.began)
 	for _, p := range pods.Items {
 		c.Logf("pod %s/%s on %s: %s ready=%t %v%s", ns, p.Name, p.Spec.NodeName, p.Status.Phase, isReady(&p), p.Annotations["ambient.istio.io/redirection"], why(&p))
 		for _, ctr := range p.Spec.Containers {
 			log, err := c.client.CoreV1().Pods(ns).GetLogs(p.Name, &corev1.PodLogOptions{Container: ctr.Name, TailLines: &lines, SinceTime: &since}).DoRaw(ctx)
 			if err == nil && len(log) > 0 {
-				c.Logf("log of %s/%s %s:\n%s", ns, p.Name, ctr.Name, log)
+				c.Logf("log of %s/%s %s:\n%s", ns, p.Name, ctr.Name, telling(string(log)))
 			}
 		}
 	}

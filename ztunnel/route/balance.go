@@ -1,7 +1,11 @@
 package route
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/ambit-mesh/ambit/ztunnel/state"
 )
@@ -86,18 +90,48 @@ func (r *router) scan(svc *state.Service, list []*state.Endpoint, port wanted) *
 	return chosen
 }
 
-// usable reports whether an endpoint can be used at all: it is healthy or health does not matter, it can be reached, and it
-// serves the port. One without an address can be reached only through the gateway of another network.
+// usable reports whether an endpoint can be used at all.
 func (r *router) usable(svc *state.Service, e *state.Endpoint, port wanted) bool {
+	return r.obstacle(svc, e, port) == ""
+}
+
+// obstacle says what is in the way of using an endpoint, "" for nothing: it is healthy or health does not matter, it can be
+// reached, and it serves the port. One without an address can be reached only through the gateway of another network.
+func (r *router) obstacle(svc *state.Service, e *state.Endpoint, port wanted) string {
 	w := e.Workload
-	if !w.Healthy && !svc.AllowUnhealthy || slices.Contains(r.req.Avoid, w.UID) {
-		return false
+	switch {
+	case !w.Healthy && !svc.AllowUnhealthy:
+		return "unhealthy"
+	case slices.Contains(r.req.Avoid, w.UID):
+		return "tried in vain"
+	case len(w.Addrs) == 0 && w.Hostname == "" && (w.NetworkGateway == nil || w.Network == r.req.Network):
+		return "without an address"
 	}
-	if len(w.Addrs) == 0 && w.Hostname == "" && (w.NetworkGateway == nil || w.Network == r.req.Network) {
-		return false
+	if _, ok := port.target(svc, e); !ok {
+		return "without the port"
 	}
-	_, ok := port.target(svc, e)
-	return ok
+	return ""
+}
+
+// unusable says why pick found nothing.
+func (r *router) unusable(svc *state.Service, port wanted) string {
+	list, _ := r.s.Endpoints(svc).List()
+	if len(list) == 0 {
+		return "it has no endpoints"
+	}
+	reasons := map[string]int{}
+	for _, e := range list {
+		why := cmp.Or(r.obstacle(svc, e, port), "elsewhere")
+		if e.Workload.Capacity == 0 {
+			why = "without weight"
+		}
+		reasons[why]++
+	}
+	var of []string
+	for _, why := range slices.Sorted(maps.Keys(reasons)) {
+		of = append(of, fmt.Sprintf("%d %s", reasons[why], why))
+	}
+	return fmt.Sprintf("of %d endpoints none can be used: %s", len(list), strings.Join(of, ", "))
 }
 
 // rank counts how many of the service's preferences the workload shares with the client before the first it does not, and

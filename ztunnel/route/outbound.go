@@ -167,7 +167,7 @@ func (r *router) toService(svc *state.Service) (Decision, error) {
 	want := wanted{port: port}
 	e := r.pick(svc, want)
 	if e == nil {
-		return Decision{}, telemetry.Fail(telemetry.NoHealthyUpstream, "no healthy upstream: "+svc.Hostname, nil)
+		return Decision{}, telemetry.Fail(telemetry.NoHealthyUpstream, "no healthy upstream: "+svc.Hostname+": "+r.unusable(svc, want), nil)
 	}
 	d.Workload, d.families, d.prefer6 = e.Workload, svc.Families, r.req.Dst.Addr().Is6()
 	d.target, _ = want.target(svc, e)

@@ -111,7 +111,7 @@ func TestOutbound(t *testing.T) {
 		{"1 waypoint is not known", []proto.Message{cart(), with(cartService(), useWaypoint)},
 			"10.96.0.1:80", "error unknown-waypoint: unknown waypoint: shop/waypoint.shop.svc.cluster.local"},
 		{"1 waypoint has no pods", []proto.Message{cart(), with(cartService(), useWaypoint), waypointService()},
-			"10.96.0.1:80", "error no-waypoint-endpoint: no healthy upstream: waypoint shop/waypoint.shop.svc.cluster.local"},
+			"10.96.0.1:80", "error no-waypoint-endpoint: no healthy upstream: waypoint shop/waypoint.shop.svc.cluster.local: it has no endpoints"},
 		{"1 weighted waypoints come before the one", []proto.Message{cart(), waypointPod(), waypointService(),
 			with(cartService(), func(s *workload.Service) {
 				s.Waypoint = Waypoint("shop", "gone")
@@ -126,9 +126,9 @@ func TestOutbound(t *testing.T) {
 			s.LoadBalancing = &workload.LoadBalancing{Mode: workload.LoadBalancing_PASSTHROUGH}
 		})}, "10.96.0.1:80", "passthrough 10.96.0.1:80 service cart"},
 		{"5 no endpoints", []proto.Message{cartService()},
-			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local: it has no endpoints"},
 		{"5 port nobody serves", []proto.Message{cart(), cartService()},
-			"10.96.0.1:81", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+			"10.96.0.1:81", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local: of 1 endpoints none can be used: 1 without the port"},
 		{"6 unknown address", []proto.Message{cart(), cartService()}, "1.2.3.4:443", "passthrough 1.2.3.4:443"},
 		{"6 service of another namespace that hides", []proto.Message{with(Service("other", "secret", []string{"10.96.0.2"}, 80, 80),
 			func(s *workload.Service) { s.Visibility = workload.Service_NAMESPACE })}, "10.96.0.2:80", "passthrough 10.96.0.2:80"},
@@ -145,10 +145,10 @@ func TestOutbound(t *testing.T) {
 		{"8 service port of the service when the endpoint has none", []proto.Message{In(Pod("shop", "cart", "cart-sa", "10.0.0.1"), cartKey), cartService()},
 			"10.96.0.1:80", "hbone 10.0.0.1:15008 authority 10.0.0.1:8080 shop.cart-sa service cart"},
 		{"8 port only the endpoint knows", []proto.Message{In(Pod("shop", "cart", "cart-sa", "10.0.0.1"), cartKey, 81, 8081), cartService()},
-			"10.96.0.1:81", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+			"10.96.0.1:81", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local: of 1 endpoints none can be used: 1 without the port"},
 		{"8 application tunnel needs a port of the service", []proto.Message{
 			with(In(Pod("shop", "cart", "cart-sa", "10.0.0.1"), cartKey), func(w *workload.Workload) { w.ApplicationTunnel = &workload.ApplicationTunnel{Port: 15088} }), cartService()},
-			"10.96.0.1:443", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+			"10.96.0.1:443", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local: of 1 endpoints none can be used: 1 without the port"},
 		{"1 waypoint that ends the tunnel needs no port on its service", []proto.Message{cart(), with(cartService(), useWaypoint),
 			with(In(Pod("shop", "wp-1", "wp-sa", "10.0.0.20"), wpKey), func(w *workload.Workload) { w.ApplicationTunnel = &workload.ApplicationTunnel{Port: 15088} }),
 			Service("shop", "waypoint", []string{"10.96.0.20"}, 80, 80)},
@@ -164,18 +164,18 @@ func TestOutbound(t *testing.T) {
 		{"hostname workload", []proto.Message{with(cart(), func(w *workload.Workload) { w.Addresses, w.Hostname = nil, "db.example.com" }), cartService()},
 			"10.96.0.1:80", "hbone db.example.com:15008 authority  shop.cart-sa service cart"},
 		{"address-less workload", []proto.Message{with(cart(), func(w *workload.Workload) { w.Addresses = nil }), cartService()},
-			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local: of 1 endpoints none can be used: 1 without an address"},
 		{"address-less workload behind another network's gateway", []proto.Message{with(cart(), func(w *workload.Workload) {
 			w.Addresses, w.Network, w.NetworkGateway = nil, "west", WaypointAt("1.1.1.1")
 		}), cartService()}, "10.96.0.1:80", `error other-network: workload shop/cart is on network "west", which is not reachable from here yet`},
 		{"unhealthy", []proto.Message{with(cart(), func(w *workload.Workload) { w.Status = workload.WorkloadStatus_UNHEALTHY }), cartService()},
-			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local: of 1 endpoints none can be used: 1 unhealthy"},
 		{"unhealthy allowed", []proto.Message{with(cart(), func(w *workload.Workload) { w.Status = workload.WorkloadStatus_UNHEALTHY }),
 			with(cartService(), func(s *workload.Service) {
 				s.LoadBalancing = &workload.LoadBalancing{HealthPolicy: workload.LoadBalancing_ALLOW_ALL}
 			})}, "10.96.0.1:80", "hbone 10.0.0.1:15008 authority 10.0.0.1:8080 shop.cart-sa service cart"},
 		{"capacity zero", []proto.Message{with(cart(), func(w *workload.Workload) { w.Capacity = wrapperspb.UInt32(0) }), cartService()},
-			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local"},
+			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local: of 1 endpoints none can be used: 1 without weight"},
 		{"family of the VIP that was dialed", []proto.Message{In(Pod("shop", "cart", "cart-sa", "10.0.0.1", "fd00::1"), cartKey, 80, 8080),
 			Service("shop", "cart", []string{"10.96.0.1", "fd96::1"}, 80, 8080)}, "[fd96::1]:80", "hbone [fd00::1]:15008 authority [fd00::1]:8080 shop.cart-sa service cart"},
 		{"other family when there is no choice", []proto.Message{cart(), Service("shop", "cart", []string{"fd96::1"}, 80, 8080)},

@@ -50,7 +50,7 @@ func (r *router) gateway(g *state.Gateway) (hop, error) {
 	want := wanted{g.Port, true}
 	e := r.pick(svc, want)
 	if e == nil {
-		return hop{}, telemetry.Fail(telemetry.NoWaypointEndpoint, "no healthy upstream: waypoint "+gatewayName(g), nil)
+		return hop{}, telemetry.Fail(telemetry.NoWaypointEndpoint, "no healthy upstream: waypoint "+gatewayName(g)+": "+r.unusable(svc, want), nil)
 	}
 	port, _ := want.target(svc, e)
 	return hop{workload: e.Workload, service: svc, port: port}, nil
