@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ type cluster struct {
 	annotated  map[enroll.Key]string
 	events     []string
 	late       map[enroll.Key]enroll.Pod // pods that Get knows and nobody was told of
+	away       error                     // what Get says of others, instead of that there are none
 	sandboxes  map[string]*netns.Netns
 	successor  bool
 	unsure     bool
@@ -79,7 +81,7 @@ func (c *cluster) Get(_ context.Context, k enroll.Key) (enroll.Pod, map[string]s
 	if p, ok := c.late[k]; ok {
 		return p, map[string]string{mesh.LabelDataplaneMode: mesh.DataplaneModeAmbient}, nil
 	}
-	return enroll.Pod{}, nil, errors.New("404")
+	return enroll.Pod{}, nil, cmp.Or(c.away, enroll.ErrNoPod)
 }
 
 // Tell implements Teller.
@@ -286,7 +288,7 @@ func TestPluginBeforeTheSource(t *testing.T) {
 	if e, err := agent.Check(t.Context(), "shop", "web", ""); err != nil || !e.Eligible || e.Captured {
 		t.Errorf("check: %+v %v", e, err)
 	}
-	if _, err := agent.Check(t.Context(), "shop", "who", ""); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := agent.Check(t.Context(), "shop", "who", ""); err == nil || !strings.Contains(err.Error(), enroll.ErrNoPod.Error()) {
 		t.Errorf("unknown: %v", err)
 	}
 	if err := agent.Add(t.Context(), plugin.Request{Netns: path(ns), PodName: "web", PodNamespace: "shop", IPs: []plugin.IPConfig{
@@ -497,4 +499,39 @@ func (r *recorder) Write(b []byte) (int, error) {
 	}
 	r.text += string(b)
 	return len(b), nil
+}
+
+// A pod that the plugin announced and the source is silent about has not gone because the API server is away.
+func TestSilenceIsNoEnd(t *testing.T) {
+	c := newCluster(t)
+	a := &Agent{source: c}
+	k := enroll.Key{Namespace: "shop", Name: "web"}
+	rec := func(untold time.Duration) *record {
+		return &record{pod: enroll.Pod{UID: "1", Namespace: "shop", Name: "web"}, untold: time.Now().Add(-untold)}
+	}
+	for _, s := range []struct {
+		name   string
+		known  string // UID the API server knows, "" for none
+		away   error
+		untold time.Duration
+		gone   bool
+	}{
+		{"just announced", "", nil, time.Second, false},
+		{"still there", "1", nil, time.Minute, false},
+		{"another of its name", "2", nil, time.Minute, true},
+		{"gone", "", nil, time.Minute, true},
+		{"nobody answers", "", errors.New("connection refused"), time.Hour, false},
+	} {
+		c.with(func() {
+			c.away = s.away
+			delete(c.late, k)
+			if s.known != "" {
+				c.late[k] = enroll.Pod{UID: s.known, Namespace: "shop", Name: "web"}
+			}
+		})
+		gone, again := a.missed(t.Context(), k, rec(s.untold))
+		if gone != s.gone || !gone && again <= 0 {
+			t.Errorf("%s: gone=%t, again after %s; want gone=%t", s.name, gone, again, s.gone)
+		}
+	}
 }

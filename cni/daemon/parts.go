@@ -15,7 +15,8 @@ type Source interface {
 	Annotate(ctx context.Context, p enroll.Pod, value string) error
 }
 
-// Asker is a Source that can be asked about one pod before it tells of it by itself.
+// Asker is a Source that can be asked about one pod before it tells of it by itself. That there is no such pod on the node is
+// enroll.ErrNoPod; any other error says nothing about it.
 type Asker interface {
 	Get(ctx context.Context, k enroll.Key) (enroll.Pod, map[string]string, error)
 }

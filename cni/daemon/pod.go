@@ -35,8 +35,32 @@ func (a *Agent) reconcile(ctx context.Context, k enroll.Key) error {
 	return err
 }
 
-// tellTime is how long a pod that was asked for may be missing from what the source tells, before it counts as gone.
-const tellTime = 30 * time.Second
+// tellTime is how long a pod that was asked for may be missing from what the source tells, before the source is asked whether
+// it is gone, and askPause when that is done again if there is no answer.
+const (
+	tellTime = 30 * time.Second
+	askPause = 5 * time.Second
+)
+
+// missed decides about a pod that the source has not told of since the plugin announced it. A source that is away tells of
+// nobody, and a pod that started just before would be cut off as one that has ended.
+func (a *Agent) missed(ctx context.Context, k enroll.Key, rec *record) (gone bool, again time.Duration) {
+	if rest := tellTime - time.Since(rec.untold); rest > 0 {
+		return false, rest
+	}
+	asker, ok := a.source.(Asker)
+	if !ok {
+		return true, 0
+	}
+	pod, _, err := asker.Get(ctx, k)
+	switch {
+	case errors.Is(err, enroll.ErrNoPod):
+		return true, 0
+	case err != nil:
+		return false, askPause
+	}
+	return pod.UID != rec.pod.UID, tellTime
+}
 
 // complain logs what stands in a pod's way once, not at every try.
 func (a *Agent) complain(ctx context.Context, k enroll.Key, err error) {
@@ -75,9 +99,11 @@ func (a *Agent) tell(ctx context.Context, pod enroll.Pod, warning bool, reason, 
 func (a *Agent) reconcileLocked(ctx context.Context, k enroll.Key) error {
 	pod, labels, ok := a.lookup(k)
 	rec := a.record(k)
-	if rec != nil && (!ok || pod.UID != rec.pod.UID) && !rec.untold.IsZero() && time.Since(rec.untold) < tellTime {
-		a.queue.AddAfter(k, tellTime)
-		return nil
+	if rec != nil && (!ok || pod.UID != rec.pod.UID) && !rec.untold.IsZero() {
+		if gone, again := a.missed(ctx, k, rec); !gone {
+			a.queue.AddAfter(k, again)
+			return nil
+		}
 	}
 	if rec != nil && (!ok || pod.UID != rec.pod.UID || pod.Terminal()) {
 		a.forget(ctx, k, rec)

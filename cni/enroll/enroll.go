@@ -6,6 +6,7 @@
 package enroll
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -31,6 +32,9 @@ type Pod struct {
 	// RuntimeUID is the UID the node runs the pod under, if that is another one; so it is with static pods.
 	RuntimeUID string
 }
+
+// ErrNoPod is the answer of a source that knows for sure that the node has no such pod.
+var ErrNoPod = errors.New("no such pod on this node")
 
 // Key names a pod.
 func (p Pod) Key() Key { return Key{p.Namespace, p.Name} }

@@ -173,11 +173,14 @@ func (s *Source) Get(ctx context.Context, k enroll.Key) (enroll.Pod, map[string]
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var pod corev1.Pod
-	if err := s.cluster.core.Get().Namespace(k.Namespace).Resource("pods").Name(k.Name).Do(ctx).Into(&pod); err != nil {
+	err := s.cluster.core.Get().Namespace(k.Namespace).Resource("pods").Name(k.Name).Do(ctx).Into(&pod)
+	switch {
+	case apierrors.IsNotFound(err):
+		return enroll.Pod{}, nil, fmt.Errorf("pod %s: %w", k, enroll.ErrNoPod)
+	case err != nil:
 		return enroll.Pod{}, nil, fmt.Errorf("read pod %s: %w", k, err)
-	}
-	if pod.Spec.NodeName != s.node {
-		return enroll.Pod{}, nil, fmt.Errorf("pod %s is not on node %s but on %q", k, s.node, pod.Spec.NodeName)
+	case pod.Spec.NodeName != s.node:
+		return enroll.Pod{}, nil, fmt.Errorf("pod %s is not on node %s but on %q: %w", k, s.node, pod.Spec.NodeName, enroll.ErrNoPod)
 	}
 	var ns corev1.Namespace
 	if err := s.cluster.core.Get().Resource("namespaces").Name(k.Namespace).Do(ctx).Into(&ns); err != nil {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -147,7 +148,7 @@ func TestGet(t *testing.T) {
 	api, c := newServer(t)
 	s := NewSource(c, "node-1")
 	k := enroll.Key{Namespace: "shop", Name: "web"}
-	if _, _, err := s.Get(t.Context(), k); err == nil || !strings.Contains(err.Error(), "read pod shop/web") {
+	if _, _, err := s.Get(t.Context(), k); !errors.Is(err, enroll.ErrNoPod) {
 		t.Errorf("a pod that is not there: %v", err)
 	}
 	api.set(podPath, pod("u1", "Pending", nil))
