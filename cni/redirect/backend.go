@@ -62,11 +62,7 @@ func Supersede(b Backend, ns *netns.Netns, o Options, at bpf.Place) error {
 	if _, ok := b.(*EBPF); ok {
 		return nil
 	}
-	old, err := bpf.Leftover(at)
-	if old == nil || err != nil {
-		return err
-	}
-	return errors.Join(dropSteering(old, ns), old.Close())
+	return dropLeftover(ns, at)
 }
 
 // Retire releases a pod whichever back end captured it, so that an agent started with another setting lets go of pods that
@@ -81,11 +77,16 @@ func Retire(b Backend, ns *netns.Netns, o Options, at bpf.Place) error {
 	if _, ok := b.(*EBPF); ok {
 		return errors.Join(append(errs, b.Release(ns, o))...)
 	}
+	return errors.Join(append(errs, dropLeftover(ns, at))...)
+}
+
+// dropLeftover takes a namespace from BPF programs that an earlier agent left.
+func dropLeftover(ns *netns.Netns, at bpf.Place) error {
 	old, err := bpf.Leftover(at)
 	if old == nil || err != nil {
-		return errors.Join(append(errs, err)...)
+		return err
 	}
-	return errors.Join(append(errs, dropSteering(old, ns), old.Close())...)
+	return errors.Join(dropSteering(old, ns), old.Close())
 }
 
 // Clear removes what an earlier agent that used BPF programs left on the machine, once Supersede has taken all its pods.

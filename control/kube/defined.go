@@ -76,17 +76,7 @@ func (c *Cluster) definition(ctx context.Context, name string) (*metav1.PartialO
 }
 
 // Delete implements cache.ReflectorStore.
-func (d defined) Delete(in any) error {
-	if gone, ok := in.(cache.DeletedFinalStateUnknown); ok {
-		in = gone.Obj
-	}
-	key, _, err := nameOf(d.kind, in)
-	if err != nil {
-		return err
-	}
-	d.missing(key)
-	return nil
-}
+func (d defined) Delete(in any) error { return d.end(in, d.missing) }
 
 // Replace implements cache.ReflectorStore.
 func (d defined) Replace(list []any, _ string) error {

@@ -94,15 +94,18 @@ func (f *feed) put(in any) error {
 }
 
 // Delete implements cache.ReflectorStore.
-func (f *feed) Delete(in any) error {
-	if gone, ok := in.(cache.DeletedFinalStateUnknown); ok {
-		in = gone.Obj
+func (f *feed) Delete(in any) error { return f.end(in, f.remove) }
+
+// end passes on which object has ended.
+func (f *feed) end(in any, gone func(object.Key)) error {
+	if last, ok := in.(cache.DeletedFinalStateUnknown); ok {
+		in = last.Obj
 	}
 	key, _, err := nameOf(f.kind, in)
 	if err != nil {
 		return err
 	}
-	f.remove(key)
+	gone(key)
 	return nil
 }
 
