@@ -55,6 +55,19 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
+// enrolled starts an agent and waits until the mesh has taken a running pod, shop/web.
+func (c *cluster) enrolled(t *testing.T) (ns *netns.Netns, stop func()) {
+	t.Helper()
+	ns = netnstest.Make(t)
+	c.sandboxes["uid-web"] = ns
+	a, stop := c.start()
+	c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
+	c.sync(a)
+	c.proxy()
+	c.says("web", "enabled")
+	return ns, stop
+}
+
 // Run implements Source.
 func (c *cluster) Run(ctx context.Context, sink enroll.Sink) error {
 	c.mu.Lock()
@@ -404,13 +417,7 @@ func TestEnd(t *testing.T) {
 	for _, successor := range []bool{true, false} {
 		c := newCluster(t)
 		c.successor = successor
-		ns := netnstest.Make(t)
-		c.sandboxes["uid-web"] = ns
-		a, stop := c.start()
-		c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
-		c.sync(a)
-		c.proxy()
-		c.says("web", "enabled")
+		ns, stop := c.enrolled(t)
 		c.probed("10.1.0.9")
 		stop()
 		c.captured(ns, successor)
@@ -433,13 +440,7 @@ func TestEnd(t *testing.T) {
 func TestEndBesideAnother(t *testing.T) {
 	c := newCluster(t)
 	c.successor, c.unsure = false, true
-	ns := netnstest.Make(t)
-	c.sandboxes["uid-web"] = ns
-	a, stop := c.start()
-	c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
-	c.sync(a)
-	c.proxy()
-	c.says("web", "enabled")
+	ns, stop := c.enrolled(t)
 	other := make(chan net.Listener)
 	go func() {
 		waitFor(t.Context(), nil, 300*time.Millisecond)

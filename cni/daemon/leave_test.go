@@ -216,9 +216,9 @@ func TestOpenConnectionsOutlastTheLabel(t *testing.T) {
 	w.eventually("proxy drops the pod", func() bool { return p.lacks("uid-web") })
 }
 
-func TestConnectionsAreCutAtTheLimit(t *testing.T) {
-	w := newWorld(t)
-	w.cfg.LeaveGrace, w.cfg.LeaveLimit = 50*time.Millisecond, 600*time.Millisecond
+// leaving starts an agent for a running pod, shop/web, opens a connection through its proxy, and takes its namespace out.
+func (w *world) leaving(t *testing.T) (*netns.Netns, *proxy) {
+	t.Helper()
 	ns := netnstest.Make(t)
 	w.namespace("shop", "ambient")
 	w.pod("web", ns, "")
@@ -228,6 +228,13 @@ func TestConnectionsAreCutAtTheLimit(t *testing.T) {
 	through(t, ns)
 	w.namespace("shop", "none")
 	w.remains(ns, true)
+	return ns, p
+}
+
+func TestConnectionsAreCutAtTheLimit(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.LeaveGrace, w.cfg.LeaveLimit = 50*time.Millisecond, 600*time.Millisecond
+	ns, p := w.leaving(t)
 	since := time.Now()
 	w.remains(ns, false)
 	if took := time.Since(since); took < w.cfg.LeaveLimit/2 {
@@ -239,15 +246,7 @@ func TestConnectionsAreCutAtTheLimit(t *testing.T) {
 func TestPodGoesWhileItLeaves(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.LeaveGrace = 50 * time.Millisecond
-	ns := netnstest.Make(t)
-	w.namespace("shop", "ambient")
-	w.pod("web", ns, "")
-	w.run()
-	p := w.proxy()
-	w.annotated("web", "enabled")
-	through(t, ns)
-	w.namespace("shop", "none")
-	w.remains(ns, true)
+	_, p := w.leaving(t)
 	if err := folder.Remove(w.dir, podFile("web")); err != nil {
 		t.Fatal(err)
 	}
@@ -260,13 +259,7 @@ func TestEndAwaitsAnswers(t *testing.T) {
 	c := newCluster(t)
 	c.successor = false
 	c.cfg.LeaveGrace = 50 * time.Millisecond
-	ns := netnstest.Make(t)
-	c.sandboxes["uid-web"] = ns
-	a, stop := c.start()
-	c.sink.SetPod(shopPod("web", "Running", "10.1.0.9"))
-	c.sync(a)
-	c.proxy()
-	c.says("web", "enabled")
+	ns, stop := c.enrolled(t)
 	talk := through(t, ns)
 	const talkTime = time.Second
 	done := make(chan time.Time)

@@ -236,6 +236,17 @@ data:
 %s`, least, most, extra)
 }
 
+// overlaidWaypoint is a waypoint for services whose Deployment is as the ConfigMap overlay says.
+const overlaidWaypoint = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, labels: {istio.io/waypoint-for: service}}
+spec:
+  gatewayClassName: istio-waypoint
+  infrastructure: {parametersRef: {group: "", kind: ConfigMap, name: overlay}}
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+`
+
 // TestWaypointScales: a waypoint with an overlay of its own has an autoscaler and a budget; as many pods as the autoscaler
 // wants, which the control plane does not dispute; and no request fails while they come and go. A bad overlay is told of and
 // changes nothing; without the overlay, and without the Gateway, nothing is left over.
@@ -244,15 +255,7 @@ func TestWaypointScales(t *testing.T) {
 	c := open(t)
 	url := c.shop(ns)
 	c.apply(ns, scaled(1, 3, ""))
-	c.apply(ns, `
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, labels: {istio.io/waypoint-for: service}}
-spec:
-  gatewayClassName: istio-waypoint
-  infrastructure: {parametersRef: {group: "", kind: ConfigMap, name: overlay}}
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-`)
+	c.apply(ns, overlaidWaypoint)
 	is := func(typ, want string) {
 		t.Helper()
 		c.eventually("the Gateway's condition "+typ, func() error {

@@ -30,15 +30,7 @@ metadata: {name: web}
 spec:
   minAvailable: 2
   selector: {matchLabels: {app: web}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, labels: {istio.io/waypoint-for: service}}
-spec:
-  gatewayClassName: istio-waypoint
-  infrastructure: {parametersRef: {group: "", kind: ConfigMap, name: overlay}}
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-`
+---` + overlaidWaypoint
 
 // cordon keeps new pods from a node, until the story ends.
 func (c *cluster) cordon(node string) {
