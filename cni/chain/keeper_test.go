@@ -144,8 +144,11 @@ func TestKeeper(t *testing.T) {
 	// Another one comes first, and goes.
 	n.write("05-b.conf", `{"name":"b","type":"b"}`)
 	n.soon("chained to the first", n.chained("05-b.conflist"))
+	// The list is there a moment before the file it stands for is put aside.
+	saved := filepath.Join(n.conf, "05-b.conf.ambit-saved")
+	n.soon("the single configuration is put aside", func() bool { return n.read(saved) != "" })
+	n.must(os.Remove(saved))
 	n.must(os.Remove(filepath.Join(n.conf, "05-b.conflist")))
-	n.must(os.Remove(filepath.Join(n.conf, "05-b.conf.ambit-saved")))
 	n.must(os.Remove(filepath.Join(n.conf, "10-a.conflist")))
 	n.soon("trouble", func() bool { return n.keeper.Err() != nil })
 	n.write("10-a.conflist", conflist(bridge))

@@ -16,8 +16,9 @@ type load struct {
 }
 
 type failure struct {
-	At  time.Time
-	Err error
+	At   time.Time
+	Took time.Duration
+	Err  error
 }
 
 // String sums a load up for a failed story.
@@ -27,7 +28,7 @@ func (l load) String() string {
 		if i == 5 {
 			return s + " …"
 		}
-		s += fmt.Sprintf("; %s %v", f.At.Format("15:04:05.000"), f.Err)
+		s += fmt.Sprintf("; %s after %s: %v", f.At.Format("15:04:05.000"), f.Took.Round(time.Millisecond), f.Err)
 	}
 	return s
 }
@@ -59,7 +60,7 @@ func (w *world) load(ns, pod, addr string) func() load {
 			began := time.Now()
 			out.Calls++
 			if _, err := w.call(ns, pod, addr, "hi"); err != nil {
-				out.Errors = append(out.Errors, failure{began, err})
+				out.Errors = append(out.Errors, failure{began, time.Since(began), err})
 			}
 			select {
 			case <-tick.C:

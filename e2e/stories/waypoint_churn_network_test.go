@@ -3,20 +3,26 @@ package stories
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ambit-mesh/ambit/e2e/lab"
 )
 
-// TestWaypointBadNetwork loses every twentieth packet to the nodes and to the control plane: requests and changes are
-// slow, and nothing fails. Then the control plane's cable is pulled: everything goes on, and what changed meanwhile is in
+// TestWaypointBadNetwork loses every twentieth packet on the way from node to node and to the control plane: requests and
+// changes are slow, and nothing fails. Then the control plane's cable is pulled: everything goes on, and what changed meanwhile is in
 // force when it is back.
 func TestWaypointBadNetwork(t *testing.T) {
 	w := startWaypoints(t, options{nodes: 2})
 	url := w.shop(1)
+	// Where packets come seconds late, an application that ends must wait longer for the last requests that were sent to it.
+	w.apply(strings.Replace(shopDeployment("v1", 2), "sleep: {seconds: 1}", "sleep: {seconds: 4}", 1))
+	w.must(w.Settled(w.soon(), "Deployment", "shop", "web-v1", nil))
+	w.synced()
 	for _, host := range []string{"node1", "node2", lab.ControlHost} {
-		w.must(w.In(w.ctx, host, func() error { return lose(20) }))
+		// What goes from pod to pod passes two hosts.
+		w.must(w.In(w.ctx, host, func() error { return lose(40) }))
 	}
 	s := w.storm("shop", "client", url)
 	for i := range 3 {

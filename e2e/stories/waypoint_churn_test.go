@@ -150,7 +150,7 @@ func (w *world) requests(c *http.Client, request string, headers ...string) func
 				err = fmt.Errorf("%s: %d %q", request, a.Status, a.Body)
 			}
 			if err != nil {
-				out.Errors = append(out.Errors, failure{began, err})
+				out.Errors = append(out.Errors, failure{began, time.Since(began), err})
 			}
 			select {
 			case <-tick.C:

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"strings"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -25,6 +26,11 @@ const (
 	metaSAN      = "san"
 )
 
+// tunnelAttempts is how often opening a tunnel is tried: two lost SYNs, or a connection that breaks while it is set up, cost no
+// request. Envoy cannot tell a tunnel that was refused from one that failed, so each attempt more is also one more line
+// about every denial at the peer, and one more connect timeout before another endpoint is tried when a node is gone.
+const tunnelAttempts = 2
+
 // connectOriginate opens HBONE to an endpoint. Its connections come from clusters of this Envoy, with the endpoint's
 // metadata, or for pods addressed by themselves with filter state.
 func (e *Env) connectOriginate() *listenerv3.Listener {
@@ -33,6 +39,10 @@ func (e *Env) connectOriginate() *listenerv3.Listener {
 		StatPrefix:       ListenerOriginate,
 		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: ListenerOriginate},
 		IdleTimeout:      durationpb.New(0),
+		// Nothing of a request has left while its tunnel is not open, so opening it again is safe for every method; the router
+		// could not tell, because to it a tunnel is open at once.
+		MaxConnectAttempts: uint32Value(tunnelAttempts),
+		BackoffOptions:     &corev3.BackoffStrategy{BaseInterval: durationpb.New(25 * time.Millisecond), MaxInterval: durationpb.New(250 * time.Millisecond)},
 		TunnelingConfig: &tcpproxyv3.TcpProxy_TunnelingConfig{
 			Hostname: "%DOWNSTREAM_LOCAL_ADDRESS%",
 			HeadersToAdd: []*corev3.HeaderValueOption{
