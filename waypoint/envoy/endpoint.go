@@ -185,16 +185,24 @@ func (e *Env) throughWaypoint(d *waypoint.Destination, l leg, through *workload.
 		return nil // a waypoint is asked for a service by its address, and has no word for subsets
 	}
 	svc := e.Address(through.GetNamespace(), through.GetHostname())
-	var out []candidate
+	var out, sick []candidate
 	for _, w := range e.Endpoints(through.GetNamespace(), through.GetHostname()) {
 		ip, ok := e.addressOf(w)
-		if !ok || w.GetStatus() == workload.WorkloadStatus_UNHEALTHY {
+		if !ok {
 			continue
 		}
 		at := netip.AddrPortFrom(ip, uint16(e.options().PeerHBONEPort))
 		lb := tunnelEndpoint(w, netip.AddrPortFrom(vip, uint16(l.port)), at, e.accepted(svc))
 		weigh(lb, w)
+		if w.GetStatus() == workload.WorkloadStatus_UNHEALTHY {
+			sick = append(sick, candidate{workload: w, endpoint: lb})
+			continue
+		}
 		out = append(out, candidate{workload: w, endpoint: lb})
+	}
+	if len(out) == 0 {
+		// As the node proxy does (ztunnel/route): one that ends still serves, and none lets anybody past a policy.
+		return sick
 	}
 	return out
 }

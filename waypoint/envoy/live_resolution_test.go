@@ -155,6 +155,10 @@ func TestAnotherWaypoint(t *testing.T) {
 	if a := node.Arrivals(); len(a) != 1 || a[0].Authority != "10.96.0.1:80" || len(pod.Arrivals()) != before {
 		t.Errorf("arrivals at the waypoint: %v", a)
 	}
+	// The last one of a waypoint is used while it ends.
+	through.Status = workload.WorkloadStatus_UNHEALTHY
+	p.Apply(w)
+	want(t, http.DefaultClient, at, 200, "through")
 }
 
 // TestWhoIsChosen: workloads that are unhealthy or weigh nothing get nothing, and the near before the far.

@@ -15,6 +15,8 @@ import (
 type wanted struct {
 	port     uint16
 	waypoint bool
+	// anyHealth takes endpoints that are not healthy, too.
+	anyHealth bool
 }
 
 // target finds the port an endpoint serves a service's port on: what the endpoint says itself, else what the service says
@@ -100,7 +102,7 @@ func (r *router) usable(svc *state.Service, e *state.Endpoint, port wanted) bool
 func (r *router) obstacle(svc *state.Service, e *state.Endpoint, port wanted) string {
 	w := e.Workload
 	switch {
-	case !w.Healthy && !svc.AllowUnhealthy:
+	case !w.Healthy && !svc.AllowUnhealthy && !port.anyHealth:
 		return "unhealthy"
 	case slices.Contains(r.req.Avoid, w.UID):
 		return "tried in vain"

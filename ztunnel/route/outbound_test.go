@@ -85,6 +85,7 @@ func request(t *testing.T, s *state.Snapshot, dst string) route.Request {
 func TestOutbound(t *testing.T) {
 	useWaypoint := func(s *workload.Service) { s.Waypoint = Waypoint("shop", wpHost) }
 	remote := func(w *workload.Workload) { w.Network = "west" }
+	unhealthy := func(w *workload.Workload) { w.Status = workload.WorkloadStatus_UNHEALTHY }
 	plain := func(w *workload.Workload) { w.TunnelProtocol = workload.TunnelProtocol_NONE }
 	tests := []struct {
 		name  string
@@ -112,6 +113,13 @@ func TestOutbound(t *testing.T) {
 			"10.96.0.1:80", "error unknown-waypoint: unknown waypoint: shop/waypoint.shop.svc.cluster.local"},
 		{"1 waypoint has no pods", []proto.Message{cart(), with(cartService(), useWaypoint), waypointService()},
 			"10.96.0.1:80", "error no-waypoint-endpoint: no healthy upstream: waypoint shop/waypoint.shop.svc.cluster.local: it has no endpoints"},
+		{"1 waypoint that is ending is better than none", []proto.Message{cart(), with(cartService(), useWaypoint), with(waypointPod(), unhealthy), waypointService()},
+			"10.96.0.1:80", "hbone 10.0.0.20:15008 authority 10.96.0.1:80 shop.wp-sa waypoint service cart"},
+		{"1 waypoint that is ending is left when there is another", []proto.Message{cart(), with(cartService(), useWaypoint), with(waypointPod(), unhealthy),
+			In(Pod("shop", "wp-2", "wp-sa", "10.0.0.21"), wpKey, 15008, 15008), waypointService()},
+			"10.96.0.1:80", "hbone 10.0.0.21:15008 authority 10.96.0.1:80 shop.wp-sa waypoint service cart"},
+		{"1 waypoint without weight", []proto.Message{cart(), with(cartService(), useWaypoint), with(with(waypointPod(), unhealthy), func(w *workload.Workload) { w.Capacity = wrapperspb.UInt32(0) }), waypointService()},
+			"10.96.0.1:80", "error no-waypoint-endpoint: no healthy upstream: waypoint shop/waypoint.shop.svc.cluster.local: of 1 endpoints none can be used: 1 without weight"},
 		{"1 weighted waypoints come before the one", []proto.Message{cart(), waypointPod(), waypointService(),
 			with(cartService(), func(s *workload.Service) {
 				s.Waypoint = Waypoint("shop", "gone")
@@ -168,9 +176,9 @@ func TestOutbound(t *testing.T) {
 		{"address-less workload behind another network's gateway", []proto.Message{with(cart(), func(w *workload.Workload) {
 			w.Addresses, w.Network, w.NetworkGateway = nil, "west", WaypointAt("1.1.1.1")
 		}), cartService()}, "10.96.0.1:80", `error other-network: workload shop/cart is on network "west", which is not reachable from here yet`},
-		{"unhealthy", []proto.Message{with(cart(), func(w *workload.Workload) { w.Status = workload.WorkloadStatus_UNHEALTHY }), cartService()},
+		{"unhealthy", []proto.Message{with(cart(), unhealthy), cartService()},
 			"10.96.0.1:80", "error no-healthy-upstream: no healthy upstream: cart.shop.svc.cluster.local: of 1 endpoints none can be used: 1 unhealthy"},
-		{"unhealthy allowed", []proto.Message{with(cart(), func(w *workload.Workload) { w.Status = workload.WorkloadStatus_UNHEALTHY }),
+		{"unhealthy allowed", []proto.Message{with(cart(), unhealthy),
 			with(cartService(), func(s *workload.Service) {
 				s.LoadBalancing = &workload.LoadBalancing{HealthPolicy: workload.LoadBalancing_ALLOW_ALL}
 			})}, "10.96.0.1:80", "hbone 10.0.0.1:15008 authority 10.0.0.1:8080 shop.cart-sa service cart"},

@@ -38,7 +38,8 @@ type hop struct {
 }
 
 // gateway finds an instance of a waypoint. A waypoint that is configured but missing is an error: going around it would go
-// around its policy.
+// around its policy. One that is ending, or not ready, is tried when there is no other: it still serves, or it refuses, but
+// it never lets anybody past a policy. kube-proxy does so with endpoints that end (KEP-1669).
 func (r *router) gateway(g *state.Gateway) (hop, error) {
 	svc, w := gatewayTarget(r.s, g)
 	switch {
@@ -47,8 +48,13 @@ func (r *router) gateway(g *state.Gateway) (hop, error) {
 	case svc == nil:
 		return hop{}, telemetry.Fail(telemetry.UnknownWaypoint, "unknown waypoint: "+gatewayName(g), nil)
 	}
-	want := wanted{g.Port, true}
+	want := wanted{port: g.Port, waypoint: true}
 	e := r.pick(svc, want)
+	if e == nil {
+		last := want
+		last.anyHealth = true
+		e = r.pick(svc, last)
+	}
 	if e == nil {
 		return hop{}, telemetry.Fail(telemetry.NoWaypointEndpoint, "no healthy upstream: waypoint "+gatewayName(g)+": "+r.unusable(svc, want), nil)
 	}

@@ -67,7 +67,7 @@ var reasons = [reasonCount]reasonText{
 	UnknownDestination: {"unknown-destination", "CONNECT", "no service of that name and port is known, or this pod is not an endpoint of it"},
 	NoHealthyUpstream:  {"no-healthy-upstream", "CONNECT", "the service has no endpoint that is healthy, has this port and may be used from here; check the pods, their readiness and the traffic distribution"},
 	UnknownWaypoint:    {"unknown-waypoint", "CONNECT", "the waypoint named for this destination does not exist; check istio.io/use-waypoint and the Gateway"},
-	NoWaypointEndpoint: {"no-waypoint-endpoint", "CONNECT", "the waypoint for this destination has no healthy endpoint; check the waypoint's pods"},
+	NoWaypointEndpoint: {"no-waypoint-endpoint", "CONNECT", "the waypoint for this destination has no endpoint that can be tried; check the waypoint's pods"},
 	OtherNetwork:       {"other-network", "CONNECT", "the chosen endpoint is on another network, which this proxy cannot reach yet"},
 	NoAddress:          {"no-address", "CONNECT", "the chosen endpoint has no address of a family the service and the client can use"},
 	Unresolvable:       {"unresolvable", "CONNECT", "the chosen endpoint is known by hostname only and the name could not be resolved"},
