@@ -154,6 +154,9 @@ func TestExitCodes(t *testing.T) {
 		{"zc w --lab gone", exitError, `lab "gone": no such lab`},
 		{"ps absent -f testdata/clients.json", exitError, `no proxy called "absent"`},
 		{"zc w --admin-address unix:" + filepath.Join(dir, "sock"), exitError, "not running"},
+		{"install --dry-run --set cni.redirection=pigeons", exitUsage, `cni.redirection is "pigeons": use auto, nftables`},
+		{"install --dry-run --set ztunnel.nonsense=1", exitUsage, "ztunnel.nonsense"},
+		{"install --dry-run", exitError, "no cluster is configured"},
 		{"lab up", exitError, "ambit-lab is neither beside ambitctl nor on PATH"},
 	} {
 		r := run(t, strings.Fields(c.args))

@@ -33,11 +33,15 @@ their namespace is labelled istio.io/dataplane-mode=ambient; none is restarted.`
   ambitctl install --profile minimal --set cni.redirection=iptables
   ambitctl install -f values.yaml --dry-run`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			i, err := a.installer(dry)
+			values, err := v.values(cmd.InOrStdin(), nil)
 			if err != nil {
 				return err
 			}
-			values, err := v.values(cmd.InOrStdin(), nil)
+			// What no cluster could be given needs none to be refused.
+			if _, err := a.steps(values, apply.Version{}); err != nil {
+				return err
+			}
+			i, err := a.installer(dry)
 			if err != nil {
 				return err
 			}
