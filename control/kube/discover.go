@@ -162,7 +162,9 @@ func (s *Source) absent(ctx context.Context, f *feed) {
 func (s *Source) back(f *feed) {
 	owner := "kube/kind/" + f.kind.String()
 	if !f.missed {
-		s.cfg.Status.Set(owner)
+		if f.until.IsZero() { // else another version of it is served than a moment ago, when it came back
+			s.cfg.Status.Set(owner)
+		}
 		return
 	}
 	f.missed = false

@@ -119,12 +119,18 @@ type world struct {
 
 func start(t *testing.T, a *kubetest.Server, secrets ...string) *world {
 	t.Helper()
+	return startWith(t, a, func(c *SourceConfig) { c.Secrets = secrets })
+}
+
+func startWith(t *testing.T, a *kubetest.Server, change func(*SourceConfig)) *world {
+	t.Helper()
 	w := &world{Server: a, sink: newSink(), status: status.New(), places: NewPlaces()}
-	w.source = NewSource(SourceConfig{
+	cfg := SourceConfig{
 		Namespace: "ambit-system", Cluster: clusterOf(t, a), Sink: w.sink, Status: w.status, Places: w.places, Discover: time.Minute, Grace: 500 * time.Millisecond, NetworkPolicies: true,
-		Secrets: secrets,
-		Logger:  slog.New(slog.NewTextHandler(t.Output(), nil)),
-	})
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+	change(&cfg)
+	w.source = NewSource(cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.source.Run(ctx) }()
@@ -275,6 +281,33 @@ func TestDefinitionIsDeleted(t *testing.T) {
 	a.Remove(policies, "shop", "web")
 	for _, w := range []*world{w, second} {
 		await(t, "its end", func() bool { return w.sink.get(policyKey) == nil })
+	}
+}
+
+// A kind that comes back is served in one of its versions a moment before the other. What is said of it stands until its policies'
+// time is over.
+func TestServedAgainInParts(t *testing.T) {
+	a := kubetest.New(t)
+	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(shop)
+	a.Put(fmt.Sprintf(policy, "bad"))
+	w := startWith(t, a, func(c *SourceConfig) { c.Grace = time.Hour })
+	w.synced(t)
+	a.Unserve(policies)
+	said := func(text string) func() bool {
+		return func() bool {
+			return slices.ContainsFunc(w.status.List(), func(e status.Entry) bool { return strings.Contains(e.Problem, text) })
+		}
+	}
+	await(t, "word of the kind's absence", said("does not serve the kind any more"))
+	older := strings.Replace(policies, "/v1/", "/v1beta1/", 1)
+	a.Serve(older, "AuthorizationPolicy", true)
+	await(t, "word of its return", said("the kind is served again"))
+	asked := a.Asked("GET", "/"+policies)
+	a.Serve(policies, "AuthorizationPolicy", true)
+	await(t, "the newer version", func() bool { return a.Asked("GET", "/"+policies) > asked })
+	if !said("the kind is served again")() || w.sink.get(policyKey) == nil {
+		t.Errorf("%v", w.status.List())
 	}
 }
 
