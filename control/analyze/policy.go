@@ -70,7 +70,7 @@ func (w *world) nearLabels(ns string, want object.Labels) string {
 func (w *world) strict() {
 	var outside []string
 	for _, p := range w.pods {
-		if !p.meshed && !p.sidecar && !p.HostNetwork && !p.isGateway() && !strings.HasPrefix(p.Namespace, "kube-") && p.Namespace != w.cfg.RootNamespace && !slices.Contains(outside, p.Namespace) {
+		if !p.meshed && !p.sidecar && !p.HostNetwork && !p.isGateway() && !strings.HasPrefix(p.Namespace, "kube-") && p.Namespace != w.cfg.RootNamespace && p.Namespace != mesh.SystemNamespace && !slices.Contains(outside, p.Namespace) {
 			outside = append(outside, p.Namespace)
 		}
 	}

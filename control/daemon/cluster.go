@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,12 +38,15 @@ type clusterRunner struct {
 	opened    chan struct{} // closed when there is an issuer
 }
 
+// own is the namespace of this installation.
+func (c Config) own() string { return cmp.Or(c.Namespace, c.RootNamespace) }
+
 // rootNamespaces are where pods mount the roots: those of Gateways, and the mesh's own.
 func (c Config) rootNamespaces() kube.Spaces {
 	if len(c.GatewayNamespaces) == 0 {
 		return nil
 	}
-	return append(kube.Spaces{c.RootNamespace}, c.GatewayNamespaces...)
+	return append(kube.Spaces{c.own()}, c.GatewayNamespaces...)
 }
 
 // inCluster says whether the configuration comes from an API server.
@@ -60,7 +64,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 		return nil, err
 	}
 	c.source = kube.NewSource(kube.SourceConfig{
-		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Namespace: cfg.RootNamespace, Logger: d.logger,
+		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Namespace: cfg.own(), Logger: d.logger,
 		NetworkPolicies: cfg.NetworkPolicies, Secrets: cfg.SecretNamespaces,
 	})
 	d.registry.MustRegister(
@@ -89,7 +93,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 		return nil, fmt.Errorf("a private folder for keys (--state-dir, or TMPDIR): %w", err)
 	}
 	c.authority = kube.NewAuthority(kube.AuthorityConfig{
-		Cluster: c.cluster, Namespace: cfg.RootNamespace, Dir: c.dir,
+		Cluster: c.cluster, Namespace: cfg.own(), Dir: c.dir,
 		Issuer: issuer.Config{TrustDomain: cfg.TrustDomain, Logger: d.logger, Registerer: d.registry}, Logger: d.logger,
 	})
 	return c, nil
@@ -114,7 +118,7 @@ func (c *clusterRunner) register(g grpc.ServiceRegistrar) {
 func (c Config) names() []string {
 	var out []string
 	for _, svc := range []string{"ambitd", "istiod"} {
-		for _, ns := range []string{c.RootNamespace, "istio-system"} {
+		for _, ns := range []string{c.own(), "istio-system"} {
 			out = append(out, svc+"."+ns+".svc", svc+"."+ns+".svc."+c.ClusterDomain, svc+"."+ns)
 		}
 	}
@@ -169,7 +173,7 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 		name, _ = os.Hostname() // the number tells replicas apart
 	}
 	leader := kube.NewLeader(kube.LeaderConfig{
-		Cluster: c.cluster, Namespace: c.d.cfg.RootNamespace, Identity: fmt.Sprintf("%s_%08x", name, rand.Uint32()), Logger: c.d.logger,
+		Cluster: c.cluster, Namespace: c.d.cfg.own(), Identity: fmt.Sprintf("%s_%08x", name, rand.Uint32()), Logger: c.d.logger,
 	})
 	feed := kube.NewGatewayFeed(c.source, c.d.gateways.reconciler)
 	return leader.Run(ctx, func(ctx context.Context) {
@@ -180,12 +184,12 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 		wg.Go(func() { feed.Run(ctx) })
 		wg.Go(func() { c.source.KeepLastGood(ctx) })
 		if sel := c.d.cfg.UntaintFor; sel != "" {
-			u := &kube.Untaint{Cluster: c.cluster, Namespace: c.d.cfg.RootNamespace, Selector: sel, Logger: c.d.logger}
+			u := &kube.Untaint{Cluster: c.cluster, Namespace: c.d.cfg.own(), Selector: sel, Logger: c.d.logger}
 			wg.Go(func() { u.Run(ctx) })
 		}
 		wg.Go(func() { _ = c.d.gateways.reconciler.Run(ctx) })                       // ends only with ctx
 		wg.Go(func() { _ = conditions.New(conditionsOver(c.d, c.writer)).Run(ctx) }) // so does this
-		wg.Go(func() { kube.NewEvents(c.source, c.d.status, c.d.cfg.RootNamespace, c.d.logger).Run(ctx) })
+		wg.Go(func() { kube.NewEvents(c.source, c.d.status, c.d.cfg.own(), c.d.logger).Run(ctx) })
 		if c.authority == nil {
 			return
 		}

@@ -16,9 +16,11 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
+	"github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/api/xds"
 	"github.com/ambit-mesh/ambit/ca/client"
 	"github.com/ambit-mesh/ambit/ca/identity"
@@ -246,10 +248,49 @@ status: {phase: Running, podIP: 10.1.0.7, conditions: [{type: Ready, status: "Tr
 	})
 }
 
+// Mesh-wide policies may be read from another namespace than that of the control plane, as where Istio was before; its keys, its
+// Lease and the names it is called by stay.
+func TestPoliciesOfAnotherNamespace(t *testing.T) {
+	c := newTestCluster(t)
+	c.cfg.Namespace, c.cfg.RootNamespace = "ambit-system", "istio-system"
+	c.api.Put(clusterTown + `apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: istio-system}
+spec: {}
+`)
+	c.start()
+	defer c.stop()
+	c.await("the roots", func() bool { pem, _ := c.roots(); return len(pem) > 0 })
+	x := c.proxy(bearer("ztunnel", "zt")) // which asks for ambitd.ambit-system.svc
+	c.await("the policy for the whole mesh", func() bool { return x.scope("istio-system/closed") == security.Scope_GLOBAL })
+	if _, text := c.get("/debug/refusals"); strings.Contains(text, "AMB405") {
+		t.Errorf("the policy is said to be misplaced: %s", text)
+	}
+	c.await("a leader", func() bool { return len(c.api.Objects("apis/coordination.k8s.io/v1/leases")) > 0 })
+	for _, path := range []string{"api/v1/secrets", "apis/coordination.k8s.io/v1/leases"} {
+		for _, o := range c.api.Objects(path) {
+			if ns := o["metadata"].(kubetest.Doc)["namespace"]; ns != "ambit-system" {
+				t.Errorf("%s in namespace %v", path, ns)
+			}
+		}
+	}
+}
+
+// scope is what a policy that a proxy was sent is about.
+func (x *proxy) scope(name string) security.Scope {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	a := &security.Authorization{}
+	if body, ok := x.body[name]; !ok || proto.Unmarshal(body, a) != nil {
+		return -1
+	}
+	return a.GetScope()
+}
+
 // proxy connects a node proxy with a token, over TLS.
 func (c *cluster) proxy(token string) *proxy {
 	c.t.Helper()
-	x := &proxy{have: map[string]string{}}
+	x := &proxy{have: map[string]string{}, body: map[string][]byte{}}
 	meta, err := structpb.NewStruct(map[string]any{"NAMESPACE": "ambit-system", "SERVICE_ACCOUNT": "ztunnel"})
 	if err != nil {
 		c.t.Fatal(err)

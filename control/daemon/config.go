@@ -62,8 +62,10 @@ type Config struct {
 	TrustDomain   string
 	ClusterID     string
 	ClusterDomain string
-	RootNamespace string
-	Network       string
+	// RootNamespace is where what is about the whole mesh is read from: policies, telemetry, the mesh configuration. Namespace is
+	// this installation's own, with its keys, its Lease and its Services; empty means the root namespace.
+	RootNamespace, Namespace string
+	Network                  string
 
 	// Window is how long changes after a push are collected before the next.
 	Window time.Duration
@@ -135,6 +137,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"CLUSTER_ID":             &c.ClusterID,
 		"NETWORK":                &c.Network,
 		"ROOT_NAMESPACE":         &c.RootNamespace,
+		"POD_NAMESPACE":          &c.Namespace,
 		"CLUSTER_DOMAIN":         &c.ClusterDomain,
 		"POD_NAME":               &c.Instance,
 	} {

@@ -117,6 +117,7 @@ func (p *plane) await(what string, ok func() bool) {
 type proxy struct {
 	mu   sync.Mutex
 	have map[string]string
+	body map[string][]byte // nil: not kept
 	log  []string
 }
 
@@ -125,6 +126,9 @@ func (x *proxy) Apply(_ string, upserts []xds.Raw, removed []string) []xds.Rejec
 	defer x.mu.Unlock()
 	for _, u := range upserts {
 		x.have[u.Name] = u.Version
+		if x.body != nil {
+			x.body[u.Name] = u.Body
+		}
 		x.log = append(x.log, "+"+u.Name)
 	}
 	for _, n := range removed {

@@ -43,7 +43,7 @@ func newGateways(d *Daemon) *gatewayRunner {
 		TrustParameters: d.cluster == nil || d.cfg.GatewayOverlays == OverlaysAny,
 		Deploy: deploy.Config{
 			TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,
-			SystemNamespace: d.cfg.RootNamespace, Network: d.cfg.Network, Image: d.cfg.GatewayImage,
+			SystemNamespace: d.cfg.own(), Network: d.cfg.Network, Image: d.cfg.GatewayImage,
 		},
 	})
 	return g

@@ -111,7 +111,7 @@ const istioRoot = "istio-system"
 func (r *Report) root(cfg Config, ns string) {
 	if ns == istioRoot && cfg.RootNamespace != istioRoot {
 		r.warn(status.OtherRootNamespace, "metadata.namespace", "mesh-wide policies live in namespace "+cfg.RootNamespace+" here: this one is about namespace "+ns+" alone",
-			"move it to namespace "+cfg.RootNamespace+", or start ambitd with --root-namespace="+istioRoot)
+			"move it to namespace "+cfg.RootNamespace+", or have it read there: control.rootNamespace="+istioRoot+" among the values of a cluster, ambitd --root-namespace="+istioRoot+" without one")
 	}
 }
 

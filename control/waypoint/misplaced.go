@@ -25,7 +25,7 @@ func (m *Model) strayMesh(k object.Key) bool {
 func (m *Model) misplaced(rep *model.Report, ns string) {
 	if ns == istioRoot && m.cfg.RootNamespace != istioRoot {
 		rep.Warn(status.OtherRootNamespace, "metadata.namespace", "what is about the whole mesh is in namespace "+m.cfg.RootNamespace+" here: this is about namespace "+ns+" alone",
-			"move it to namespace "+m.cfg.RootNamespace+", or start ambitd with --root-namespace="+istioRoot)
+			"move it to namespace "+m.cfg.RootNamespace+", or have it read there: control.rootNamespace="+istioRoot+" among the values of a cluster, ambitd --root-namespace="+istioRoot+" without one")
 	}
 }
 

@@ -34,7 +34,7 @@ func (m *Model) buildReport(r *reader, k object.Key) model.Report {
 	switch o := o.(type) {
 	case *object.ConfigMap:
 		rep.Warn(status.OtherRootNamespace, "metadata.namespace", "the mesh configuration is read from namespace "+m.cfg.RootNamespace+" here: this one has no effect",
-			"move it to namespace "+m.cfg.RootNamespace+", or start ambitd with --root-namespace="+istioRoot)
+			"move it to namespace "+m.cfg.RootNamespace+", or have it read there: control.rootNamespace="+istioRoot+" among the values of a cluster, ambitd --root-namespace="+istioRoot+" without one")
 	case *object.Gateway:
 		m.reportGateway(r, &rep, o)
 	case *object.ListenerSet:

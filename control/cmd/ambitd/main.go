@@ -108,7 +108,7 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.StringVar(&cfg.TrustDomain, "trust-domain", cfg.TrustDomain, "trust domain of the mesh's identities")
 	f.StringVar(&cfg.ClusterID, "cluster-id", cfg.ClusterID, "name of this cluster")
 	f.StringVar(&cfg.Network, "network", cfg.Network, "network of everything that does not say otherwise")
-	f.StringVar(&cfg.RootNamespace, "root-namespace", cfg.RootNamespace, "namespace of mesh-wide policies")
+	f.StringVar(&cfg.RootNamespace, "root-namespace", cfg.RootNamespace, "namespace of what is about the whole mesh: policies, Telemetry, the ConfigMap istio")
 	f.StringVar(&cfg.ClusterDomain, "cluster-domain", cfg.ClusterDomain, "DNS domain of Services")
 	f.DurationVar(&cfg.Window, "window", cfg.Window, "how long changes after a push are collected, at most 50ms")
 	f.BoolVar(&cfg.DryRunPolicies, "dry-run-policies", cfg.DryRunPolicies, "accept policies annotated istio.io/dry-run")
