@@ -94,7 +94,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	}
 	c.authority = kube.NewAuthority(kube.AuthorityConfig{
 		Cluster: c.cluster, Namespace: cfg.own(), Dir: c.dir,
-		Issuer: issuer.Config{TrustDomain: cfg.TrustDomain, Logger: d.logger, Registerer: d.registry}, Logger: d.logger,
+		Issuer: issuer.Config{TrustDomain: cfg.TrustDomain, DefaultTTL: cfg.DefaultTTL, MaxTTL: cfg.MaxTTL, RootTTL: cfg.RootTTL, Logger: d.logger, Registerer: d.registry}, Logger: d.logger,
 	})
 	return c, nil
 }

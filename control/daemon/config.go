@@ -67,6 +67,10 @@ type Config struct {
 	RootNamespace, Namespace string
 	Network                  string
 
+	// Lifetimes of the certificates that the authority signs in a cluster: what requests get that name none, the longest they
+	// may ask for, and a root that it makes. Zero means ca/issuer's.
+	DefaultTTL, MaxTTL, RootTTL time.Duration
+
 	// Window is how long changes after a push are collected before the next.
 	Window time.Duration
 	// DryRunPolicies accepts AuthorizationPolicies annotated istio.io/dry-run.
@@ -146,6 +150,18 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		}
 	}
 	var errs []error
+	for name, v := range map[string]*time.Duration{
+		"DEFAULT_WORKLOAD_CERT_TTL": &c.DefaultTTL, "MAX_WORKLOAD_CERT_TTL": &c.MaxTTL, "CITADEL_SELF_SIGNED_CA_CERT_TTL": &c.RootTTL,
+	} {
+		if s := lookup(name); s != "" {
+			d, err := time.ParseDuration(s)
+			if err != nil || d <= 0 {
+				errs = append(errs, fmt.Errorf("%s is %q: write a duration, like 24h", name, s))
+				continue
+			}
+			*v = d
+		}
+	}
 	if s := lookup("CA_TRUSTED_NODE_ACCOUNTS"); s != "" {
 		c.TrustedNodeAccounts = strings.Split(s, ",")
 	}

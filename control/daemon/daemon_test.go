@@ -277,6 +277,14 @@ func TestConfig(t *testing.T) {
 		t.Errorf("%+v %v", c, err)
 	}
 	env["PILOT_ENABLE_IP_AUTOALLOCATE"] = "perhaps"
+	lifetimes := map[string]string{"DEFAULT_WORKLOAD_CERT_TTL": "2h", "MAX_WORKLOAD_CERT_TTL": "48h", "CITADEL_SELF_SIGNED_CA_CERT_TTL": "8760h", "POD_NAMESPACE": "mesh"}
+	if c, err := Default().FromEnv(func(k string) string { return lifetimes[k] }); err != nil || c.DefaultTTL != 2*time.Hour || c.MaxTTL != 48*time.Hour || c.RootTTL != 8760*time.Hour || c.own() != "mesh" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	lifetimes["MAX_WORKLOAD_CERT_TTL"] = "-1h"
+	if _, err := Default().FromEnv(func(k string) string { return lifetimes[k] }); err == nil || !strings.Contains(err.Error(), `MAX_WORKLOAD_CERT_TTL is "-1h"`) {
+		t.Errorf("%v", err)
+	}
 	if _, err := Default().FromEnv(func(k string) string { return env[k] }); err == nil || !strings.Contains(err.Error(), "perhaps") {
 		t.Errorf("%v", err)
 	}

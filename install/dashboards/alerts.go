@@ -28,7 +28,7 @@ func Alerts() []Alert {
 		{"AmbitCertificateExpires", "min by (namespace, pod) (ambit_cert_seconds_to_expiry) < 3600", "10m", "critical",
 			"certificates that {{ $labels.namespace }}/{{ $labels.pod }} uses expire in {{ $value | humanizeDuration }} and were not renewed", "ambitctl ca status, and the log of the pod"},
 		{"AmbitIssuerExpires", "min(ambit_ca_issuer_seconds_to_expiry) < 30 * 86400", "1h", "warning",
-			"the certificate that signs all others expires in {{ $value | humanizeDuration }}", "replace the Secret cacerts, or see docs/identity.md"},
+			"the certificate that signs all others expires in {{ $value | humanizeDuration }}", "replace the Secret cacerts; see docs/kubernetes/authority.md"},
 		{"AmbitRootExpires", "min(ambit_ca_root_seconds_to_expiry) < 90 * 86400", "1h", "warning",
 			"a trusted root expires in {{ $value | humanizeDuration }}", "add the next root now, so that every proxy has it before it signs; see docs/identity.md"},
 		{"AmbitObjectsRefused", "max(ambit_control_refusals) > 0", "10m", "info",
