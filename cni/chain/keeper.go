@@ -25,7 +25,8 @@ type Config struct {
 	ConfDir, BinDir string
 	// Program is the plugin's, to be copied to BinDir.
 	Program string
-	// Kubeconfig is the file by which the plugin asks the API server, written with what Credentials return; empty for none.
+	// Kubeconfig is the file by which the plugin asks the API server, written with what Credentials return; empty for none. What
+	// they return with an error is better than nothing, and written where there is no file yet.
 	Kubeconfig     string
 	KubeconfigMode fs.FileMode
 	Credentials    func() ([]byte, error)
@@ -257,16 +258,19 @@ func (k *Keeper) credentials() error {
 	if k.cfg.Kubeconfig == "" {
 		return nil
 	}
-	want, err := k.cfg.Credentials()
-	if err != nil {
-		return fmt.Errorf("the plugin's kubeconfig: %w", err)
+	want, wanting := k.cfg.Credentials()
+	if wanting != nil {
+		wanting = fmt.Errorf("the plugin's kubeconfig: %w", wanting)
+		if want == nil || there(k.cfg.Kubeconfig) {
+			return wanting
+		}
 	}
 	if have, err := os.ReadFile(k.cfg.Kubeconfig); err == nil && bytes.Equal(have, want) {
 		if fi, err := os.Stat(k.cfg.Kubeconfig); err == nil && fi.Mode().Perm() == k.cfg.KubeconfigMode {
 			return nil
 		}
 	}
-	err = os.MkdirAll(filepath.Dir(k.cfg.Kubeconfig), 0o755)
+	err := os.MkdirAll(filepath.Dir(k.cfg.Kubeconfig), 0o755)
 	if err == nil {
 		var tmp string
 		if tmp, err = stage(k.cfg.Kubeconfig, bytes.NewReader(want), k.cfg.KubeconfigMode); err == nil {
@@ -274,9 +278,9 @@ func (k *Keeper) credentials() error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("the plugin's kubeconfig: %w", err)
+		return errors.Join(wanting, fmt.Errorf("the plugin's kubeconfig: %w", err))
 	}
-	return nil
+	return wanting
 }
 
 // Remove takes away all that Run installs: the entry first, so that the runtime never calls what is not there.

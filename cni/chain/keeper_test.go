@@ -205,6 +205,25 @@ func TestKeeperRenewsTheToken(t *testing.T) {
 	n.soon("third", func() bool { return n.keeper.Err() == nil && n.read(n.cfg.Kubeconfig) == "three" })
 }
 
+// Second-best credentials are better than none, and no better than those of the agent before.
+func TestKeeperWithoutItsToken(t *testing.T) {
+	for before, want := range map[string]string{"": "second best", "of the agent before": "of the agent before"} {
+		n := newNode(t)
+		n.cfg.Credentials = func() ([]byte, error) { return []byte("second best"), errors.New("no token") }
+		if before != "" {
+			n.must(os.MkdirAll(filepath.Dir(n.cfg.Kubeconfig), 0o755))
+			n.must(os.WriteFile(n.cfg.Kubeconfig, []byte(before), 0o600))
+		}
+		n.write("10-a.conflist", conflist(bridge))
+		n.run()
+		n.soon("chained all the same", n.chained("10-a.conflist"))
+		n.soon("trouble", func() bool { return n.keeper.Err() != nil && strings.Contains(n.keeper.Err().Error(), "no token") })
+		if got := n.read(n.cfg.Kubeconfig); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // A network plugin that wants to be alone is not fought with all of a core.
 func TestKeeperKeepsCalm(t *testing.T) {
 	n := newNode(t)

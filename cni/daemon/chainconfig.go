@@ -26,6 +26,9 @@ type Chain struct {
 	OwnedName string
 	// DetectionRetry lets the plugin ask again for a while whether a pod is for the mesh (ENABLE_AMBIENT_DETECTION_RETRY).
 	DetectionRetry bool
+	// Account is the service account of the agent's namespace that the plugin asks the API server as (AMBIT_CNI_PLUGIN_ACCOUNT). Empty means
+	// as the agent itself, which ends with the agent's pod.
+	Account string
 	// KubeconfigMode is of the plugin's kubeconfig (KUBECONFIG_MODE).
 	KubeconfigMode fs.FileMode
 	// CAFile and SkipVerify replace how the plugin knows the API server (KUBE_CA_FILE, SKIP_TLS_VERIFY).
@@ -50,6 +53,7 @@ func (c *Chain) fromEnv(e *env) {
 	e.text("ISTIO_OWNED_CNI_CONF_FILENAME", &c.OwnedName)
 	e.text("ISTIO_OWNED_CNI_CONFIG_FILENAME", &c.OwnedName)
 	e.flag("ENABLE_AMBIENT_DETECTION_RETRY", &c.DetectionRetry)
+	e.text("AMBIT_CNI_PLUGIN_ACCOUNT", &c.Account)
 	e.text("KUBE_CA_FILE", &c.CAFile)
 	e.flag("SKIP_TLS_VERIFY", &c.SkipVerify)
 	if mode := ""; e.text("KUBECONFIG_MODE", &mode) {
@@ -59,7 +63,7 @@ func (c *Chain) fromEnv(e *env) {
 	}
 }
 
-func (c Chain) validate() error {
+func (c Chain) validate(podNamespace string) error {
 	switch {
 	case c.ConfDir == "":
 		return nil
@@ -67,6 +71,8 @@ func (c Chain) validate() error {
 		return fmt.Errorf("ISTIO_OWNED_CNI_CONFIG_FILENAME=%q: want the name of a .conflist in %s", c.OwnedName, c.ConfDir)
 	case c.ConfName != "" && (filepath.Base(c.ConfName) != c.ConfName || !chain.IsConf(c.ConfName)):
 		return fmt.Errorf("CNI_CONF_NAME=%q: want the name of a .conf or .conflist in %s", c.ConfName, c.ConfDir)
+	case c.Account != "" && podNamespace == "":
+		return fmt.Errorf("AMBIT_CNI_PLUGIN_ACCOUNT=%q is of the agent's namespace: set POD_NAMESPACE", c.Account)
 	case c.Every <= 0:
 		return fmt.Errorf("the installation has to be looked at now and then, not every %s", c.Every)
 	}

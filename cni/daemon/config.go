@@ -160,7 +160,7 @@ func (c Config) Validate() error {
 	if c.LeaveLimit < 0 {
 		problems = append(problems, fmt.Errorf("leave limit %s: it has to be 0 or more", c.LeaveLimit))
 	}
-	problems = append(problems, c.Chain.validate())
+	problems = append(problems, c.Chain.validate(c.PodNamespace))
 	if !c.ProbeIPv4.Is4() || !c.ProbeIPv6.Is6() {
 		problems = append(problems, fmt.Errorf("probe addresses have to be one of IPv4 and one of IPv6, not %s and %s", c.ProbeIPv4, c.ProbeIPv6))
 	}

@@ -83,6 +83,7 @@ func TestInstallation(t *testing.T) {
 		"KUBECONFIG_MODE":                    {"KUBECONFIG_MODE", "9"},
 		"CNI_CONF_NAME":                      {"CNI_CONF_NAME", "../x.conflist"},
 		"ISTIO_OWNED_CNI_CONFIG_FILENAME":    {"ISTIO_OWNED_CNI_CONFIG", "true", "ISTIO_OWNED_CNI_CONFIG_FILENAME", "x.conf"},
+		"set POD_NAMESPACE":                  {"AMBIT_CNI_PLUGIN_ACCOUNT", "reader", "POD_NAMESPACE", ""},
 		"has to be an address and port of t": {"AMBIT_ADMIN_ADDRESS", "0.0.0.0:15005"},
 	} {
 		if _, err := keeper(bad...); err == nil || !strings.Contains(err.Error(), name) {

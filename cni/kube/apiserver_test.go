@@ -32,6 +32,7 @@ type server struct {
 	down    func(*http.Request) int // a code to fail with; 0 for none
 	asked   map[string]int          // requests by method and path
 	queries map[string][]string     // of lists and watches, by path
+	token   func(spec doc) (code int, status doc)
 }
 
 type change struct {
@@ -102,7 +103,7 @@ func (s *server) answer(w http.ResponseWriter, code int, o any) {
 }
 
 func (s *server) refuse(w http.ResponseWriter, code int) {
-	reasons := map[int]string{401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired", 422: "Invalid"}
+	reasons := map[int]string{400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired", 422: "Invalid"}
 	s.answer(w, code, doc{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reasons[code], "code": code})
 }
 
@@ -186,6 +187,14 @@ func (s *server) one(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	o := s.objects[path]
 	switch {
+	case r.Method == "POST" && strings.HasSuffix(path, "/token"):
+		code, status := s.token(data["spec"].(doc))
+		if code != 201 {
+			s.refuse(w, code)
+			return
+		}
+		data["status"] = status
+		s.answer(w, code, data)
 	case r.Method == "POST":
 		path += "/" + data["metadata"].(doc)["name"].(string)
 		s.put(path, data)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -271,6 +272,7 @@ func TestAgentAway(t *testing.T) {
 	c := open(t)
 	url := c.shop("away")
 	c.restore()
+	tokens := c.tokensOf(agentLabel)
 	c.change(func(ds *appsv1.DaemonSet) {
 		ds.Spec.Template.Spec.Containers[0].Image = "ambit/there-is-no-such-image:1"
 		ds.Spec.Template.Spec.Containers[0].ImagePullPolicy = corev1.PullNever
@@ -284,6 +286,14 @@ func TestAgentAway(t *testing.T) {
 			}
 		}
 		return fmt.Errorf("all have one")
+	})
+	// The API server knows a token for some seconds more than its pod.
+	c.eventually("the token of the agent that was there is refused", func() error {
+		r, err := c.client.AuthenticationV1().TokenReviews().Create(c.ctx, &authv1.TokenReview{Spec: authv1.TokenReviewSpec{Token: tokens[node]}}, metav1.CreateOptions{})
+		if err == nil && r.Status.Authenticated {
+			err = fmt.Errorf("it is %s's", r.Status.User.Username)
+		}
+		return err
 	})
 	c.namespace("away-outside")
 	c.apply("away", onNode("late", node, ""))
@@ -328,6 +338,30 @@ func TestAgentAway(t *testing.T) {
 	c.ready("away-outside", "app=volunteer")
 	c.redirection("away-outside", "volunteer", "enabled")
 	c.redirection("away-outside", "outsider", "")
+}
+
+// tokensOf are the service account tokens that pods work with, by their nodes, as the nodes have them.
+func (c *cluster) tokensOf(selector string) map[string]string {
+	c.Helper()
+	out := map[string]string{}
+	for i, p := range c.pods(system, selector) {
+		ns := fmt.Sprintf("tokens-%d", i)
+		c.namespace(ns)
+		c.hand(ns, p.Spec.NodeName)
+		for _, v := range p.Spec.Volumes {
+			if v.Projected == nil || !strings.HasPrefix(v.Name, "kube-api-access-") {
+				continue
+			}
+			path := fmt.Sprintf("/node/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s/token", p.UID, v.Name)
+			token, err := c.exec(ns, "hand", "ambit-echo", "file", "read", path)
+			c.must(err)
+			out[p.Spec.NodeName] = strings.TrimSpace(token)
+		}
+		if out[p.Spec.NodeName] == "" {
+			c.Fatalf("no token of %s", p.Name)
+		}
+	}
+	return out
 }
 
 // effective is the name and content of the CNI configuration that a node's runtime reads.

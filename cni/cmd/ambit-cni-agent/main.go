@@ -124,7 +124,8 @@ func assemble(cfg *daemon.Config, log *slog.Logger, registry *prometheus.Registr
 			return parts, err
 		}
 	}
-	install, err := cfg.Keeper(func() ([]byte, error) { return kubeconfig(*cfg, cluster) })
+	tokens := kube.NewTokens(cluster, cfg.PodNamespace, cfg.Chain.Account, cfg.Node)
+	install, err := cfg.Keeper(func() ([]byte, error) { return kubeconfig(*cfg, cluster, tokens) })
 	if err != nil {
 		return parts, err
 	}
@@ -150,16 +151,25 @@ func findProgram() (string, error) {
 	return "", fmt.Errorf("the plugin's program %s is neither beside %s nor in %s: set --cni-plugin", chain.Type, self, imageDir)
 }
 
-// kubeconfig is the agent's own access, for the plugin.
-func kubeconfig(cfg daemon.Config, cluster *kube.Cluster) ([]byte, error) {
+// kubeconfig is for the plugin: the agent's own way to the API server, as another account. Without one, and with an error where
+// there is none yet, it is as the agent's, which lasts as long as the agent.
+func kubeconfig(cfg daemon.Config, cluster *kube.Cluster, tokens *kube.Tokens) ([]byte, error) {
 	c, err := cluster.Credentials()
 	if err != nil {
 		return nil, err
+	}
+	var wanting error
+	if cfg.Chain.Account != "" {
+		var token string
+		if token, wanting = tokens.Token(context.Background()); wanting == nil {
+			c.Token = token
+		}
 	}
 	if cfg.Chain.CAFile != "" {
 		if c.CA, err = os.ReadFile(cfg.Chain.CAFile); err != nil {
 			return nil, fmt.Errorf("KUBE_CA_FILE: %w", err)
 		}
 	}
-	return chain.Kubeconfig(c.Server, c.CA, c.Token, c.Insecure || cfg.Chain.SkipVerify)
+	data, err := chain.Kubeconfig(c.Server, c.CA, c.Token, c.Insecure || cfg.Chain.SkipVerify)
+	return data, errors.Join(wanting, err)
 }
