@@ -109,6 +109,18 @@ func noFlags(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(e
 // stagePrefix begins the names of files that are being written.
 const stagePrefix = ".ambit-"
 
+// unstage removes what keepers that were killed have left half written in a folder.
+func unstage(dir string) error {
+	left, _ := filepath.Glob(filepath.Join(dir, stagePrefix+"*.tmp")) // the pattern is good
+	var errs []error
+	for _, path := range left {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("left by an agent that was killed: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // stage writes a file beside where it is to be, under a name that nobody reads.
 func stage(path string, from io.Reader, mode fs.FileMode) (tmp string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), stagePrefix+"*.tmp")

@@ -89,6 +89,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return fmt.Errorf("folder of the node's network plugins: %w", err)
 		}
 	}
+	if err := k.unstage(); err != nil {
+		k.log.Warn("files stay that nobody needs", "err", err)
+	}
 	var events chan fsnotify.Event
 	var troubles chan error
 	watcher, err := fsnotify.NewWatcher()
@@ -283,6 +286,15 @@ func (k *Keeper) credentials() error {
 	return wanting
 }
 
+// unstage removes what an agent before has left half written: a program is large, and a kubeconfig has a token in it.
+func (k *Keeper) unstage() error {
+	errs := []error{unstage(k.cfg.ConfDir), unstage(k.cfg.BinDir)}
+	if k.cfg.Kubeconfig != "" {
+		errs = append(errs, unstage(filepath.Dir(k.cfg.Kubeconfig)))
+	}
+	return errors.Join(errs...)
+}
+
 // Remove takes away all that Run installs: the entry first, so that the runtime never calls what is not there.
 func (k *Keeper) Remove() error {
 	var errs []error
@@ -315,6 +327,9 @@ func (k *Keeper) Remove() error {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("uninstall the plugin: %w", err))
 		}
+	}
+	if err := k.unstage(); err != nil {
+		errs = append(errs, fmt.Errorf("uninstall the plugin: %w", err))
 	}
 	k.log.Info("the plugin is uninstalled", "conf", k.cfg.ConfDir)
 	return errors.Join(errs...)

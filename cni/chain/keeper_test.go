@@ -205,6 +205,44 @@ func TestKeeperRenewsTheToken(t *testing.T) {
 	n.soon("third", func() bool { return n.keeper.Err() == nil && n.read(n.cfg.Kubeconfig) == "three" })
 }
 
+// What an agent that was killed has left half written is removed by the next one, and by an uninstall.
+func TestKeeperClearsUp(t *testing.T) {
+	n := newNode(t)
+	dirs := []string{n.conf, n.bin, filepath.Dir(n.cfg.Kubeconfig)}
+	litter := func() {
+		for _, dir := range dirs {
+			n.must(os.MkdirAll(dir, 0o755))
+			for _, name := range []string{".ambit-1234.tmp", ".theirs.tmp"} {
+				n.must(os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600))
+			}
+		}
+	}
+	clean := func() bool {
+		for _, dir := range dirs {
+			if n.read(filepath.Join(dir, ".theirs.tmp")) == "" {
+				t.Errorf("somebody else's file is gone from %s", dir)
+			}
+			if n.read(filepath.Join(dir, ".ambit-1234.tmp")) != "" {
+				return false
+			}
+		}
+		return true
+	}
+	n.write("10-a.conflist", conflist(bridge))
+	litter()
+	stop := n.run()
+	n.soon("chained", n.chained("10-a.conflist"))
+	if !clean() {
+		t.Error("a start leaves what was half written")
+	}
+	stop()
+	litter()
+	n.must(n.keeper.Remove())
+	if !clean() {
+		t.Error("an uninstall leaves what was half written")
+	}
+}
+
 // Second-best credentials are better than none, and no better than those of the agent before.
 func TestKeeperWithoutItsToken(t *testing.T) {
 	for before, want := range map[string]string{"": "second best", "of the agent before": "of the agent before"} {
