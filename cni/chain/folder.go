@@ -53,11 +53,9 @@ func apply(dir string, c Change) error {
 	var err error
 	switch {
 	case c.To != "":
-		err = os.Rename(path, filepath.Join(dir, c.To))
+		err = move(path, filepath.Join(dir, c.To), c)
 	case c.New == nil:
-		if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
+		err = remove(path, c)
 	default:
 		err = write(path, c)
 	}
@@ -65,6 +63,59 @@ func apply(dir string, c Change) error {
 		return fmt.Errorf("CNI configuration %s: %w", c.Name, err)
 	}
 	return nil
+}
+
+// move renames a file. Only what was set aside before is replaced.
+func move(path, to string, c Change) error {
+	rename := os.Rename
+	if !strings.HasSuffix(to, saved) {
+		rename = renameNew
+	}
+	if err := rename(path, to); err != nil {
+		return err
+	}
+	return unchanged(to, path, c)
+}
+
+// remove deletes a file. What takes its name away is no more than a rename, which also works on a full disk.
+func remove(path string, c Change) error {
+	tmp := filepath.Join(filepath.Dir(path), fmt.Sprintf("%s%d-%s.tmp", stagePrefix, os.Getpid(), c.Name))
+	err := os.Rename(path, tmp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = unchanged(tmp, path, c)
+	}
+	if err != nil {
+		return err
+	}
+	return os.Remove(tmp)
+}
+
+// unchanged looks whether a file whose name was taken away is the one that was read. Somebody else's goes back to its place, unless
+// there is a newer one by now.
+func unchanged(at, path string, c Change) error {
+	was, err := os.ReadFile(at)
+	if err != nil || bytes.Equal(was, c.Old) {
+		return err
+	}
+	if err := renameNew(at, path); err != nil && !errors.Is(err, errRaced) {
+		return errors.Join(errRaced, err)
+	}
+	return errRaced
+}
+
+// renameNew renames a file where there is none of that name.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return errRaced
+	case noFlags(err):
+		return os.Rename(from, to)
+	}
+	return err
 }
 
 func write(path string, c Change) error {
@@ -79,14 +130,7 @@ func write(path string, c Change) error {
 	defer os.Remove(tmp)
 	if c.Old == nil {
 		// Somebody may have made it since we looked.
-		err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
-		if errors.Is(err, unix.EEXIST) {
-			return errRaced
-		}
-		if !noFlags(err) {
-			return err
-		}
-		return os.Rename(tmp, path)
+		return renameNew(tmp, path)
 	}
 	// The files change places, so that what was there can be compared with what was read: another writer loses nothing.
 	err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)

@@ -304,9 +304,16 @@ func TestApplyLosesNothing(t *testing.T) {
 		"made":                {Change{Name: "a.conflist", New: []byte("new")}, "", nil, "new"},
 		"gone":                {Change{Name: "a.conflist", Old: []byte("old")}, "old", nil, ""},
 		"gone already":        {Change{Name: "a.conflist", Old: []byte("old")}, "", nil, ""},
+		"theirs is not gone":  {Change{Name: "a.conflist", Old: []byte("old")}, "theirs", errRaced, "theirs"},
+		"aside":               {Change{Name: "a.conflist", Old: []byte("old"), To: "a.conflist.ambit-saved"}, "old", nil, ""},
+		"theirs is in effect": {Change{Name: "a.conflist", Old: []byte("old"), To: "a.conflist.ambit-saved"}, "theirs", errRaced, "theirs"},
+		"back over theirs":    {Change{Name: "b.conflist", Old: []byte("old"), To: "a.conflist"}, "theirs", errRaced, "theirs"},
 		"it goes and changes": {Change{Name: "a.conflist", Old: []byte("old"), New: []byte("new")}, "", fs.ErrNotExist, ""},
 	} {
 		_ = os.Remove(path)
+		if err := os.WriteFile(filepath.Join(dir, "b.conflist"), []byte("old"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 		if c.there != "" {
 			write(c.there)
 		}
