@@ -16,6 +16,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 )
 
 // Config of a Keeper.
@@ -82,7 +83,7 @@ const (
 	pause  = time.Second
 )
 
-// Run keeps the plugin installed until ctx ends. What is installed stays.
+// Run keeps the plugin installed until ctx ends, or one of the folders is deleted. What is installed stays.
 func (k *Keeper) Run(ctx context.Context) error {
 	for _, dir := range []string{k.cfg.ConfDir, k.cfg.BinDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -106,6 +107,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	ticker := time.NewTicker(k.cfg.Every)
 	defer ticker.Stop()
 	for {
+		if err := k.mounted(); err != nil {
+			return err
+		}
 		k.round()
 		if !k.calm(ctx) {
 			return nil
@@ -114,6 +118,22 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// mounted looks whether the folders are still the node's. Where one of them is mounted and somebody deletes it on the node, as
+// kubeadm reset does, what is mounted is the deleted folder, empty for ever, while the node has another. Only a new container sees that.
+func (k *Keeper) mounted() error {
+	for _, dir := range []string{k.cfg.ConfDir, k.cfg.BinDir} {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err == nil && st.Nlink == 0 {
+			err := fmt.Errorf("folder %s was deleted on the node, and another may be in its place: the agent has to start again to see it", dir)
+			k.mu.Lock()
+			k.err = err
+			k.mu.Unlock()
+			return err
+		}
+	}
+	return nil
 }
 
 // news waits for a reason to look again. What the keeper itself is writing is none: on a full disk it would never rest.
@@ -284,53 +304,4 @@ func (k *Keeper) credentials() error {
 		return errors.Join(wanting, fmt.Errorf("the plugin's kubeconfig: %w", err))
 	}
 	return wanting
-}
-
-// unstage removes what an agent before has left half written: a program is large, and a kubeconfig has a token in it.
-func (k *Keeper) unstage() error {
-	errs := []error{unstage(k.cfg.ConfDir), unstage(k.cfg.BinDir)}
-	if k.cfg.Kubeconfig != "" {
-		errs = append(errs, unstage(filepath.Dir(k.cfg.Kubeconfig)))
-	}
-	return errors.Join(errs...)
-}
-
-// Remove takes away all that Run installs: the entry first, so that the runtime never calls what is not there.
-func (k *Keeper) Remove() error {
-	var errs []error
-	for range often {
-		files, err := read(k.cfg.ConfDir)
-		if err != nil {
-			errs = append(errs, err)
-			break
-		}
-		raced := false
-		for _, c := range Undo(files, k.cfg.Settings) {
-			err := apply(k.cfg.ConfDir, c)
-			raced = raced || errors.Is(err, errRaced)
-			if err != nil && !errors.Is(err, errRaced) {
-				errs = append(errs, err)
-			}
-		}
-		if !raced {
-			break
-		}
-	}
-	if len(errs) > 0 {
-		return fmt.Errorf("uninstall the plugin: %w", errors.Join(errs...))
-	}
-	paths := []string{filepath.Join(k.cfg.BinDir, Type)}
-	if k.cfg.Kubeconfig != "" {
-		paths = append(paths, k.cfg.Kubeconfig)
-	}
-	for _, path := range paths {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("uninstall the plugin: %w", err))
-		}
-	}
-	if err := k.unstage(); err != nil {
-		errs = append(errs, fmt.Errorf("uninstall the plugin: %w", err))
-	}
-	k.log.Info("the plugin is uninstalled", "conf", k.cfg.ConfDir)
-	return errors.Join(errs...)
 }

@@ -243,6 +243,28 @@ func TestKeeperClearsUp(t *testing.T) {
 	}
 }
 
+// A folder that is deleted under its mount never has anything in it again: the keeper ends, so that the agent starts anew.
+func TestKeeperOfADeletedFolder(t *testing.T) {
+	n := newNode(t)
+	n.must(os.MkdirAll(n.conf, 0o755))
+	// Like a mount, a descriptor leads to the folder and not to its name.
+	dir, err := os.Open(n.conf)
+	n.must(err)
+	defer dir.Close()
+	n.cfg.ConfDir = fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
+	n.cfg.Every = 10 * time.Millisecond
+	n.write("10-a.conflist", conflist(bridge))
+	n.keeper = New(n.cfg, slog.New(slog.NewTextHandler(n.log, nil)), prometheus.NewRegistry())
+	done := make(chan error, 1)
+	go func() { done <- n.keeper.Run(n.Context()) }()
+	n.soon("chained", n.chained("10-a.conflist"))
+	n.must(os.RemoveAll(n.conf))
+	n.must(os.MkdirAll(n.conf, 0o755))
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "was deleted on the node") || n.keeper.Err() == nil {
+		t.Errorf("%v, %v", err, n.keeper.Err())
+	}
+}
+
 // Second-best credentials are better than none, and no better than those of the agent before.
 func TestKeeperWithoutItsToken(t *testing.T) {
 	for before, want := range map[string]string{"": "second best", "of the agent before": "of the agent before"} {
