@@ -17,7 +17,10 @@ func (k *Keeper) unstage() error {
 	return errors.Join(errs...)
 }
 
-// Remove takes away all that Run installs: the entry first, so that the runtime never calls what is not there.
+// Remove takes away all that Run installs but the program. A runtime may take a pod down with the configuration it was started
+// with: CRI-O keeps it (cri-o/ocicni pkg/ocicni, GetNetworkListCachedConfig of libcni), and so does Multus for its delegates. A program
+// that such a configuration names and that is not there would keep those pods from ending; ours answers DEL with success and needs nobody
+// for it.
 func (k *Keeper) Remove() error {
 	var errs []error
 	for range often {
@@ -41,18 +44,14 @@ func (k *Keeper) Remove() error {
 	if len(errs) > 0 {
 		return fmt.Errorf("uninstall the plugin: %w", errors.Join(errs...))
 	}
-	paths := []string{filepath.Join(k.cfg.BinDir, Type)}
 	if k.cfg.Kubeconfig != "" {
-		paths = append(paths, k.cfg.Kubeconfig)
-	}
-	for _, path := range paths {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(k.cfg.Kubeconfig); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("uninstall the plugin: %w", err))
 		}
 	}
 	if err := k.unstage(); err != nil {
 		errs = append(errs, fmt.Errorf("uninstall the plugin: %w", err))
 	}
-	k.log.Info("the plugin is uninstalled", "conf", k.cfg.ConfDir)
+	k.log.Info("the plugin is uninstalled; its program stays, for pods that were started with it", "conf", k.cfg.ConfDir)
 	return errors.Join(errs...)
 }

@@ -221,3 +221,14 @@ func FuzzResult(f *testing.F) {
 		}
 	})
 }
+
+// TestDelNeedsNobody: pods that were started with the mesh end after it has left the node, of which nothing is there but the program.
+func TestDelNeedsNobody(t *testing.T) {
+	gone := filepath.Join(t.TempDir(), "gone")
+	for _, command := range []string{"DEL", "GC"} {
+		conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"n","type":"ambit-cni","cni_agent_run_dir":%q,"kubernetes":{"kubeconfig":%q}}`, gone, gone+"/kubeconfig")
+		if out, err := call(t, command, conf, "K8S_POD_NAME=in;K8S_POD_NAMESPACE=shop"); err != nil || out != "" {
+			t.Errorf("%s: %v %s", command, err, out)
+		}
+	}
+}

@@ -253,6 +253,7 @@ func (i *Installer) stays(ctx context.Context, purge bool) error {
 		}
 		i.tell("what stays: %d definitions of kinds with their objects, the authority's key (secret %s/%s), and namespace %s; \"ambitctl uninstall --purge\" deletes them", len(definitions), i.Namespace, caSecret, i.Namespace)
 	}
+	i.tell("what stays: the program ambit-cni in the nodes' folders of network plugins (/opt/cni/bin on most), which some runtimes call when pods end that were started with it; once those have ended it may be deleted")
 	list, err := i.Client.Core.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: "istio.io/dataplane-mode"})
 	if err != nil {
 		return explain(err)

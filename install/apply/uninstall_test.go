@@ -104,7 +104,7 @@ func TestUninstall(t *testing.T) {
 		t.Error(diff)
 	}
 	text := strings.Join(*said, "\n")
-	for _, w := range []string{"1 pods leave the mesh", "warning: 1 pods still have the mesh's rules (shop/web", "what stays: 1 definitions", "label istio.io/dataplane-mode on namespaces shop"} {
+	for _, w := range []string{"1 pods leave the mesh", "warning: 1 pods still have the mesh's rules (shop/web", "what stays: 1 definitions", "what stays: the program ambit-cni", "label istio.io/dataplane-mode on namespaces shop"} {
 		if !strings.Contains(text, w) {
 			t.Errorf("it does not say %q:\n%s", w, text)
 		}
