@@ -116,7 +116,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	q := r.URL.Query()
-	list := r.URL.Path == "/api/v1/pods" || r.URL.Path == "/api/v1/namespaces"
+	list := r.URL.Path == "/api/v1/pods" || r.URL.Path == "/api/v1/namespaces" || strings.HasSuffix(r.URL.Path, "/daemonsets")
 	switch {
 	case code != 0:
 		s.refuse(w, code)
@@ -136,6 +136,9 @@ func in(list, path string) bool {
 	if list == "/api/v1/pods" {
 		return strings.Contains(path, "/pods/")
 	}
+	if strings.HasSuffix(list, "/daemonsets") {
+		return strings.HasPrefix(path, list+"/")
+	}
 	return strings.Count(path, "/") == 4 && strings.HasPrefix(path, list+"/")
 }
 
@@ -150,7 +153,11 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	kind := map[string]string{"/api/v1/pods": "PodList", "/api/v1/namespaces": "NamespaceList"}[r.URL.Path]
-	s.answer(w, 200, doc{"kind": kind, "apiVersion": "v1", "metadata": doc{"resourceVersion": fmt.Sprint(len(s.log))}, "items": items})
+	version := "v1"
+	if kind == "" {
+		kind, version = "DaemonSetList", "apps/v1"
+	}
+	s.answer(w, 200, doc{"kind": kind, "apiVersion": version, "metadata": doc{"resourceVersion": fmt.Sprint(len(s.log))}, "items": items})
 }
 
 func (s *server) watch(w http.ResponseWriter, r *http.Request) {

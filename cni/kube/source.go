@@ -31,6 +31,8 @@ type Source struct {
 	mu    sync.Mutex
 	away  map[string]bool // guarded by mu: resources that cannot be read at the moment
 	notes notes
+
+	own daemonSet
 }
 
 // NewSource prepares a source of the pods on node; Run does the work.
@@ -56,6 +58,13 @@ func (s *Source) Run(ctx context.Context, sink enroll.Sink) error {
 	defer wg.Wait()
 	wg.Go(func() { namespaces.RunWithContext(ctx) })
 	wg.Go(func() { pods.RunWithContext(ctx) })
+	if s.own.name != "" {
+		own, err := s.followOwn()
+		if err != nil {
+			return fmt.Errorf("follow DaemonSet %s: %w", s.own.name, err)
+		}
+		wg.Go(func() { own.RunWithContext(ctx) })
+	}
 	if cache.WaitForCacheSync(ctx.Done(), namespacesTold.HasSynced, podsTold.HasSynced) {
 		sink.Synced()
 	}
@@ -64,7 +73,13 @@ func (s *Source) Run(ctx context.Context, sink enroll.Sink) error {
 }
 
 func (s *Source) informer(resource string, object runtime.Object, selector fields.Selector) cache.SharedIndexInformer {
-	lw := cache.NewListWatchFromClient(s.cluster.core, resource, metav1.NamespaceAll, selector)
+	informer := s.follow(s.cluster.core, resource, metav1.NamespaceAll, object, selector)
+	_ = informer.SetTransform(slim) // it cannot fail on one that has not been started
+	return informer
+}
+
+func (s *Source) follow(client cache.Getter, resource, namespace string, object runtime.Object, selector fields.Selector) cache.SharedIndexInformer {
+	lw := cache.NewListWatchFromClient(client, resource, namespace, selector)
 	// Asked by a wrapper, to learn when the API server answers again.
 	heard := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -79,8 +94,6 @@ func (s *Source) informer(resource string, object runtime.Object, selector field
 		},
 	}
 	informer := cache.NewSharedIndexInformer(heard, object, 0, cache.Indexers{})
-	// Neither can fail on an informer that has not been started.
-	_ = informer.SetTransform(slim)
 	_ = informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
 		cache.DefaultWatchErrorHandler(ctx, r, err)
 	})

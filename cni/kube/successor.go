@@ -8,17 +8,58 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/tools/cache"
 )
+
+// daemonSet is what the agent learnt of its own one while it could read it. An uninstall that deletes the rights right after it, as
+// Helm does, leaves nobody to ask when the agent is told to end.
+type daemonSet struct {
+	namespace, name string // empty: not followed
+
+	mu   sync.Mutex
+	gone bool // guarded by mu
+}
+
+func (d *daemonSet) set(obj any, gone bool) {
+	if o, ok := last(obj).(*appsv1.DaemonSet); ok {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.gone = gone || o.DeletionTimestamp != nil
+	}
+}
+
+func (d *daemonSet) isGone(namespace, name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gone && d.namespace == namespace && d.name == name
+}
+
+// FollowOwn has Run follow the DaemonSet the agent is of, too, for Successor. It is called before Run.
+func (s *Source) FollowOwn(namespace, name string) { s.own.namespace, s.own.name = namespace, name }
+
+func (s *Source) followOwn() (cache.SharedIndexInformer, error) {
+	d := &s.own
+	informer := s.follow(s.cluster.apps, "daemonsets", d.namespace, &appsv1.DaemonSet{}, fields.OneTermEqualSelector("metadata.name", d.name))
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { d.set(obj, false) },
+		UpdateFunc: func(_, obj any) { d.set(obj, false) },
+		DeleteFunc: func(obj any) { d.set(obj, true) },
+	})
+	return informer, err
+}
 
 // Successor asks whether another agent will run on this node once this one has ended: whether its DaemonSet goes on, and for
 // this node. The answer decides whether pods stay captured, so that in doubt it is yes: a machine that goes down while the API
 // server is away is no mesh that is being uninstalled. Istio's agent takes that for an uninstall
-// (istio/istio cni/pkg/install, ShouldStopCleanup). A no is sure or not: whose pod was deleted by force is told the same as
+// (istio/istio cni/pkg/install, ShouldStopCleanup). Rights alone that went are no uninstall either, unless the DaemonSet was seen to go
+// before them. A no is sure or not: whose pod was deleted by force is told the same as
 // whose account is gone, because a token is its pod's.
 func (s *Source) Successor(ctx context.Context, namespace, name string) (stays, sure bool, why string) {
 	var set appsv1.DaemonSet
@@ -30,11 +71,15 @@ func (s *Source) Successor(ctx context.Context, namespace, name string) (stays, 
 	switch {
 	case apierrors.IsNotFound(err):
 		return false, true, fmt.Sprintf("there is no DaemonSet %s", full)
+	case apierrors.IsUnauthorized(err) && s.own.isGone(namespace, name):
+		return false, true, fmt.Sprintf("DaemonSet %s was deleted, and with it the agent's account", full)
 	case apierrors.IsUnauthorized(err) && s.cluster.outlived(time.Now()):
 		return true, true, fmt.Sprintf("the agent's token has ended and nobody has renewed it, so DaemonSet %s may go on", full)
 	case apierrors.IsUnauthorized(err):
 		// The account is gone, and with it the mesh; or this pod alone.
 		return false, false, "the API server does not know the agent any more"
+	case err != nil && s.own.isGone(namespace, name):
+		return false, true, fmt.Sprintf("DaemonSet %s was deleted, and with it the right to read it", full)
 	case err != nil:
 		return true, true, fmt.Sprintf("DaemonSet %s cannot be read, so it may go on: %v", full, err)
 	case set.DeletionTimestamp != nil:

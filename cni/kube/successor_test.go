@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -46,6 +47,57 @@ func TestSuccessor(t *testing.T) {
 		got, sure, why := NewSource(cluster, "node-1").Successor(t.Context(), "ambit-system", "agents")
 		if got != c.want || sure == c.unsure || !strings.Contains(why, c.why) {
 			t.Errorf("%s: %v, sure: %v, %s", name, got, sure, why)
+		}
+	}
+}
+
+// TestSuccessorAfterUninstall: Helm deletes the DaemonSet, and then the rights to read it, before an agent is told to end. Without
+// the first the second is no uninstall.
+func TestSuccessorAfterUninstall(t *testing.T) {
+	const folder = "/apis/apps/v1/namespaces/ambit-system/daemonsets"
+	set := func(name string, meta doc) doc {
+		return doc{"kind": "DaemonSet", "apiVersion": "apps/v1", "metadata": merge(doc{"name": name, "namespace": "ambit-system", "uid": "1"}, meta)}
+	}
+	for name, c := range map[string]struct {
+		happens func(*server)
+		want    bool
+		why     string
+	}{
+		"rights alone": {func(*server) {}, true, "cannot be read"},
+		"uninstalled":  {func(s *server) { s.set(folder+"/agents", nil) }, false, "was deleted"},
+		"being deleted": {func(s *server) {
+			s.set(folder+"/agents", set("agents", doc{"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+		}, false, "was deleted"},
+		"made anew": {func(s *server) {
+			s.set(folder+"/agents", nil)
+			s.set(folder+"/agents", set("agents", doc{"uid": "2"}))
+		}, true, "cannot be read"},
+	} {
+		for code, account := range map[int]string{403: "rights", 401: "account"} {
+			api, cluster := newServer(t)
+			cluster.config.BearerToken = lasting(-time.Minute)
+			api.set(folder+"/agents", set("agents", nil))
+			source := NewSource(cluster, "node-1")
+			source.FollowOwn("ambit-system", "agents")
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- source.Run(ctx, &sink{}) }()
+			soon := func(f func() bool) {
+				for deadline := time.Now().Add(10 * time.Second); !f() && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+				}
+			}
+			soon(func() bool { api.mu.Lock(); defer api.mu.Unlock(); return len(api.queries[folder]) > 0 })
+			c.happens(api)
+			soon(func() bool { return source.own.isGone("ambit-system", "agents") != c.want })
+			api.fail(func(*http.Request) int { return code })
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			stays, sure, why := source.Successor(t.Context(), "ambit-system", "agents")
+			if stays != c.want || !sure || code == 403 && !strings.Contains(why, c.why) {
+				t.Errorf("%s, the %s gone: %v, sure: %v, %s", name, account, stays, sure, why)
+			}
 		}
 	}
 }

@@ -111,6 +111,7 @@ func assemble(cfg *daemon.Config, log *slog.Logger, registry *prometheus.Registr
 	source := kube.NewSource(cluster, cfg.Node)
 	parts := daemon.Parts{Source: source, Sandboxes: sandbox.NewFinder(cfg.ProcDir)}
 	if cfg.PodNamespace != "" {
+		source.FollowOwn(cfg.PodNamespace, cfg.DaemonSet)
 		parts.Successor = func(ctx context.Context) (stays, sure bool, why string) {
 			return source.Successor(ctx, cfg.PodNamespace, cfg.DaemonSet)
 		}
