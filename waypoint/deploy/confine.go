@@ -58,11 +58,53 @@ func confine(key string, before, after Object, systemNamespace string) error {
 		d.open = append(d.open, strings.Fields(p))
 	}
 	d.walk(nil, before, after)
+	if key == keyDeployment {
+		d.reserved(before, after)
+	}
 	if len(d.found) == 0 {
 		return nil
 	}
 	return fmt.Errorf("%s is %w: only replicas, resources, placement, labels and the like are; what else is to be changed belongs into a ConfigMap for the class in namespace %s (label %s), or is let through everywhere by control.gatewayOverlays=any",
 		strings.Join(d.found[0], "."), ErrConfined, systemNamespace, mesh.LabelDefaultsForClass)
+}
+
+// reservedAnnotations begin the names of annotations by which runtimes and network plugins give a pod what its spec alone would not: more
+// networks, another profile of its confinement, settings of the runtime.
+var reservedAnnotations = []string{
+	"k8s.v1.cni.cncf.io/", "v1.multus-cni.io/",
+	"container.apparmor.security.beta.kubernetes.io/", "container.seccomp.security.alpha.kubernetes.io/", "seccomp.security.alpha.kubernetes.io/",
+	"io.kubernetes.cri-o", "io.katacontainers.",
+}
+
+func reservedAnnotation(name string) bool {
+	return slices.ContainsFunc(reservedAnnotations, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// reservedPriority begins the names of priority classes that are the cluster's own: k8s.io/kubernetes pkg/apis/scheduling, SystemPriorityClassPrefix.
+const reservedPriority = "system-"
+
+// reserved finds what is not the Gateway's owner's to say within fields that are open.
+func (d *differ) reserved(before, after Object) {
+	path := []string{"spec", "template", "metadata", "annotations"}
+	b, a := at(before, path), at(after, path)
+	for _, k := range slices.Sorted(maps.Keys(joined(b, a))) {
+		if reservedAnnotation(k) && !equal(b[k], a[k]) {
+			d.found = append(d.found, append(slices.Clone(path), k))
+		}
+	}
+	path = []string{"spec", "template", "spec"}
+	class := at(after, path)["priorityClassName"]
+	if name, _ := class.(string); strings.HasPrefix(name, reservedPriority) && !equal(at(before, path)["priorityClassName"], class) {
+		d.found = append(d.found, append(path, "priorityClassName "+name))
+	}
+}
+
+// at is the object at a path; nil where there is none.
+func at(o map[string]any, path []string) map[string]any {
+	for _, k := range path {
+		o, _ = o[k].(map[string]any)
+	}
+	return o
 }
 
 // differ looks for differences between two documents.

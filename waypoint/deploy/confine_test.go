@@ -15,7 +15,11 @@ func TestConfined(t *testing.T) {
 	}
 	pod := func(text string) string { return `{"spec": {"template": {"spec": {` + text + `}}}}` }
 	proxy := func(text string) string { return pod(`"containers": [{"name": "istio-proxy", ` + text + `}]`) }
+	annotated := func(name string) string {
+		return `{"spec": {"template": {"metadata": {"annotations": {"` + name + `": "x"}}}}}`
+	}
 	for _, c := range [][2]string{
+		{keyDeployment, annotated("example.com/networks")},
 		{keyDeployment, `{"metadata": {"labels": {"team": "x"}, "annotations": {"a.b/c": "d"}}, "spec": {"replicas": 3, "strategy": {"rollingUpdate": {"maxSurge": 2}}}}`},
 		{keyDeployment, `{"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"selector": {"matchLabels": {"gateway.networking.k8s.io/gateway-name": "waypoint"}}}}`},
 		{keyDeployment, pod(`"nodeSelector": {"pool": "edge"}, "tolerations": [{"key": "edge"}], "affinity": {"podAntiAffinity": {}}, "priorityClassName": "high", "terminationGracePeriodSeconds": 90`)},
@@ -62,6 +66,11 @@ func TestConfined(t *testing.T) {
 		{keyDeployment, proxy(`"env": [{"name": "AMBIT_LOG_LEVEL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}]`), "env.AMBIT_LOG_LEVEL.valueFrom"},
 		{keyDeployment, proxy(`"env": [{"$patch": "replace"}, {"name": "GOGC", "valueFrom": {}}, {"name": "GOGC", "value": "1"}]`), "env"},
 		{keyDeployment, proxy(`"envFrom": [{"secretRef": {"name": "db"}}]`), "envFrom"},
+		{keyDeployment, pod(`"priorityClassName": "system-node-critical"`), "priorityClassName system-node-critical"},
+		{keyDeployment, annotated("k8s.v1.cni.cncf.io/networks"), "annotations.k8s.v1.cni.cncf.io/networks"},
+		{keyDeployment, annotated("container.apparmor.security.beta.kubernetes.io/istio-proxy"), "annotations.container.apparmor"},
+		{keyDeployment, annotated("container.seccomp.security.alpha.kubernetes.io/istio-proxy"), "annotations.container.seccomp"},
+		{keyDeployment, annotated("io.kubernetes.cri-o.userns-mode"), "annotations.io.kubernetes.cri-o"},
 		{keyService, `{"spec": {"selector": {"app": "db"}}}`, "spec.selector.app"},
 		{keyService, `{"spec": {"externalIPs": ["10.0.0.1"]}}`, "spec.externalIPs"},
 		{keyService, `{"metadata": {"ownerReferences": null}}`, "metadata.ownerReferences"},
@@ -73,5 +82,23 @@ func TestConfined(t *testing.T) {
 		if !errors.Is(err, ErrConfined) || !strings.Contains(err.Error(), c[2]) || !strings.Contains(err.Error(), "ConfigMap shop/mine: "+c[0]) {
 			t.Errorf("%s\nis answered %v, want %s", c[1], err, c[2])
 		}
+	}
+}
+
+// TestReservedAnnotations: what an overlay of the Gateway's owner may not say, his Gateway may not say either; one of the mesh's own
+// namespace may, and then his may leave it as it is.
+func TestReservedAnnotations(t *testing.T) {
+	g := waypoint()
+	g.InfrastructureAnnotations = map[string]string{"k8s.v1.cni.cncf.io/networks": "kube-system/host"}
+	if _, err := Render(g, nil, Config{}); !errors.Is(err, ErrConfined) || !strings.Contains(err.Error(), "spec.infrastructure.annotations: k8s.v1.cni.cncf.io/networks") {
+		t.Errorf("%v", err)
+	}
+	all := object(t, `{"spec": {"template": {"metadata": {"annotations": {"k8s.v1.cni.cncf.io/networks": "a"}}, "spec": {"priorityClassName": "system-cluster-critical"}}}}`)
+	mine := object(t, `{"spec": {"replicas": 2, "template": {"metadata": {"annotations": {"a.b/c": "d"}}}}}`)
+	if _, err := Render(waypoint(), []Overlay{
+		{Source: "ConfigMap ambit-system/all", Documents: map[string]Object{keyDeployment: all}},
+		{Source: "ConfigMap shop/mine", Confined: true, Documents: map[string]Object{keyDeployment: mine}},
+	}, Config{}); err != nil {
+		t.Error(err)
 	}
 }

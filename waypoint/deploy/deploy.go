@@ -134,6 +134,11 @@ func Render(g Gateway, overlays []Overlay, c Config) ([]Object, error) {
 	if name := g.ServiceName(); len(name) > maxName {
 		return nil, fmt.Errorf("its Service would be called %q, and a name has at most %d letters: shorten the Gateway's name, or set annotation %s", name, maxName, mesh.AnnotationNameOverride)
 	}
+	for _, k := range slices.Sorted(maps.Keys(g.InfrastructureAnnotations)) {
+		if reservedAnnotation(k) {
+			return nil, fmt.Errorf("spec.infrastructure.annotations: %s is %w: it gives pods what runtimes and network plugins keep for those who may run pods; an overlay of the mesh's own namespace may set it", k, ErrConfined)
+		}
+	}
 	r := renderer{g: g, class: class, c: c.withDefaults()}
 	parts := []struct {
 		key  string
