@@ -2,7 +2,6 @@ package apply
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -118,23 +117,6 @@ func (i *Installer) enrolled(ctx context.Context) ([]string, error) {
 			return out, nil
 		}
 	}
-}
-
-// gone waits until no pod of the mesh's namespace matches.
-func (i *Installer) gone(ctx context.Context, selector string) error {
-	return i.until(ctx, func() (string, error) {
-		list, err := i.Client.Core.CoreV1().Pods(i.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
-		if err != nil {
-			if errors.Is(explain(err), ErrForbidden) {
-				return "", explain(err)
-			}
-			return err.Error(), nil
-		}
-		if len(list.Items) == 0 {
-			return "", nil
-		}
-		return fmt.Sprintf("%d pods (%s) are still ending", len(list.Items), selector), nil
-	})
 }
 
 func (i *Installer) stopControl(ctx context.Context) error {

@@ -253,3 +253,52 @@ func TestKeepScale(t *testing.T) {
 		}
 	}
 }
+
+// TestUninstallPastDeadNodes: a pod on a node that is down ends never, which is no reason to leave half of a mesh. One on a node that is
+// up is waited for, and named when patience ends.
+func TestUninstallPastDeadNodes(t *testing.T) {
+	agent := func(name, node string, since time.Duration) *corev1.Pod {
+		until := metav1.NewTime(time.Now().Add(-since))
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: mesh, Name: name, Labels: map[string]string{"k8s-app": "ambit-cni-node"}, DeletionTimestamp: &until, Finalizers: []string{"x/y"}},
+			Spec:       corev1.PodSpec{NodeName: node},
+		}
+	}
+	node := func(name string, ready corev1.ConditionStatus) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready, Message: "Kubelet stopped posting node status."}},
+		}}
+	}
+	for name, c := range map[string]struct {
+		pods  []*corev1.Pod
+		stuck string
+		said  string
+	}{
+		"down":      {[]*corev1.Pod{agent("a", "dead", time.Minute)}, "", "warning: pod a is passed over, because node dead is not ready (Kubelet stopped posting node status.)"},
+		"deleted":   {[]*corev1.Pod{agent("a", "none", time.Minute)}, "", "there is no node none any more"},
+		"in time":   {[]*corev1.Pod{agent("a", "dead", -time.Minute)}, "1 pods (k8s-app=ambit-cni-node) are still ending: a on node dead", ""},
+		"up":        {[]*corev1.Pod{agent("a", "dead", time.Minute), agent("b", "alive", time.Minute)}, "1 pods (k8s-app=ambit-cni-node) are still ending: b on node alive", "pod a is passed over"},
+		"are named": {[]*corev1.Pod{agent("d", "alive", 0), agent("c", "alive", 0), agent("b", "alive", 0), agent("a", "alive", 0)}, "a on node alive, b on node alive, c on node alive …", ""},
+	} {
+		i, dyn, said := world(t)
+		core := kubefake.NewClientset(node("dead", corev1.ConditionUnknown), node("alive", corev1.ConditionTrue))
+		for _, p := range c.pods {
+			if err := core.Tracker().Add(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		i.Client.Core = core
+		ctx, cancel := context.WithTimeoutCause(t.Context(), map[bool]time.Duration{true: time.Minute, false: 50 * time.Millisecond}[c.stuck == ""], errors.New("not done in time"))
+		err := i.Uninstall(ctx, false)
+		cancel()
+		if (err != nil) != (c.stuck != "") || err != nil && !strings.Contains(err.Error(), c.stuck) {
+			t.Errorf("%s: %v, want %q", name, err, c.stuck)
+		}
+		if text := strings.Join(*said, "\n"); !strings.Contains(text, c.said) {
+			t.Errorf("%s: it does not say %q:\n%s", name, c.said, text)
+		}
+		if c.stuck == "" && !slices.Contains(deleted(dyn), mesh+"/ztunnel daemonsets") {
+			t.Errorf("%s: half of the mesh is there: %v", name, deleted(dyn))
+		}
+	}
+}
