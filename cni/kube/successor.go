@@ -80,6 +80,9 @@ func (s *Source) Successor(ctx context.Context, namespace, name string) (stays, 
 		return false, false, "the API server does not know the agent any more"
 	case err != nil && s.own.isGone(namespace, name):
 		return false, true, fmt.Sprintf("DaemonSet %s was deleted, and with it the right to read it", full)
+	case apierrors.IsForbidden(err) && s.ending(ctx, namespace), err == nil && s.ending(ctx, namespace):
+		// Its things go in no order that is known, and nothing new is made there.
+		return false, true, fmt.Sprintf("namespace %s is being deleted, and DaemonSet %s with it", namespace, full)
 	case err != nil:
 		return true, true, fmt.Sprintf("DaemonSet %s cannot be read, so it may go on: %v", full, err)
 	case set.DeletionTimestamp != nil:
@@ -95,6 +98,15 @@ func (s *Source) Successor(ctx context.Context, namespace, name string) (stays, 
 		return false, true, fmt.Sprintf("DaemonSet %s does not select node %s", full, s.node)
 	}
 	return true, true, fmt.Sprintf("DaemonSet %s goes on", full)
+}
+
+// ending reports whether a namespace is being deleted.
+func (s *Source) ending(ctx context.Context, namespace string) bool {
+	var ns corev1.Namespace
+	err := insist(ctx, func(ctx context.Context) error {
+		return s.cluster.core.Get().Resource("namespaces").Name(namespace).Do(ctx).Into(&ns)
+	})
+	return err == nil && ns.DeletionTimestamp != nil
 }
 
 // outlived says whether the agent's token has ended, by its own word: a node whose kubelet was away for long is no mesh that

@@ -19,9 +19,13 @@ func TestSuccessor(t *testing.T) {
 		return doc{"kind": "DaemonSet", "apiVersion": "apps/v1", "metadata": merge(doc{"name": "agents"}, meta), "spec": doc{"template": doc{"spec": spec}}}
 	}
 	linux := doc{"kind": "Node", "apiVersion": "v1", "metadata": doc{"name": "node-1", "labels": doc{"kubernetes.io/os": "linux"}}}
+	space := doc{"kind": "Namespace", "apiVersion": "v1", "metadata": doc{"name": "ambit-system"}}
+	going := merge(space, doc{"metadata": doc{"deletionTimestamp": "2026-01-01T00:00:00Z"}})
 	for name, c := range map[string]struct {
 		set, node doc
 		fail      int
+		space     doc // of the namespace
+		role      int // what the DaemonSet alone is answered with
 		token     string
 		want      bool
 		why       string
@@ -37,13 +41,22 @@ func TestSuccessor(t *testing.T) {
 		"token has ended":    {fail: 401, token: lasting(-time.Minute), want: true, why: "token has ended"},
 		"token is good":      {fail: 401, token: lasting(time.Hour), want: false, why: "does not know the agent", unsure: true},
 		"rights are gone":    {fail: 403, want: true, why: "cannot be read"},
+		"namespace goes":     {set: daemonset(nil, nil), node: linux, space: going, want: false, why: "namespace ambit-system is being deleted"},
+		"its role is gone":   {role: 403, space: going, want: false, why: "namespace ambit-system is being deleted"},
+		"a role is gone":     {role: 403, space: space, want: true, why: "cannot be read"},
 		"API server is away": {fail: 503, want: true, why: "cannot be read"},
 	} {
 		api, cluster := newServer(t)
 		cluster.config.BearerToken = c.token
 		api.set(set, c.set)
 		api.set(node, c.node)
-		api.fail(func(*http.Request) int { return c.fail })
+		api.set("/api/v1/namespaces/ambit-system", c.space)
+		api.fail(func(r *http.Request) int {
+			if r.URL.Path == set && c.role != 0 {
+				return c.role
+			}
+			return c.fail
+		})
 		got, sure, why := NewSource(cluster, "node-1").Successor(t.Context(), "ambit-system", "agents")
 		if got != c.want || sure == c.unsure || !strings.Contains(why, c.why) {
 			t.Errorf("%s: %v, sure: %v, %s", name, got, sure, why)
