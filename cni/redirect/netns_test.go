@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,9 +62,27 @@ func newWire(t *testing.T) *wire {
 				return fmt.Errorf("default route: %w", err)
 			}
 		}
-		return nil
+		return settled("eth0")
 	}))
 	return w
+}
+
+// settled waits for the address that the kernel itself gives a link when its other end is up: one that came later would be a change.
+func settled(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has no address of its own", name)
 }
 
 func up(name string, addrs ...netip.Prefix) error {
