@@ -70,6 +70,7 @@ type Config struct {
 type Reconciler struct {
 	cfg  Config
 	wake chan struct{}
+	told map[string]bool // owners of entries in the status; Run's alone
 
 	mu sync.Mutex
 	// guarded by mu
@@ -97,7 +98,7 @@ func New(cfg Config) *Reconciler {
 	}
 	cfg.Revision = cmp.Or(cfg.Revision, "default")
 	return &Reconciler{
-		cfg: cfg, wake: make(chan struct{}, 1),
+		cfg: cfg, wake: make(chan struct{}, 1), told: map[string]bool{},
 		objects: map[Key]Object{}, shelves: map[shelf]map[Key]Object{}, reports: map[name]Report{}, dirty: map[name]bool{},
 	}
 }
@@ -183,8 +184,9 @@ type attempts struct {
 }
 
 // Run reconciles until ctx ends. It starts when the complete state is there, see Synced: before that, an object without
-// its Gateway is no orphan.
+// its Gateway is no orphan. It may run again after it ended.
 func (r *Reconciler) Run(ctx context.Context) error {
+	defer r.untell()
 	failing := map[name]attempts{}
 	retry := time.NewTimer(retryAfter)
 	defer retry.Stop()

@@ -64,8 +64,19 @@ func (r *Reconciler) gateway(ctx context.Context, id name) error {
 }
 
 func (r *Reconciler) tell(owner string, entries ...status.Entry) {
-	if r.cfg.Status != nil {
-		r.cfg.Status.Set(owner, entries...)
+	if r.cfg.Status == nil {
+		return
+	}
+	r.cfg.Status.Set(owner, entries...)
+	if r.told[owner] = true; len(entries) == 0 {
+		delete(r.told, owner)
+	}
+}
+
+// untell takes back what was told: who does not look after Gateways any more does not know when it ends.
+func (r *Reconciler) untell() {
+	for owner := range r.told {
+		r.tell(owner)
 	}
 }
 

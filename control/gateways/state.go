@@ -95,6 +95,16 @@ func (r *Reconciler) Synced() {
 	r.markAll()
 }
 
+// Forget takes back everything that was Put, and Synced: Run does nothing until that is called again. Whoever stops telling
+// what there is calls it, before anybody starts again; a Gateway that was made meanwhile would otherwise look as if it were
+// not there while what runs for it is. Reports stay, for they come from elsewhere.
+func (r *Reconciler) Forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.synced, r.all = false, false
+	r.objects, r.shelves, r.dirty = map[Key]Object{}, map[shelf]map[Key]Object{}, map[name]bool{}
+}
+
 // touch marks the Gateways that an object matters to.
 func (r *Reconciler) touch(k Key, o Object) {
 	if o == nil {

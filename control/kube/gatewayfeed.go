@@ -14,11 +14,10 @@ import (
 )
 
 // GatewayFeed hands the objects that run for Gateways to their reconciler, as documents. It runs on the leader only, and
-// may run again after it ended.
+// may run again after it ended: every run begins with nothing known.
 type GatewayFeed struct {
 	source *Source
 	to     *gateways.Reconciler
-	stores []*documents
 }
 
 // documents follows one kind.
@@ -35,9 +34,13 @@ type documents struct {
 
 // NewGatewayFeed feeds a reconciler from the cluster a source reads.
 func NewGatewayFeed(s *Source, r *gateways.Reconciler) *GatewayFeed {
-	f := &GatewayFeed{source: s, to: r}
+	return &GatewayFeed{source: s, to: r}
+}
+
+// stores are those of one run, of which none has a list yet.
+func (f *GatewayFeed) stores() (list []*documents) {
 	add := func(kind, labels string, want func(*unstructured.Unstructured) bool) {
-		f.stores = append(f.stores, &documents{to: r, kind: kind, labels: labels, want: want, have: make(map[gateways.Key]bool), listed: make(chan struct{})})
+		list = append(list, &documents{to: f.to, kind: kind, labels: labels, want: want, have: make(map[gateways.Key]bool), listed: make(chan struct{})})
 	}
 	for _, kind := range []string{"Gateway", "GatewayClass", "ListenerSet", "Namespace", "Service"} {
 		add(kind, "", nil)
@@ -47,7 +50,7 @@ func NewGatewayFeed(s *Source, r *gateways.Reconciler) *GatewayFeed {
 	for _, kind := range []string{"ServiceAccount", "Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget"} {
 		add(kind, mesh.LabelGatewayManaged, nil)
 	}
-	return f
+	return list
 }
 
 // overlays are the ConfigMaps that may say how a Gateway is deployed: the others are many, and not of interest.
@@ -64,14 +67,17 @@ func overlays(u *unstructured.Unstructured) bool {
 	return false
 }
 
-// Run feeds until ctx ends.
+// Run feeds until ctx ends. What it has told is taken back at its end: until a later run has read everything anew, somebody
+// else may have made Gateways and what runs for them.
 func (f *GatewayFeed) Run(ctx context.Context) {
+	defer f.to.Forget()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for _, d := range f.stores {
+	stores := f.stores()
+	for _, d := range stores {
 		wg.Go(func() { f.follow(ctx, d) })
 	}
-	for _, d := range f.stores {
+	for _, d := range stores {
 		select {
 		case <-d.listed:
 		case <-ctx.Done():
