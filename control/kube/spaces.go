@@ -34,13 +34,17 @@ func (p *portions) follow(ctx context.Context, b builtin, spaces Spaces) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	c := p.feed.to.cfg.Cluster
+	// All before the first is followed: what follows takes names out of waiting.
+	all := make(map[string]*cache.ListWatch)
 	for ns := range p.waiting {
 		lw, err := c.typed(b, ns)
 		if err != nil {
 			p.feed.asked(ctx, err)
 			return
 		}
-		lw = watched(lw, func(ctx context.Context, err error) { p.asked(ctx, ns, err) })
+		all[ns] = watched(lw, func(ctx context.Context, err error) { p.asked(ctx, ns, err) })
+	}
+	for ns, lw := range all {
 		wg.Go(func() { follow(ctx, c, b.resource+" in "+ns, lw, &portion{p, ns}) })
 	}
 }
