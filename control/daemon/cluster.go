@@ -74,6 +74,9 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "ambit_control_leader", Help: "1 on the replica that writes status and what runs for Gateways.",
 		}, func() float64 { return float64(c.leading.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "ambit_control_last_good_not_kept", Help: "Policies in force whose last good version a restart would lose: there is no room to note it. Told by the leader.",
+		}, func() float64 { return float64(c.source.NotKept()) }),
 	)
 	c.writer = kube.NewWriter(c.source)
 	c.tokens = kube.NewTokens(c.cluster, cfg.TrustDomain)

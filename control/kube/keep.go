@@ -3,12 +3,10 @@ package kube
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/ambit-mesh/ambit/control/object"
+	"github.com/ambit-mesh/ambit/control/status"
 )
 
 // keep remembers the last good version of policies that are refused now, or whose kind is not served now, in a Secret: the
@@ -30,14 +29,11 @@ type keep struct {
 	// guarded by mu
 	earlier map[object.Key][]byte // from before this process
 	held    map[object.Key][]byte
+	without int           // how many of them there is no room for
 	changed chan struct{} // closed and replaced when held changes
 }
 
-const (
-	keepSecret = "ambitd-last-good"
-	// keepMost is what fits into a Secret.
-	keepMost = 900 << 10
-)
+const keepSecret = "ambitd-last-good"
 
 func newKeep(namespace string) *keep {
 	return &keep{namespace: namespace, earlier: map[object.Key][]byte{}, held: map[object.Key][]byte{}, changed: make(chan struct{})}
@@ -113,7 +109,8 @@ func (k *keep) load(ctx context.Context, c *Cluster) error {
 	defer k.mu.Unlock()
 	for _, data := range s.Data {
 		u := &unstructured.Unstructured{}
-		if u.UnmarshalJSON(data) != nil {
+		data, err := inflate(data)
+		if err != nil || u.UnmarshalJSON(data) != nil {
 			continue // somebody has been at it
 		}
 		if kind, ok := object.ParseKind(u.GetKind()); ok && guards(kind) {
@@ -130,11 +127,14 @@ func (s *Source) KeepLastGood(ctx context.Context) {
 	if k.namespace == "" {
 		return
 	}
+	defer s.lack(nil) // who does not write does not know
 	for ctx.Err() == nil {
 		k.mu.Lock()
 		changed, held := k.changed, maps.Clone(k.held)
 		k.mu.Unlock()
-		if err := s.writeKept(ctx, held); err != nil && ctx.Err() == nil {
+		data, without := pack(held, k.namespace)
+		s.lack(without)
+		if err := s.writeKept(ctx, data); err != nil && ctx.Err() == nil {
 			s.log.Error("the last good versions of refused policies cannot be noted, a restart may lose them; trying again", "err", err)
 			sleep(ctx, 5*time.Second)
 			continue
@@ -146,15 +146,43 @@ func (s *Source) KeepLastGood(ctx context.Context) {
 	}
 }
 
-func (s *Source) writeKept(ctx context.Context, held map[object.Key][]byte) error {
-	data, size := map[string]any{}, 0
-	for key, b := range held {
-		if size += len(b); size > keepMost {
-			return fmt.Errorf("they have more than %d bytes: correct the refused policies", keepMost)
-		}
-		sum := sha256.Sum256([]byte(key.String())) // names may be longer than keys of Secrets
-		data[hex.EncodeToString(sum[:])] = base64.StdEncoding.EncodeToString(b)
+// NotKept is how many policies would be without their last good version after a restart, because there is no room for it.
+func (s *Source) NotKept() int {
+	s.keep.mu.Lock()
+	defer s.keep.mu.Unlock()
+	return s.keep.without
+}
+
+// lack says for which objects there is no room.
+func (s *Source) lack(without []object.Key) {
+	k := s.keep
+	k.mu.Lock()
+	before := k.without
+	k.without = len(without)
+	k.mu.Unlock()
+	if len(without) == 0 {
+		s.cfg.Status.Set("kube/keep")
+		return
 	}
+	var some []string
+	for _, key := range without[:min(len(without), 5)] {
+		some = append(some, key.String())
+	}
+	if more := len(without) - len(some); more > 0 {
+		some = append(some, fmt.Sprintf("and %d more", more))
+	}
+	e := status.Entry{
+		Severity: status.Warning, Kind: "Secret", Namespace: k.namespace, Name: keepSecret,
+		Problem: "has no room for the last good versions of " + strings.Join(some, ", ") + ": they are in force, and a control plane that starts does without them",
+		Fix:     "correct what is refused, and bring definitions back that were deleted",
+	}
+	if before != len(without) {
+		s.log.Warn(e.String(), "objects", len(without))
+	}
+	s.cfg.Status.Set("kube/keep", e)
+}
+
+func (s *Source) writeKept(ctx context.Context, data map[string]any) error {
 	client := s.cfg.Cluster.dynamic.Resource(secretResource).Namespace(s.keep.namespace)
 	there, err := client.Get(ctx, keepSecret, metav1.GetOptions{})
 	switch {
