@@ -266,7 +266,7 @@ func (s *Source) definitions(ctx context.Context, news chan<- struct{}) {
 		s.log.Warn("news of CustomResourceDefinitions cannot be followed", "err", err)
 		return
 	}
-	crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	crds := client.Resource(definitionsResource)
 	lw := listWatch(crds)
 	follow(ctx, s.cfg.Cluster, "customresourcedefinitions", lw, bell(news))
 }

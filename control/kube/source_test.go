@@ -229,10 +229,9 @@ func TestDefinitionIsDeleted(t *testing.T) {
 	a.Remove(policies, "shop", "other")
 	await(t, "the end of a policy", func() bool { return len(w.sink.gone()) == 1 })
 
-	definition := "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/authorizationpolicies.security.istio.io"
-	asked := a.Asked("GET", definition)
+	asked := a.Asked("GET", definitionsPath)
 	a.Undefine(policies)
-	await(t, "the question what an end means", func() bool { return a.Asked("GET", definition) > asked })
+	await(t, "the question what an end means", func() bool { return a.Asked("GET", definitionsPath) > asked })
 	a.Unserve(policies)
 	absent := func(w *world) func() bool {
 		return func() bool {
@@ -281,6 +280,40 @@ func TestDefinitionIsDeleted(t *testing.T) {
 	a.Remove(policies, "shop", "web")
 	for _, w := range []*world{w, second} {
 		await(t, "its end", func() bool { return w.sink.get(policyKey) == nil })
+	}
+}
+
+// Policies that go all at once are not asked about one by one: what is news meanwhile would wait.
+func TestManyPoliciesGo(t *testing.T) {
+	a := kubetest.New(t)
+	a.Serve(policies, "AuthorizationPolicy", true)
+	a.Put(shop)
+	const many = 500
+	for i := range many {
+		a.Put(strings.Replace(fmt.Sprintf(policy, "bad"), "name: web", fmt.Sprintf("name: web-%d", i), 1))
+	}
+	w := start(t, a)
+	w.synced(t)
+	answer, asked := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	before := a.Watches()
+	a.Fail(func(r *http.Request) int {
+		if r.URL.Path == definitionsPath && strings.HasPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=") {
+			first.Do(func() { close(asked); <-answer })
+		}
+		return 0
+	})
+	await(t, "the watches", func() bool { return a.Watches() >= before })
+	questions := a.Asked("GET", definitionsPath)
+	a.Remove(policies, "shop", "web-0")
+	<-asked
+	for i := 1; i < many; i++ {
+		a.Remove(policies, "shop", fmt.Sprintf("web-%d", i))
+	}
+	close(answer)
+	await(t, "the end of all", func() bool { return len(w.sink.gone()) == many })
+	if n := a.Asked("GET", definitionsPath) - questions; n > 20 {
+		t.Errorf("%d questions about one definition", n)
 	}
 }
 
