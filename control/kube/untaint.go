@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +22,9 @@ import (
 // pilot/pkg/controllers/untaint
 const taint = "cni.istio.io/not-ready"
 
+// untaintTry bounds one try: the other nodes wait for it.
+const untaintTry = 5 * time.Second
+
 // Untaint takes the taint cni.istio.io/not-ready from nodes on which the CNI agent is ready. It is the leader's to do.
 type Untaint struct {
 	Cluster *Cluster
@@ -27,26 +33,129 @@ type Untaint struct {
 	Logger              *slog.Logger
 }
 
+// untaintMost is how long a node that could not be untainted waits for the next try: rights come back, too.
+const untaintMost = 30 * time.Second
+
 // Run untaints until ctx ends.
 func (u *Untaint) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	todo := &nodes{due: make(map[string]attempt), wake: make(chan struct{}, 1)}
 	pods := u.Cluster.dynamic.Resource(made()["Pod"]).Namespace(u.Namespace)
-	store := &names{have: make(map[object.Key]bool), listed: make(chan struct{}, 1), changed: func(_ object.Key, pod *unstructured.Unstructured) {
+	store := &names{have: make(map[object.Key]bool), listed: make(chan struct{}, 1), changed: func(k object.Key, pod *unstructured.Unstructured) {
 		node, _, _ := unstructured.NestedString(asObject(pod), "spec", "nodeName")
 		if node == "" || !ready(pod) || pod.GetDeletionTimestamp() != nil {
+			todo.drop(k)
 			return
 		}
-		for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
-			err := u.node(ctx, node)
-			if err == nil || final(err) {
-				if err != nil {
-					u.Logger.Error("the taint "+taint+" stays on a node whose CNI agent is ready: give the control plane's service account the verbs get and patch for nodes", "node", node, "err", err)
-				}
-				return
-			}
-			sleep(ctx, pause)
-		}
+		todo.add(node, k)
 	}}
-	follow(ctx, u.Cluster, "untaint", selected(pods, u.Selector, ""), store)
+	wg.Go(func() { follow(ctx, u.Cluster, "untaint", selected(pods, u.Selector, ""), store) })
+	for {
+		wait := u.round(ctx, todo)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-todo.wake:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// nodes are those whose agent is ready and which may have the taint.
+type nodes struct {
+	wake chan struct{}
+
+	mu  sync.Mutex
+	due map[string]attempt
+}
+
+// attempt is when a node is tried, and for how long it waits if that fails.
+type attempt struct {
+	agent object.Key
+	at    time.Time
+	pause time.Duration
+}
+
+func (n *nodes) add(node string, agent object.Key) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.due[node] = attempt{agent: agent, pause: 100 * time.Millisecond}
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// drop forgets the node of an agent that is not ready any more.
+func (n *nodes) drop(agent object.Key) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.due, func(_ string, a attempt) bool { return a.agent == agent })
+}
+
+// now are the nodes whose time has come, and how long it is until that of the next.
+func (n *nodes) now() (list []string, wait time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	wait = untaintMost
+	for node, a := range n.due {
+		if d := time.Until(a.at); d > 0 {
+			wait = min(wait, d)
+			continue
+		}
+		list = append(list, node)
+	}
+	slices.Sort(list)
+	return list, wait
+}
+
+// tried notes how it went, unless there is newer news of the node; it reports whether it is the first time that it failed.
+func (n *nodes) tried(node string, was attempt, err error) (first bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.due[node] != was {
+		return false
+	}
+	if err == nil {
+		delete(n.due, node)
+		return false
+	}
+	next := was
+	next.at, next.pause = time.Now().Add(was.pause), min(2*was.pause, untaintMost)
+	n.due[node] = next
+	return was.at.IsZero()
+}
+
+// round tries each node that is due once, and returns how long it is until the next is.
+func (u *Untaint) round(ctx context.Context, todo *nodes) time.Duration {
+	list, _ := todo.now()
+	for _, node := range list {
+		todo.mu.Lock()
+		was, ok := todo.due[node]
+		todo.mu.Unlock()
+		if !ok {
+			continue
+		}
+		try, cancel := context.WithTimeout(ctx, untaintTry)
+		err := u.node(try, node)
+		cancel()
+		if ctx.Err() != nil {
+			return 0
+		}
+		if todo.tried(node, was, err) {
+			fix := "it is tried again"
+			if denied(err) {
+				fix = "give the control plane's service account the verbs get and patch for nodes; " + fix
+			}
+			u.Logger.Error("the taint "+taint+" stays on a node whose CNI agent is ready: "+fix, "node", node, "err", err)
+		}
+	}
+	_, wait := todo.now()
+	return wait
 }
 
 func asObject(u *unstructured.Unstructured) map[string]any {
@@ -68,10 +177,10 @@ func ready(pod *unstructured.Unstructured) bool {
 
 // node removes the taint. The version that was read goes along, so that a taint set in between is not lost.
 func (u *Untaint) node(ctx context.Context, name string) error {
-	nodes := u.Cluster.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "nodes"})
+	client := u.Cluster.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "nodes"})
 	const tries = 5
 	for try := 1; ; try++ {
-		n, err := nodes.Get(ctx, name, metav1.GetOptions{})
+		n, err := client.Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
@@ -92,7 +201,7 @@ func (u *Untaint) node(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		_, err = nodes.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+		_, err = client.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
 		if apierrors.IsConflict(err) && try < tries {
 			continue
 		}

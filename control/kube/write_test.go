@@ -320,6 +320,41 @@ func TestUntaint(t *testing.T) {
 	await(t, "the end of the taint", func() bool { return taints() == 1 })
 }
 
+// A node that cannot be untainted holds up no other, and is when it can be, without any news of its agent.
+func TestUntaintAgain(t *testing.T) {
+	a := kubetest.New(t)
+	for _, n := range []string{"n1", "n2", "n3"} {
+		a.Put("apiVersion: v1\nkind: Node\nmetadata: {name: " + n + "}\nspec: {taints: [{key: cni.istio.io/not-ready, effect: NoSchedule}]}\n")
+		a.Put("apiVersion: v1\nkind: Pod\nmetadata: {name: agent-" + n + ", namespace: ambit-system, labels: {k8s-app: cni}}\nspec: {nodeName: " + n + "}\nstatus: {conditions: [{type: Ready, status: \"True\"}]}\n")
+	}
+	a.Fail(func(r *http.Request) int {
+		switch {
+		case r.Method == "PATCH" && strings.HasSuffix(r.URL.Path, "/n1"):
+			return 500
+		case r.Method == "PATCH" && strings.HasSuffix(r.URL.Path, "/n2"):
+			return 403
+		}
+		return 0
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	u := &Untaint{Cluster: clusterOf(t, a), Namespace: "ambit-system", Selector: "k8s-app=cni", Logger: slog.New(slog.DiscardHandler)}
+	wg.Go(func() { u.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	tainted := func(node string) bool {
+		list, _ := a.Object("api/v1/nodes", "", node)["spec"].(kubetest.Doc)["taints"].([]any)
+		return len(list) > 0
+	}
+	await(t, "the end of the third's taint", func() bool { return !tainted("n3") })
+	await(t, "a second try", func() bool { return a.Asked("PATCH", "/api/v1/nodes/n2") > 1 })
+	if !tainted("n1") || !tainted("n2") {
+		t.Error("untainted against the API server's will")
+	}
+	a.Fail(nil)
+	await(t, "the end of the others' taint", func() bool { return !tainted("n1") && !tainted("n2") })
+}
+
 // TestDocument: what is left out of the many objects that are read is nothing that the status of a Gateway is made of.
 func TestDocument(t *testing.T) {
 	var u unstructured.Unstructured
