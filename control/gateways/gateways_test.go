@@ -386,6 +386,35 @@ spec: {parentRef: {name: way, namespace: shop}, listeners: [{name: extra, port: 
 	}
 }
 
+// TestNamespaceNews: namespaces that come and go are nothing to the Gateways of others, unless they have ListenerSets.
+func TestNamespaceNews(t *testing.T) {
+	run(t, func(w *world) {
+		w.apply(strings.Replace(gateway, "spec: {", "spec: {allowedListeners: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}}, ", 1))
+		w.apply(`{apiVersion: gateway.networking.k8s.io/v1, kind: ListenerSet, metadata: {name: more, namespace: other},
+spec: {parentRef: {name: way, namespace: shop}, listeners: [{name: extra, port: 9443, protocol: HTTPS}]}}`)
+		before := w.tries.Load()
+		w.apply(`{apiVersion: v1, kind: Namespace, metadata: {name: build-1, labels: {team: b}}}`)
+		w.remove(Key{Kind: "Namespace", Name: "build-1"})
+		if n := w.tries.Load() - before; n != 0 {
+			t.Errorf("%d objects were applied for a namespace without Gateways", n)
+		}
+		w.apply(`{apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {team: a}}}`)
+		if ports := document.Items(w.objects[Key{"Service", "shop", "way"}], "spec", "ports"); !slices.ContainsFunc(ports, func(p Object) bool { return document.Number(p, "port") == 9443 }) {
+			t.Error("a ListenerSet whose namespace has the labels now is not let in")
+		}
+		w.apply(`{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/rev: another}}}`)
+		before = w.tries.Load()
+		w.apply(strings.Replace(gateway, "generation: 3", "generation: 4", 1))
+		if n := w.tries.Load() - before; n != 0 {
+			t.Error("the Gateway is not ours any more")
+		}
+		w.apply(`{apiVersion: v1, kind: Namespace, metadata: {name: shop}}`)
+		if w.tries.Load() == before {
+			t.Error("the Gateway is ours again")
+		}
+	})
+}
+
 // TestReasons: what is wrong with a Gateway is told in the words of the Gateway API.
 func TestReasons(t *testing.T) {
 	run(t, func(w *world) {

@@ -113,8 +113,16 @@ func (r *Reconciler) touch(k Key, o Object) {
 	switch k.Kind {
 	case "Gateway":
 		r.mark(name{k.Namespace, k.Name})
-	case "GatewayClass", "Namespace":
+	case "GatewayClass":
 		r.markAll()
+	case "Namespace":
+		// Clusters that make and delete namespaces all day have Gateways in others.
+		for g := range r.shelves[shelf{"Gateway", k.Name}] {
+			r.mark(name{g.Namespace, g.Name})
+		}
+		for _, set := range r.shelves[shelf{kindListenerSet, k.Name}] {
+			r.mark(parentOf(set)) // which may take those of namespaces with some labels
+		}
 	case kindListenerSet:
 		r.mark(parentOf(o))
 	case "ConfigMap":

@@ -154,7 +154,8 @@ func (d *documents) remove(k gateways.Key) {
 	}
 }
 
-// document is what the reconciler reads of an object. Of Services and Pods there are many, and little of them matters.
+// document is what the reconciler reads of an object. Of Services and Pods there are many, and little of them matters;
+// an autoscaler's status changes every 15 seconds, and nobody asks for it.
 func document(kind string, u *unstructured.Unstructured) gateways.Object {
 	u.SetManagedFields(nil)
 	u.SetResourceVersion("")
@@ -175,7 +176,10 @@ func document(kind string, u *unstructured.Unstructured) gateways.Object {
 	case "Pod":
 		o["spec"], o["status"] = map[string]any{}, pick("status", "phase", "conditions", "containerStatuses")
 	case "Namespace":
+		u.SetAnnotations(nil)
 		delete(o, "spec")
+		delete(o, "status")
+	case "Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget":
 		delete(o, "status")
 	}
 	return o

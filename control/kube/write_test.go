@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -366,6 +367,20 @@ func TestDocument(t *testing.T) {
 	status := document("Pod", &u)["status"].(map[string]any)
 	if status["phase"] == nil || status["conditions"] == nil || status["containerStatuses"] == nil || status["podIP"] != nil {
 		t.Errorf("kept %v", status)
+	}
+	for _, kind := range []string{"Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Namespace"} {
+		var was any
+		for _, v := range []string{"1", "2"} {
+			var u unstructured.Unstructured
+			if err := u.UnmarshalJSON([]byte(`{"apiVersion": "v1", "kind": "` + kind + `", "metadata": {"name": "x", "resourceVersion": "` + v + `"}, "status": {"now": "` + v + `"}}`)); err != nil {
+				t.Fatal(err)
+			}
+			now := document(kind, &u)
+			if was != nil && !reflect.DeepEqual(was, now) {
+				t.Errorf("the status of a %s is news: %v", kind, now)
+			}
+			was = now
+		}
 	}
 }
 
