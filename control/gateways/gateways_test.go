@@ -258,7 +258,7 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("told %v", list)
 		}
 		w.apply(strings.Replace(gateway, "spec: {", "spec: {infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: big}}, ", 1))
-		if list := w.status.List(); len(list) != 1 || !strings.Contains(list[0].Problem, "there is no ConfigMap shop/big") {
+		if list := w.status.List(); len(list) != 1 || !strings.Contains(list[0].Problem, "there is no ConfigMap shop/big with one of the keys") {
 			t.Errorf("told %v", list)
 		}
 		w.apply(`{kind: ConfigMap, apiVersion: v1, metadata: {name: big, namespace: shop}, data: {deployment: "spec: {replicas: 3}"}}`)

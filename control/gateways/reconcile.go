@@ -206,7 +206,8 @@ func (r *Reconciler) overlays(doc Object, g deploy.Gateway) ([]deploy.Overlay, e
 		k := Key{"ConfigMap", g.Namespace, document.Text(ref, "name")}
 		own := r.get(k)
 		if own == nil {
-			return nil, fmt.Errorf("%w: there is no %s", errParameters, k)
+			// A cluster's source hands over only those that have one of them.
+			return nil, fmt.Errorf("%w: there is no %s with one of the keys %s under data", errParameters, k, strings.Join(deploy.OverlayKeys(), ", "))
 		}
 		maps = append(maps, own)
 	}

@@ -142,3 +142,23 @@ func TestGatewayFeedRunsAgain(t *testing.T) {
 }
 
 func called(text, name string) string { return strings.ReplaceAll(text, "NAME", name) }
+
+// A ConfigMap that is there, and says nothing about how a Gateway is deployed, is not said to be missing as a whole.
+func TestOverlayWithoutKeys(t *testing.T) {
+	a, _, feed, r := gatewayWorld(t)
+	a.Put("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: overlay, namespace: shop}\ndata: {deployments: ''}\n")
+	a.Put(strings.Replace(called(waypointDoc, "one"), "spec: {", "spec: {infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: overlay}}, ", 1))
+	reign(t, feed, r)
+	await(t, "the refusal", func() bool {
+		status, _ := a.Object(gatewaysPath, "shop", "one")["status"].(kubetest.Doc)
+		list, _ := status["conditions"].([]any)
+		for _, c := range list {
+			if m, _ := c.(kubetest.Doc)["message"].(string); strings.Contains(m, "ConfigMap shop/overlay with one of the keys deployment,") {
+				return true
+			}
+		}
+		return false
+	})
+	a.Put("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: overlay, namespace: shop}\ndata: {deployment: '{}'}\n")
+	await(t, "the waypoint", func() bool { return a.Object(deployments, "shop", "one") != nil })
+}
