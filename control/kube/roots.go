@@ -3,6 +3,9 @@ package kube
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +32,10 @@ type RootsConfig struct {
 type Roots struct {
 	cfg  RootsConfig
 	wake chan struct{}
+
+	// Run's alone
+	failing map[string]failure // by namespace
+	told    map[string]bool    // errors, without the names of namespaces
 
 	mu         sync.Mutex
 	namespaces map[string]bool
@@ -83,18 +90,19 @@ func (r *Roots) Run(ctx context.Context) {
 		case <-listed:
 		}
 	}
+	r.failing, r.told = make(map[string]failure), make(map[string]bool)
 	for {
 		changed := r.cfg.Changed()
-		if failed := r.round(ctx); failed {
-			sleep(ctx, time.Second)
-			r.poke()
-		}
+		again := time.NewTimer(r.round(ctx))
 		select {
 		case <-ctx.Done():
+			again.Stop()
 			return
 		case <-r.wake:
 		case <-changed:
+		case <-again.C:
 		}
+		again.Stop()
 	}
 }
 
@@ -127,34 +135,82 @@ func (r *Roots) found(name object.Key, u *unstructured.Unstructured) {
 	r.have[name.Namespace], _, _ = unstructured.NestedString(u.Object, "data", rootsKey)
 }
 
-// round writes what is missing or different, and reports whether something could not be written.
-func (r *Roots) round(ctx context.Context) (failed bool) {
-	want := string(r.cfg.Bundle())
+// failure is when a namespace that could not be written to is tried again, and how long it waits if that fails, too.
+type failure struct {
+	at    time.Time
+	pause time.Duration
+}
+
+const (
+	rootsPause = time.Second
+	rootsMost  = 30 * time.Second
+	rootsTold  = 100 // different errors that are remembered
+)
+
+// round writes what is missing or different, but for what has failed just now, and returns how long it is until something is
+// to be tried again.
+func (r *Roots) round(ctx context.Context) time.Duration {
+	want, now := string(r.cfg.Bundle()), time.Now()
 	var todo []string
 	r.mu.Lock()
+	maps.DeleteFunc(r.failing, func(ns string, _ failure) bool { return !r.namespaces[ns] || r.have[ns] == want })
 	for ns := range r.namespaces {
-		if r.have[ns] != want {
+		if r.have[ns] != want && !now.Before(r.failing[ns].at) {
 			todo = append(todo, ns)
 		}
 	}
 	r.mu.Unlock()
+	slices.Sort(todo)
+	troubles := map[string]*trouble{}
 	for _, ns := range todo {
 		err := r.write(ctx, ns, want)
 		switch {
 		case ctx.Err() != nil:
-			return false
+			return 0
 		case err == nil:
 			r.mu.Lock()
 			r.have[ns] = want
 			r.mu.Unlock()
+			delete(r.failing, ns)
 		case apierrors.IsNotFound(err), apierrors.HasStatusCause(err, "NamespaceTerminating"):
-			// The namespace is going.
+			delete(r.failing, ns) // the namespace is going
 		default:
-			r.cfg.Logger.Warn("the mesh's roots cannot be written, trying again: pods of the namespace that mount them wait", "namespace", ns, "err", err)
-			failed = true
+			was := r.failing[ns]
+			pause := min(max(2*was.pause, rootsPause), rootsMost)
+			r.failing[ns] = failure{at: time.Now().Add(pause), pause: pause}
+			text := strings.NewReplacer(`"`+ns+`"`, `"*"`, "/"+ns+"/", "/*/").Replace(err.Error())
+			if troubles[text] == nil {
+				troubles[text] = &trouble{namespace: ns, err: err}
+			}
+			troubles[text].count++
 		}
 	}
-	return failed
+	r.tell(troubles)
+	wait := rootsMost
+	for _, f := range r.failing {
+		wait = min(wait, max(time.Until(f.at), 0))
+	}
+	return wait
+}
+
+// trouble is an error that some namespaces have in common.
+type trouble struct {
+	namespace string // one of them
+	count     int
+	err       error
+}
+
+// tell says what is wrong, once for each different error.
+func (r *Roots) tell(troubles map[string]*trouble) {
+	if len(r.failing) == 0 || len(r.told) >= rootsTold {
+		clear(r.told)
+	}
+	for text, t := range troubles {
+		if !r.told[text] {
+			r.told[text] = true
+			r.cfg.Logger.Warn("the mesh's roots cannot be written, trying again: pods of the namespace that mount them wait", "namespace", t.namespace, "namespaces", t.count, "err", t.err)
+		}
+	}
 }
 
 func (r *Roots) write(ctx context.Context, namespace, pem string) error {

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -272,6 +273,63 @@ func TestRoots(t *testing.T) {
 	if a.Object("api/v1/configmaps", "kube-system", rootsName) != nil {
 		t.Error("kube-system has no use for them")
 	}
+}
+
+// Namespaces that cannot be written to are tried less and less, said once, and hold up no other.
+func TestRootsAreRefused(t *testing.T) {
+	a := kubetest.New(t)
+	const many = 20
+	for i := range many {
+		a.Put(fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: ns-%d}\n", i))
+	}
+	var patches atomic.Int32
+	a.Fail(func(r *http.Request) int {
+		if r.Method == "PATCH" && strings.Contains(r.URL.Path, "/namespaces/ns-") {
+			patches.Add(1)
+			return 403
+		}
+		return 0
+	})
+	var log lockedBuffer
+	r := NewRoots(RootsConfig{Cluster: clusterOf(t, a), Bundle: func() []byte { return []byte("one") }, Changed: func() <-chan struct{} { return nil }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { r.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	await(t, "a first try", func() bool { return patches.Load() >= many })
+	for i := range 10 { // news of other namespaces is no reason to try these again
+		name := fmt.Sprintf("later-%d", i)
+		a.Put("apiVersion: v1\nkind: Namespace\nmetadata: {name: " + name + "}\n")
+		await(t, "the roots of another namespace", func() bool { return a.Object("api/v1/configmaps", name, rootsName) != nil })
+	}
+	await(t, "a second try", func() bool { return patches.Load() >= 2*many })
+	if n := patches.Load(); n > 3*many {
+		t.Errorf("%d tries", n)
+	}
+	if n := strings.Count(log.String(), "roots cannot be written"); n != 1 || !strings.Contains(log.String(), "namespaces=20") {
+		t.Errorf("%d lines: %s", n, log.String())
+	}
+	a.Fail(nil)
+	await(t, "the roots", func() bool { return a.Object("api/v1/configmaps", "ns-0", rootsName) != nil })
+}
+
+// lockedBuffer is a buffer that two goroutines may use.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // A refusal becomes one Event, at the object.
