@@ -24,8 +24,8 @@ type LeaderConfig struct {
 	Duration, Renew, Retry time.Duration
 }
 
-// Leader lets one replica at a time write, by a Lease. What leaders write is applied on the server's side and says the
-// same whoever says it, so two of them for a moment do no harm.
+// Leader lets one replica at a time write, by a Lease. A leader that cannot renew it ends before another may begin: not
+// everything that leaders write says the same whoever says it.
 //
 // client-go has an elector of its own, which links every API of Kubernetes; this one needs only the Lease.
 type Leader struct {
@@ -61,11 +61,16 @@ func NewLeader(cfg LeaderConfig) *Leader {
 // must return soon after its context has ended.
 func (l *Leader) Run(ctx context.Context, lead func(context.Context)) error {
 	for ctx.Err() == nil {
-		if held, err := l.claim(ctx); err != nil && ctx.Err() == nil {
-			l.log.Debug("the lease cannot be had", "err", err)
-		} else if held {
-			l.reign(ctx, lead)
+		since := time.Now()
+		turn, stop := context.WithTimeout(ctx, l.cfg.Renew/2)
+		held, err := l.claim(turn)
+		stop()
+		if held {
+			l.reign(ctx, since, lead)
 			continue
+		}
+		if err != nil && ctx.Err() == nil {
+			l.log.Debug("the lease cannot be had", "err", err)
 		}
 		sleep(ctx, l.cfg.Retry)
 	}
@@ -81,8 +86,8 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// reign leads until the lease is lost or ctx ends, and gives it up in that case.
-func (l *Leader) reign(ctx context.Context, lead func(context.Context)) {
+// reign leads until the lease is lost or ctx ends, and gives it up in that case. The lease was asked for at last.
+func (l *Leader) reign(ctx context.Context, last time.Time, lead func(context.Context)) {
 	l.log.Info("leading: this replica writes status and what runs for gateways", "identity", l.cfg.Identity)
 	own, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -97,20 +102,21 @@ func (l *Leader) reign(ctx context.Context, lead func(context.Context)) {
 			l.release()
 		}
 	}()
-	last := time.Now()
 	for {
-		sleep(ctx, l.cfg.Retry)
+		// Others count from when they see a renewal, which is after it was asked for.
+		end := last.Add(l.cfg.Renew)
+		sleep(ctx, min(l.cfg.Retry, time.Until(end)))
 		if ctx.Err() != nil {
 			return
 		}
-		// Renewal must not outlast what it renews.
-		turn, stop := context.WithTimeout(ctx, l.cfg.Retry+l.cfg.Renew/2)
+		asked := time.Now()
+		turn, stop := context.WithTimeout(ctx, min(l.cfg.Renew/2, time.Until(end))) // a renewal must not outlast what it renews
 		held, err := l.claim(turn)
 		stop()
 		switch {
 		case err == nil && held:
-			last = time.Now()
-		case err == nil || time.Since(last) > l.cfg.Renew:
+			last = asked
+		case err == nil || !time.Now().Before(end):
 			l.log.Warn("no longer leading", "err", err)
 			return
 		}

@@ -160,6 +160,37 @@ func TestLeader(t *testing.T) {
 	}
 }
 
+// A leader whose questions are not answered ends before another may begin.
+func TestLeaderEndsInTime(t *testing.T) {
+	a := kubetest.New(t)
+	const duration = 3 * time.Second
+	l := NewLeader(LeaderConfig{Cluster: clusterOf(t, a), Namespace: "ambit-system", Identity: "one", Duration: duration, Renew: 2 * time.Second, Retry: 400 * time.Millisecond})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	begun, ended := make(chan struct{}), make(chan time.Time)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = l.Run(ctx, func(own context.Context) {
+			close(begun)
+			<-own.Done()
+			ended <- time.Now()
+			<-ctx.Done()
+		})
+	}()
+	<-begun
+	a.Fail(func(r *http.Request) int {
+		<-r.Context().Done()
+		return 503
+	})
+	since := time.Now()
+	if d := (<-ended).Sub(since); d >= duration {
+		t.Errorf("it led for %s after its last renewal, and another may after %s", d, duration)
+	}
+	cancel()
+	<-done
+}
+
 // Replicas that start at once have one root, which survives the loss of its Secret; an operator's own comes first.
 func TestAuthority(t *testing.T) {
 	a := kubetest.New(t)
