@@ -3,8 +3,6 @@ package kube
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,6 +36,7 @@ type Tokens struct {
 	// guarded by mu
 	known  map[[sha256.Size]byte]*review
 	flying map[[sha256.Size]byte]chan struct{} // closed when a question under way is answered
+	peers  map[string]*asker                   // by address, while they have questions
 }
 
 // review is an answer.
@@ -64,6 +63,7 @@ func NewTokens(c *Cluster, trustDomain string) *Tokens {
 	return &Tokens{
 		cluster: c, trustDomain: trustDomain, audiences: []string{Audience}, now: time.Now,
 		known: make(map[[sha256.Size]byte]*review), flying: make(map[[sha256.Size]byte]chan struct{}),
+		peers: make(map[string]*asker),
 	}
 }
 
@@ -94,6 +94,9 @@ func (t *Tokens) Authenticate(ctx context.Context) (server.Caller, error) {
 func (t *Tokens) Review(ctx context.Context, raw string) (token.Claims, error) {
 	if len(raw) > maxToken {
 		return token.Claims{}, fmt.Errorf("%w: it has %d bytes", token.ErrInvalid, len(raw))
+	}
+	if err := t.plausible(raw); err != nil {
+		return token.Claims{}, err
 	}
 	sum := sha256.Sum256([]byte(raw))
 	for {
@@ -134,7 +137,7 @@ var errAway = errors.New("the API server cannot be asked about the token")
 
 // ask asks the API server, and falls back on what it said before while it is away.
 func (t *Tokens) ask(ctx context.Context, raw string, before *review) (token.Claims, error) {
-	claims, err := t.review(ctx, raw)
+	claims, err := t.inTurn(ctx, raw)
 	if errors.Is(err, errAway) {
 		if before != nil && before.err == nil && t.now().Before(before.until) {
 			return before.claims, nil
@@ -178,19 +181,11 @@ func (t *Tokens) sweep(now time.Time) {
 // expiry is when a token that the API server has just accepted ends, by its own word. RFC 7519 §4.1.4. A token that does
 // not say is not remembered beyond its answer.
 func expiry(raw string, now time.Time) time.Time {
-	soon := now.Add(fresh)
-	parts := strings.Split(raw, ".")
-	if len(parts) != 3 {
-		return soon
+	c, err := claimed(raw)
+	if err != nil || c.Exp <= 0 || c.Exp > 1<<40 {
+		return now.Add(fresh)
 	}
-	body, err := base64.RawURLEncoding.DecodeString(parts[1])
-	var claims struct {
-		Exp float64 `json:"exp"`
-	}
-	if err != nil || json.Unmarshal(body, &claims) != nil || claims.Exp <= 0 || claims.Exp > 1<<40 {
-		return soon
-	}
-	return time.Unix(int64(claims.Exp), 0)
+	return time.Unix(int64(c.Exp), 0)
 }
 
 // Keys of what the API server adds to the name of a service account. Kubernetes apiserver/pkg/authentication/serviceaccount

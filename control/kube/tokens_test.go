@@ -1,15 +1,21 @@
 package kube
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/ambit-mesh/ambit/ca/identity"
@@ -59,6 +65,9 @@ func TestTokens(t *testing.T) {
 		t.Fatalf("%+v %v", c, err)
 	}
 	for raw, why := range map[string]string{"bad": "expired", "elsewhere": "not for audience istio-ca", "person": `"alice" is no service account`, strings.Repeat("x", maxToken+1): "bytes"} {
+		if len(raw) <= maxToken {
+			raw = jwtUntil(raw, now.Add(time.Hour))
+		}
 		if _, err := as(raw); err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("%s: %v", raw, err)
 		}
@@ -83,16 +92,95 @@ func TestTokens(t *testing.T) {
 	if c, err := as(good); err != nil || c != want {
 		t.Errorf("%+v %v", c, err)
 	}
-	if _, err := as("good2"); status.Code(err) != codes.Unavailable {
+	good2 := jwtUntil("good2", now.Add(3*time.Hour))
+	if _, err := as(good2); status.Code(err) != codes.Unavailable {
 		t.Error(err)
 	}
-	now = now.Add(time.Hour)
+	now = now.Add(time.Hour - time.Minute)
 	if _, err := as(good); status.Code(err) != codes.Unavailable {
 		t.Error(err)
 	}
-	a.Fail(nil)
-	if _, err := as("good2"); err != nil {
+	now = now.Add(time.Hour)
+	if _, err := as(good); !errors.Is(err, token.ErrInvalid) || !strings.Contains(err.Error(), "expired") {
 		t.Error(err)
+	}
+	a.Fail(nil)
+	if _, err := as(good2); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is no token for the mesh by its own word is refused without a question; what may be one is asked about.
+func TestTokensArePlausible(t *testing.T) {
+	a := kubetest.New(t)
+	a.Review(reviewer)
+	k := NewTokens(clusterOf(t, a), "cluster.local")
+	now := time.Now()
+	of := func(payload string) string {
+		return "good." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".s"
+	}
+	ends := func(d time.Duration) string { return fmt.Sprint(now.Add(d).Unix()) }
+	for raw, want := range map[string]string{
+		of(`{"aud": ["istio-ca"], "exp": ` + ends(time.Hour) + `}`):             "",
+		of(`{"aud": "istio-ca", "exp": ` + ends(time.Hour) + `.5}`):             "",
+		of(`{"aud": ["other", "istio-ca"], "exp": ` + ends(-time.Minute) + `}`): "", // clocks differ
+		of(`{"sub": "system:serviceaccount:a:b"}`):                              "", // as tokens were that Secrets hold
+		of(`{"aud": ["istio-ca"], "exp": ` + ends(-3*time.Minute) + `}`):        "expired",
+		of(`{"aud": ["https://kubernetes"], "exp": ` + ends(time.Hour) + `}`):   "not for audience istio-ca",
+		of(`{"aud": "", "exp": ` + ends(time.Hour) + `}`):                       "not for audience istio-ca",
+		of(`{"aud": 7}`): "aud",
+		"good":           "no JSON Web Token",
+		"good.!.s":       "no JSON Web Token",
+		"good." + base64.RawURLEncoding.EncodeToString([]byte("text")) + ".s": "no JSON Web Token",
+		of(`{"exp": 1}`) + ".more": "no JSON Web Token",
+		"good." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":1}`)) + ".": "no JSON Web Token",
+	} {
+		asked := a.Asked("POST", reviews)
+		_, err := k.Review(t.Context(), raw)
+		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || !errors.Is(err, token.ErrInvalid)) {
+			t.Errorf("%s: %v, want %q", raw, err, want)
+		}
+		if got := a.Asked("POST", reviews) - asked; (got == 1) != (want == "") {
+			t.Errorf("%s: %d questions", raw, got)
+		}
+	}
+}
+
+// Somebody with many tokens holds up nobody but himself.
+func TestTokensOfOneAddress(t *testing.T) {
+	a := kubetest.New(t)
+	a.Review(reviewer)
+	k := NewTokens(clusterOf(t, a), "cluster.local")
+	let := make(chan struct{})
+	var under atomic.Int32
+	a.Fail(func(r *http.Request) int {
+		if r.URL.Path == reviews && under.Add(1) <= peerMost {
+			<-let
+		}
+		return 0
+	})
+	from := func(ip string) context.Context {
+		return peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}})
+	}
+	var wg sync.WaitGroup
+	for i := range 5 * peerMost {
+		wg.Go(func() { _, _ = k.Review(from("10.0.0.1"), jwtUntil(fmt.Sprint("bad", i), time.Now().Add(time.Hour))) })
+	}
+	await(t, "his questions", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.peers["10.0.0.1"] != nil && k.peers["10.0.0.1"].count == 5*peerMost && under.Load() == peerMost
+	})
+	if _, err := k.Review(from("10.0.0.2"), jwtUntil("good", time.Now().Add(time.Hour))); err != nil {
+		t.Error(err)
+	}
+	if n := under.Load(); n != peerMost+1 {
+		t.Errorf("%d questions, want %d of the one and 1 of the other", n, peerMost)
+	}
+	close(let)
+	wg.Wait()
+	if len(k.peers) != 0 {
+		t.Errorf("%d addresses are remembered", len(k.peers))
 	}
 }
 

@@ -182,7 +182,7 @@ func TestBadTokens(t *testing.T) {
 		"expired":        {c.resigned(key, good, expired()), codes.Unauthenticated, "expired"},
 		"other audience": {c.accountToken(ns, "client", "somebody-else"), codes.Unauthenticated, "audience"},
 		"forged":         {good[:len(good)-8] + "AAAAAAAA", codes.Unauthenticated, "the API server refuses the token"},
-		"no token":       {"nonsense", codes.Unauthenticated, "the API server refuses the token"},
+		"no token":       {"nonsense", codes.Unauthenticated, "no JSON Web Token"},
 	} {
 		for what, err := range map[string]error{"xds": a.xds(c.ctx, ns, tc.raw), "certificate": a.certificate(c.ctx, id, tc.raw)} {
 			if status.Code(err) != tc.code || err != nil && !strings.Contains(err.Error(), tc.text) {
