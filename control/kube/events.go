@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,6 +36,10 @@ const (
 	eventsMost = 20
 	// messageMost is what the API server takes.
 	messageMost = 1000
+	// nameMost leaves room for a dot and sixteen digits in a name of 253.
+	nameMost = 236
+	// eventsLater is how long at the most an Event that could not be made waits for the next try.
+	eventsLater = 30 * time.Second
 )
 
 // NewEvents does nothing before Run.
@@ -44,18 +49,29 @@ func NewEvents(s *Source, registry *status.Registry, home string, log *slog.Logg
 
 // Run makes Events until ctx ends.
 func (e *Events) Run(ctx context.Context) {
+	later := eventsPause
 	for ctx.Err() == nil {
 		changed := e.status.Changed()
-		e.round(ctx)
+		unsaid, failed := e.round(ctx)
 		sleep(ctx, eventsPause)
+		if later *= 2; !failed {
+			later = eventsPause
+		}
+		var again <-chan time.Time // there are some left to say
+		if unsaid {
+			again = time.After(min(later, eventsLater) - eventsPause)
+		}
 		select {
 		case <-ctx.Done():
 		case <-changed:
+		case <-again:
 		}
+		later = min(later, eventsLater)
 	}
 }
 
-func (e *Events) round(ctx context.Context) {
+// round makes Events of what is new, and reports whether some are left for the next and whether one could not be made.
+func (e *Events) round(ctx context.Context) (unsaid, failed bool) {
 	now := make(map[told]bool)
 	made := 0
 	for _, entry := range e.status.List() {
@@ -63,22 +79,34 @@ func (e *Events) round(ctx context.Context) {
 			continue
 		}
 		t := told{entry.Kind, entry.Namespace, entry.Name, entry.Problem}
-		if e.said[t] || made >= eventsMost {
-			now[t] = e.said[t]
+		if e.said[t] || now[t] {
+			now[t] = true
 			continue
 		}
-		made++
-		if err := e.make(ctx, entry); err != nil {
-			e.log.Debug("an event was not made", "object", entry.ID(), "err", err)
+		if made++; made > eventsMost {
+			unsaid = true
+			continue
 		}
-		now[t] = true
-	}
-	for t, said := range now {
-		if !said {
-			delete(now, t) // its turn comes with the next change
+		err := e.make(ctx, entry)
+		if err == nil || final(err) {
+			now[t] = true
+		} else {
+			unsaid, failed = true, true
+		}
+		if err != nil {
+			e.log.Debug("an event was not made", "object", entry.ID(), "err", err)
 		}
 	}
 	e.said = now
+	return unsaid, failed
+}
+
+// clip shortens a text to so many bytes, at a whole character.
+func clip(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "")
 }
 
 func (e *Events) make(ctx context.Context, entry status.Entry) error {
@@ -110,14 +138,12 @@ func (e *Events) make(ctx context.Context, entry status.Entry) error {
 	if entry.Kept {
 		text += " (the earlier version stays in force)"
 	}
-	if len(text) > messageMost {
-		text = text[:messageMost]
-	}
+	text = clip(text, messageMost)
 	now := time.Now().UTC().Format(time.RFC3339)
 	namespace := cmp.Or(entry.Namespace, e.home)
 	_, err := e.source.cfg.Cluster.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "events"}).Namespace(namespace).Create(ctx, &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "Refused", "message": text,
-		"metadata":       map[string]any{"name": fmt.Sprintf("%s.%x", entry.Name, time.Now().UnixNano()), "namespace": namespace},
+		"metadata":       map[string]any{"name": fmt.Sprintf("%s.%x", strings.TrimRight(clip(entry.Name, nameMost), "-."), time.Now().UnixNano()), "namespace": namespace},
 		"involvedObject": about, "source": map[string]any{"component": "ambitd"}, "reportingComponent": "ambitd",
 		"firstTimestamp": now, "lastTimestamp": now, "count": int64(1),
 	}}, metav1.CreateOptions{FieldManager: manager})

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -382,6 +383,41 @@ func TestEvents(t *testing.T) {
 		about := o["involvedObject"].(kubetest.Doc)
 		if o["message"] != "spec: it is odd; make it even" || about["uid"] == "" || about["apiVersion"] != "v1" || o["metadata"].(kubetest.Doc)["namespace"] != "shop" {
 			t.Error(o)
+		}
+	}
+}
+
+// Events that could not be made, or were too many at once, are made later without any other news; long names and texts are
+// cut where the API server takes them.
+func TestEventsLater(t *testing.T) {
+	a := kubetest.New(t)
+	a.Put(shop)
+	w := start(t, a)
+	w.synced(t)
+	var entries []status.Entry
+	for i := range eventsMost + 5 {
+		entries = append(entries, status.Entry{Severity: status.Refused, Kind: "Other", Namespace: "shop", Name: fmt.Sprint("o-", i), Problem: "it is odd"})
+	}
+	entries = append(entries, status.Entry{Severity: status.Refused, Kind: "Other", Namespace: "shop", Name: strings.Repeat("n", 253), Problem: "x" + strings.Repeat("ä", messageMost)})
+	w.status.Set("x", entries...)
+	var refused atomic.Int32
+	a.Fail(func(r *http.Request) int {
+		if r.Method == "POST" && strings.HasSuffix(r.URL.Path, "/events") && refused.Add(1) <= 2 {
+			return 503
+		}
+		return 0
+	})
+	e := NewEvents(w.source, w.status, "ambit-system", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { e.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	await(t, "all events", func() bool { return len(a.Objects("api/v1/events")) == len(entries) })
+	for _, o := range a.Objects("api/v1/events") {
+		name, text := o["metadata"].(kubetest.Doc)["name"].(string), o["message"].(string)
+		if len(name) > 253 || len(text) > messageMost || strings.ContainsRune(text, utf8.RuneError) {
+			t.Errorf("%d bytes of name, %d of text: %s", len(name), len(text), text)
 		}
 	}
 }
