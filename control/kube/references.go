@@ -22,15 +22,27 @@ type references struct {
 	count   map[object.Key]int
 	homes   map[string]int // namespaces with Gateways in them
 	shown   map[object.Key]bool
-	missing map[object.Key]bool // could not be read
+	missing map[object.Key]failure // could not be read
+	// flights are the questions under way, which none of what is here waits for.
+	flights map[object.Key]*flight
+	turns   chan struct{} // full while no other may begin
+	done    chan *flight
 	// known are the Secrets there are. What is named is anybody's text, and may be any number of names: no other is asked for.
 	known map[object.Key]bool
 }
 
 func (r *references) init() {
 	r.by, r.count = make(map[object.Key]map[object.Key]bool), make(map[object.Key]int)
-	r.homes, r.shown, r.missing = make(map[string]int), make(map[object.Key]bool), make(map[object.Key]bool)
-	r.known = make(map[object.Key]bool)
+	r.homes, r.shown, r.missing = make(map[string]int), make(map[object.Key]bool), make(map[object.Key]failure)
+	r.known, r.flights = make(map[object.Key]bool), make(map[object.Key]*flight)
+	r.turns, r.done = make(chan struct{}, fetchMost), make(chan *flight, fetchMost)
+}
+
+// flight is a question for a Secret that was passed over while nothing named it, and then its answer.
+type flight struct {
+	key    object.Key
+	object object.Object // nil without one
+	err    error
 }
 
 func secretKey(namespace, name string) object.Key {
@@ -144,6 +156,7 @@ func (s *Source) referred(ctx context.Context, events []object.Event) []object.E
 			if r.known[e.Key] = true; e.Object == nil {
 				delete(r.known, e.Key)
 			}
+			delete(r.flights, e.Key) // its answer may be older than this
 		}
 	}
 	out := events[:0:0]
@@ -172,17 +185,38 @@ func (s *Source) referred(ctx context.Context, events []object.Event) []object.E
 			out = append(out, object.Delete(k))
 		}
 	}
-	clear(r.missing)
+	maps.DeleteFunc(r.missing, func(k object.Key, _ failure) bool { return !r.known[k] || !r.wanted(k) || r.shown[k] })
 	for k := range r.known {
-		if r.wanted(k) && !r.shown[k] && !heard[k] {
-			out = s.fetch(ctx, k, out)
+		if r.wanted(k) && !r.shown[k] && !heard[k] && r.flights[k] == nil && !time.Now().Before(r.missing[k].at) {
+			f := &flight{key: k}
+			r.flights[k] = f
+			s.fetches.Go(func() { s.fetch(ctx, f) })
 		}
 	}
 	s.tellUnreadable()
-	if len(r.missing) > 0 {
-		time.AfterFunc(fetchAgain, s.poke)
-	}
 	return out
+}
+
+// landed takes an answer in, and returns what it adds to what the sink hears. One that was overtaken by news adds nothing.
+func (s *Source) landed(f *flight) []object.Event {
+	r := &s.refs
+	if r.flights[f.key] != f {
+		return nil
+	}
+	delete(r.flights, f.key)
+	switch {
+	case !r.wanted(f.key):
+	case f.err != nil:
+		pause := min(max(2*r.missing[f.key].pause, fetchAgain), fetchLater)
+		r.missing[f.key] = failure{at: time.Now().Add(pause), pause: pause}
+		s.log.Warn("a Secret that is named cannot be read, trying again", "namespace", f.key.Namespace, "name", f.key.Name, "err", f.err)
+		time.AfterFunc(pause, s.poke)
+	case f.object != nil:
+		delete(r.missing, f.key)
+		r.shown[f.key] = true
+		return []object.Event{object.Put(f.object)}
+	}
+	return nil
 }
 
 // tellUnreadable warns of what is named in namespaces whose Secrets may not be read: whoever wrote the name is told there is
@@ -201,26 +235,36 @@ func (s *Source) tellUnreadable() {
 	s.cfg.Status.Set("kube/secrets", entries[:min(len(entries), 20)]...)
 }
 
-// fetchAgain is how soon a Secret is asked for again that the API server could not give.
-const fetchAgain = time.Second
+const (
+	// fetchAgain is how soon a Secret is asked for again that the API server could not give, and fetchLater how long that
+	// waits at the most.
+	fetchAgain = time.Second
+	fetchLater = 30 * time.Second
+	// fetchMost is how many are asked for at a time.
+	fetchMost = 8
+)
 
-// fetch reads a Secret that was passed over while nothing named it.
-func (s *Source) fetch(ctx context.Context, k object.Key, out []object.Event) []object.Event {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// fetch asks for a Secret. It runs beside everything else: an API server that is slow must hold up no policy.
+func (s *Source) fetch(ctx context.Context, f *flight) {
+	select {
+	case s.refs.turns <- struct{}{}:
+		defer func() { <-s.refs.turns }()
+	case <-ctx.Done():
+		return
+	}
+	own, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	var secret corev1.Secret
-	err := s.cfg.Cluster.get(ctx, "/api/v1/namespaces/"+k.Namespace+"/secrets/"+k.Name, &secret)
-	if apierrors.IsNotFound(err) {
-		return out // the watch will tell when it comes
+	err := s.cfg.Cluster.get(own, "/api/v1/namespaces/"+f.key.Namespace+"/secrets/"+f.key.Name, &secret)
+	switch {
+	case apierrors.IsNotFound(err): // the watch will tell when it comes
+	case err != nil:
+		f.err = err
+	default:
+		f.object, _ = convert(s.dec, object.KindSecret, &secret)
 	}
-	if err != nil {
-		s.log.Warn("a Secret that is named cannot be read, trying again", "namespace", k.Namespace, "name", k.Name, "err", err)
-		s.refs.missing[k] = true
-		return out
+	select {
+	case s.refs.done <- f:
+	case <-ctx.Done():
 	}
-	if o, _ := convert(s.dec, object.KindSecret, &secret); o != nil {
-		s.refs.shown[k] = true
-		out = append(out, object.Put(o))
-	}
-	return out
 }

@@ -46,7 +46,9 @@ type Source struct {
 	dec   *intake.Decoder
 	feeds []*feed // one for each kind that is read, in the order of kinds
 	refs  references
-	keep  *keep
+	// fetches are those of named Secrets; Run waits for them.
+	fetches sync.WaitGroup
+	keep    *keep
 
 	wake chan struct{} // something is queued, or a feed's state changed
 	news chan struct{} // it is to be asked what is served
@@ -91,6 +93,7 @@ func (s *Source) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer s.fetches.Wait()
 	defer cancel()
 	wg.Go(func() { s.discover(ctx) })
 	start, synced := time.Now(), false
@@ -99,12 +102,16 @@ func (s *Source) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.wake:
+		case f := <-s.refs.done:
+			if events := s.landed(f); len(events) > 0 {
+				s.cfg.Sink.Apply(events)
+			}
 		}
 		if !synced {
 			// A feed is complete only after its events were queued: asked first, nothing of it can be missed below.
-			synced = len(s.Waiting()) == 0
+			complete := len(s.Waiting()) == 0
 			s.flush(ctx)
-			if synced {
+			if synced = complete && len(s.refs.flights) == 0; synced {
 				refused, warnings := s.cfg.Status.Counts()
 				s.log.Info("the cluster is read", "refused", refused, "warnings", warnings, "dur", time.Since(start))
 				s.cfg.Sink.Synced()

@@ -542,6 +542,47 @@ func TestOnlyNamedSecrets(t *testing.T) {
 	await(t, "the end of all", func() bool { return len(w.sink.names()) == 0 })
 }
 
+// TestSlowSecrets: Secrets that are named, and which the API server is slow to give, hold up nothing else.
+func TestSlowSecrets(t *testing.T) {
+	a := kubetest.New(t)
+	a.Serve(gatewaysPath, "Gateway", true)
+	a.Put("apiVersion: v1\nkind: Secret\nmetadata: {name: one, namespace: shop}\ntype: kubernetes.io/tls\ndata: {tls.crt: '', tls.key: ''}\n")
+	a.Put("apiVersion: v1\nkind: Secret\nmetadata: {name: two, namespace: shop}\ntype: kubernetes.io/tls\ndata: {tls.crt: '', tls.key: ''}\n")
+	w := start(t, a)
+	w.synced(t)
+	let, asked := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	failed := false
+	a.Fail(func(r *http.Request) int {
+		switch r.URL.Path {
+		case "/api/v1/namespaces/shop/secrets/one":
+			once.Do(func() { close(asked) })
+			select {
+			case <-let:
+			case <-r.Context().Done():
+			}
+		case "/api/v1/namespaces/shop/secrets/two":
+			if !failed {
+				failed = true
+				return 503
+			}
+		}
+		return 0
+	})
+	a.Put("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: shop}\n" +
+		"spec: {gatewayClassName: istio, listeners: [{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: one}, {name: two}]}}]}\n")
+	<-asked
+	a.Put(shop)
+	held := time.Now()
+	await(t, "what has nothing to do with them", func() bool { return slices.Contains(w.sink.names(), "Pod shop/web-1") })
+	if d := time.Since(held); d > 4*time.Second {
+		t.Errorf("a Pod waited for a Secret, for %s", d)
+	}
+	await(t, "a Secret that could not be read at first", func() bool { return slices.Contains(w.sink.names(), "Secret shop/two") })
+	close(let)
+	await(t, "the other", func() bool { return slices.Contains(w.sink.names(), "Secret shop/one") })
+}
+
 // TestSecretsOfSomeNamespaces: without the right to read all Secrets those of some namespaces are read, and who names
 // another is told. What goes while the API server is away, in one of them, is let go; what is in the others stays.
 func TestSecretsOfSomeNamespaces(t *testing.T) {
