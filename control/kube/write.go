@@ -36,6 +36,7 @@ func NewWriter(s *Source) *Writer { return &Writer{source: s} }
 // Names of the control plane as a writer of fields, one for each thing that is written.
 const (
 	managerGateways   = "ambitd-gateways"
+	managerScale      = "ambitd-gateways-scale" // of numbers of pods that are others' to change
 	managerConditions = "ambitd-conditions"
 	managerRoots      = "ambitd-roots"
 )
@@ -113,26 +114,45 @@ func (w *Writer) Apply(ctx context.Context, o gateways.Object) error {
 		if err == nil && (there.GetLabels()[mesh.LabelGatewayManaged] == "" || there.GetLabels()[mesh.LabelGatewayName] != u.GetLabels()[mesh.LabelGatewayName]) {
 			return fmt.Errorf("it is already there and was not made for this Gateway: rename one of the two, or see annotation %s", mesh.AnnotationNameOverride)
 		}
-		if err == nil {
-			keepScale(u, there)
+		if err == nil && scaled(u, there) {
+			if err := handOver(ctx, c, there); err != nil {
+				return err
+			}
 		}
 	}
 	_, err = c.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: managerGateways, Force: true})
 	return err
 }
 
-// keepScale leaves the number of a Deployment's pods to whoever scales it from now on. A field that was applied before and is
-// left out now would go back to its default, which is one pod.
-func keepScale(u, there *unstructured.Unstructured) {
+// scaled says whether the number of a Deployment's pods was applied here before, and is left out now: it goes to whoever
+// scales it from now on.
+func scaled(u, there *unstructured.Unstructured) bool {
 	if _, said, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "replicas"); said || u.GetKind() != "Deployment" {
-		return
+		return false
 	}
-	ours := slices.ContainsFunc(there.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool {
+	return slices.ContainsFunc(there.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool {
 		return m.Manager == managerGateways && m.FieldsV1 != nil && strings.Contains(string(m.FieldsV1.Raw), `"f:replicas"`)
 	})
-	if now, ok, err := unstructured.NestedInt64(there.Object, "spec", "replicas"); ours && ok && err == nil {
-		_ = unstructured.SetNestedField(u.Object, now, "spec", "replicas") // it has a spec that is a mapping
+}
+
+// handOver has the number of a Deployment's pods stay when it is left out: a field that its only owner leaves out goes back
+// to its default, which is one pod. It gets a second owner, who never speaks of it again, so that this is done once. An
+// autoscaler that was quicker has it already, and there is a conflict; so there is when the Deployment is another one by now.
+// Kubernetes docs, Server-Side Apply, transferring ownership
+func handOver(ctx context.Context, c dynamic.ResourceInterface, there *unstructured.Unstructured) error {
+	now, ok, err := unstructured.NestedInt64(there.Object, "spec", "replicas")
+	if err != nil || !ok {
+		return nil
 	}
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": there.GetAPIVersion(), "kind": there.GetKind(),
+		"metadata": map[string]any{"name": there.GetName(), "namespace": there.GetNamespace(), "uid": string(there.GetUID())},
+		"spec":     map[string]any{"replicas": now},
+	}}
+	if _, err := c.Apply(ctx, there.GetName(), u, metav1.ApplyOptions{FieldManager: managerScale}); err != nil && !apierrors.IsConflict(err) {
+		return fmt.Errorf("leave the number of pods as it is: %w", err)
+	}
+	return nil
 }
 
 // Delete implements gateways.Applier.

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -509,32 +511,63 @@ func TestDocument(t *testing.T) {
 	}
 }
 
-// TestKeepScale: what an overlay said of the number of pods, and says no more, is the autoscaler's from there on.
-func TestKeepScale(t *testing.T) {
-	read := func(text string) *unstructured.Unstructured {
-		u := &unstructured.Unstructured{}
-		if err := u.UnmarshalJSON([]byte(text)); err != nil {
-			t.Fatal(err)
-		}
-		return u
-	}
-	there := func(manager, fields string) *unstructured.Unstructured {
-		return read(`{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"managedFields": [{"manager": "` + manager + `", "fieldsV1": ` + fields + `}]}, "spec": {"replicas": 3}}`)
-	}
+// TestHandOver: what an overlay said of the number of pods, and says no more, is the autoscaler's from there on: it is given
+// away once, and never set back.
+func TestHandOver(t *testing.T) {
 	for name, c := range map[string]struct {
-		said  string
-		there *unstructured.Unstructured
-		want  any
+		said, manager, fields string
+		conflict              bool
+		want                  string // what is applied, by whom and with how many pods
 	}{
-		"no more":   {`{}`, there(managerGateways, `{"f:spec": {"f:replicas": {}}}`), int64(3)},
-		"never":     {`{}`, there(managerGateways, `{"f:spec": {}}`), nil},
-		"elsewhere": {`{}`, there("kube-controller-manager", `{"f:spec": {"f:replicas": {}}}`), nil},
-		"now":       {`{"replicas": 2}`, there(managerGateways, `{"f:spec": {"f:replicas": {}}}`), int64(2)},
+		"no more":       {`{}`, managerGateways, `{"f:spec": {"f:replicas": {}}}`, false, managerScale + " 3, " + managerGateways},
+		"just scaled":   {`{}`, managerGateways, `{"f:spec": {"f:replicas": {}}}`, true, managerScale + " 3, " + managerGateways},
+		"never":         {`{}`, managerGateways, `{"f:spec": {}}`, false, managerGateways},
+		"of the scaler": {`{}`, "kube-controller-manager", `{"f:spec": {"f:replicas": {}}}`, false, managerGateways},
+		"now":           {`{"replicas": 2}`, managerGateways, `{"f:spec": {"f:replicas": {}}}`, false, managerGateways + " 2"},
 	} {
-		u := read(`{"apiVersion": "apps/v1", "kind": "Deployment", "spec": ` + c.said + `}`)
-		keepScale(u, c.there)
-		if got := u.Object["spec"].(map[string]any)["replicas"]; got != c.want {
-			t.Errorf("%s: %v, want %v", name, got, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			a := kubetest.New(t)
+			w := start(t, a)
+			w.synced(t)
+			labels := kubetest.Doc{"gateway.istio.io/managed": "istio.io-mesh-controller", "gateway.networking.k8s.io/gateway-name": "wp"}
+			there := kubetest.Doc{"apiVersion": "apps/v1", "kind": "Deployment", "spec": kubetest.Doc{"replicas": 3}, "metadata": kubetest.Doc{
+				"name": "wp", "namespace": "shop", "labels": labels, "managedFields": []any{kubetest.Doc{"manager": c.manager, "fieldsV1": asDoc(t, c.fields)}},
+			}}
+			a.PutDoc(there)
+			var mu sync.Mutex
+			var applied []string
+			a.Fail(func(r *http.Request) int {
+				if r.Method != "PATCH" || !strings.HasSuffix(r.URL.Path, "/deployments/wp") {
+					return 0
+				}
+				body, _ := io.ReadAll(r.Body)
+				r.Body = io.NopCloser(bytes.NewReader(body))
+				line := r.URL.Query().Get("fieldManager")
+				if n, ok := asDoc(t, string(body))["spec"].(kubetest.Doc)["replicas"]; ok {
+					line += fmt.Sprint(" ", n)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				applied = append(applied, line)
+				if c.conflict && len(applied) == 1 {
+					return 409
+				}
+				return 0
+			})
+			err := NewWriter(w.source).Apply(t.Context(), gateways.Object{"apiVersion": "apps/v1", "kind": "Deployment", "spec": asDoc(t, c.said), "metadata": kubetest.Doc{
+				"name": "wp", "namespace": "shop", "labels": labels,
+			}})
+			if got := strings.Join(applied, ", "); err != nil || got != c.want {
+				t.Errorf("applied %s, want %s (%v)", got, c.want, err)
+			}
+		})
 	}
+}
+
+func asDoc(t *testing.T, text string) kubetest.Doc {
+	var out kubetest.Doc
+	if err := json.Unmarshal([]byte(text), &out); err != nil {
+		t.Error(err)
+	}
+	return out
 }
