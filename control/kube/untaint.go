@@ -103,11 +103,10 @@ func (n *nodes) now() (list []string, wait time.Duration) {
 	defer n.mu.Unlock()
 	wait = untaintMost
 	for node, a := range n.due {
-		if d := time.Until(a.at); d > 0 {
-			wait = min(wait, d)
-			continue
+		d := max(time.Until(a.at), 0)
+		if wait = min(wait, d); d == 0 {
+			list = append(list, node)
 		}
-		list = append(list, node)
 	}
 	slices.Sort(list)
 	return list, wait

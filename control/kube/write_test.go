@@ -483,6 +483,14 @@ func TestUntaintAgain(t *testing.T) {
 	await(t, "the end of the others' taint", func() bool { return !tainted("n1") && !tainted("n2") })
 }
 
+// A node whose time came while others were tried is tried next, not after the longest pause.
+func TestUntaintIsDue(t *testing.T) {
+	n := &nodes{due: map[string]attempt{"past": {at: time.Now().Add(-time.Second)}, "later": {at: time.Now().Add(time.Hour)}}}
+	if list, wait := n.now(); len(list) != 1 || wait != 0 {
+		t.Errorf("%v after %s", list, wait)
+	}
+}
+
 // TestDocument: what is left out of the many objects that are read is nothing that the status of a Gateway is made of.
 func TestDocument(t *testing.T) {
 	var u unstructured.Unstructured
