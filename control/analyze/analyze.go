@@ -62,6 +62,8 @@ type Document struct {
 // Config is what the whole mesh has in common. Empty strings mean the control plane's defaults.
 type Config struct {
 	TrustDomain, ClusterID, ClusterDomain, RootNamespace string
+	// Namespace is that of documents that name none, as with kubectl; "default" when it is empty.
+	Namespace string
 	// NetworkPolicies says that node proxies enforce NetworkPolicies.
 	NetworkPolicies bool
 	// Live says that documents without a name are objects of a mesh that runs, and come first: what is wrong with their
@@ -77,6 +79,8 @@ type Result struct {
 	Findings []Finding `json:"findings"`
 	// Objects is how many were looked at.
 	Objects int `json:"objects"`
+	// In says how many of them are of a namespace. The namespace itself is.
+	In map[string]int `json:"-"`
 }
 
 // Run judges documents. Of several about one object the last one counts.
@@ -99,7 +103,20 @@ func Run(cfg Config, docs []Document) Result {
 	} {
 		a(w)
 	}
-	return Result{w.finish(), len(w.raw)}
+	return Result{Findings: w.finish(), Objects: len(w.raw), In: w.inNamespaces()}
+}
+
+// inNamespaces counts objects.
+func (w *world) inNamespaces() map[string]int {
+	in := map[string]int{}
+	for _, r := range w.raw {
+		if r.kind == "Namespace" {
+			in[r.name.name]++
+		} else if r.namespace != "" {
+			in[r.namespace]++
+		}
+	}
+	return in
 }
 
 // From makes a finding of what a control plane says.

@@ -67,9 +67,10 @@ type pod struct {
 
 func newWorld(cfg Config) *world {
 	cfg.RootNamespace = cmp.Or(cfg.RootNamespace, mesh.SystemNamespace)
+	cfg.Namespace = cmp.Or(cfg.Namespace, "default")
 	cfg.ClusterDomain = cmp.Or(cfg.ClusterDomain, mesh.DefaultClusterDomain)
 	return &world{
-		cfg: cfg, dec: intake.NewDecoder(intake.Limits{}, intake.ClusterDomain(cfg.ClusterDomain)),
+		cfg: cfg, dec: intake.NewDecoder(intake.Limits{}, intake.ClusterDomain(cfg.ClusterDomain), intake.Namespace(cfg.Namespace)),
 		objects: map[object.Key]object.Object{}, places: map[object.Key]place{}, byName: map[name]*raw{}, suppressed: map[name]codes{}, byLabel: map[string][]*pod{},
 	}
 }
@@ -194,7 +195,7 @@ func (w *world) take(o map[string]any, at place) {
 		r.version = g
 	}
 	if k, ok := object.ParseKind(kind); r.namespace == "" && !(ok && k.ClusterScoped()) {
-		r.namespace = "default"
+		r.namespace = w.cfg.Namespace
 	}
 	if kind == "" || r.name.name == "" {
 		return

@@ -176,7 +176,7 @@ func (d *Decoder) one(doc *Document, r *reader, k known) {
 	}
 	key := object.Key{Kind: k.kind, Namespace: r.namespace, Name: r.name}
 	if !k.kind.ClusterScoped() && key.Namespace == "" {
-		key.Namespace = defaultNamespace
+		key.Namespace = d.namespace
 	}
 	if k.kind.ClusterScoped() {
 		key.Namespace = ""

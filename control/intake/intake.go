@@ -85,6 +85,8 @@ type Decoder struct {
 	shapes sync.Map // reflect.Type → *shape
 	words  words
 	domain string
+	// namespace is where objects are that do not say
+	namespace string
 	groups map[string]group // immutable
 }
 
@@ -100,9 +102,18 @@ func ClusterDomain(domain string) Option {
 	}
 }
 
+// Namespace is where objects are that do not say, as with kubectl's -n; "default" without the option.
+func Namespace(name string) Option {
+	return func(d *Decoder) {
+		if name != "" {
+			d.namespace = name
+		}
+	}
+}
+
 // NewDecoder returns a Decoder. It remembers strings that many objects share, so use one for all files.
 func NewDecoder(l Limits, options ...Option) *Decoder {
-	d := &Decoder{limits: l.withDefaults(), seed: maphash.MakeSeed(), domain: "cluster.local", groups: groups()}
+	d := &Decoder{limits: l.withDefaults(), seed: maphash.MakeSeed(), domain: "cluster.local", namespace: defaultNamespace, groups: groups()}
 	for _, o := range options {
 		o(d)
 	}

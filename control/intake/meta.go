@@ -14,7 +14,7 @@ import (
 // defaultNamespace is where kubectl puts objects that do not say.
 const defaultNamespace = "default"
 
-// meta checks and converts metadata. namespaced objects get the default namespace when they have none.
+// meta checks and converts metadata. Namespaced objects get the Decoder's namespace when they have none.
 func (r *reader) meta(m *metav1.ObjectMeta, namespaced bool, validName func(string) bool) object.Meta {
 	path := at("metadata", "name")
 	switch {
@@ -32,7 +32,7 @@ func (r *reader) meta(m *metav1.ObjectMeta, namespaced bool, validName func(stri
 		r.warn(at("metadata", "namespace"), "objects of this kind live in no namespace, the field is ignored", "remove it")
 		m.Namespace = ""
 	case namespaced && m.Namespace == "":
-		m.Namespace = defaultNamespace
+		m.Namespace = r.d.namespace
 	case namespaced && !isLabel(m.Namespace):
 		r.refuse(at("metadata", "namespace"), fmt.Sprintf("%q is not a valid namespace", clip(m.Namespace)), nameFix(m.Namespace))
 	}

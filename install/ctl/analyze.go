@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,7 +41,7 @@ NetworkPolicies that cut the mesh off or let more in than they say, and more; --
 
 With files or folders (- is standard input) those alone are looked at, and no mesh is needed: the pods of Deployments and the like
 are imagined. With -k they are looked at as if they had been applied to the mesh, and what that would bring is listed. Without
-files the mesh itself is looked at.
+files the mesh itself is looked at. -n is the namespace of documents that name none; findings about others are counted, not listed.
 
 The exit code is 79 when something is found that is as bad as --fail-on says. What is known and accepted is left out with
 --suppress, or with annotation ` + analyze.AnnotationSuppress + `: CODE,... on the object.`,
@@ -53,7 +54,7 @@ The exit code is 79 when something is found that is as bad as --fail-on says. Wh
 	a.outputFlag(cmd, &s.format)
 	f.BoolVarP(&s.list, "list", "L", false, "list the kinds of findings")
 	f.BoolVarP(&s.over, "use-mesh", "k", false, "lay the files over what the mesh has")
-	f.StringVarP(&s.namespace, "namespace", "n", "", "only findings about objects of this namespace")
+	f.StringVarP(&s.namespace, "namespace", "n", "", "namespace of file objects that name none, and the one whose findings are listed")
 	f.StringVar(&s.failOn, "fail-on", "error", "how bad a finding must be for exit code 79: error, warning, info or never")
 	f.StringVar(&s.least, "level", "info", "how bad a finding must be to be listed: error, warning or info")
 	f.StringArrayVarP(&s.suppress, "suppress", "S", nil, "leave out a code: CODE, or CODE=\"KIND NAMESPACE/NAME\" for one object")
@@ -75,6 +76,7 @@ The exit code is 79 when something is found that is as bad as --fail-on says. Wh
 		case s.over && len(args) == 0:
 			return usagef("-k lays files over the mesh: name some, or leave it out to look at the mesh itself")
 		}
+		s.cfg.Namespace = s.namespace
 		r, err := a.analyzed(cmd, &s, args)
 		if err != nil {
 			return err
@@ -161,13 +163,20 @@ func findings(entries []refusal) ([]analyze.Finding, error) {
 
 // conclude prints the findings that are wanted and fails if one is bad enough.
 func (a *app) conclude(s *analysis, r analyze.Result) error {
-	fail := false
+	if s.namespace != "" && r.In[s.namespace] == 0 && (r.Objects > 0 || len(r.Findings) == 0) {
+		return fmt.Errorf("none of %s is of namespace %s; there are objects of %s", howMany(r.Objects, "object"), s.namespace, someOf(slices.Sorted(maps.Keys(r.In))))
+	}
+	fail, elsewhere := false, 0
 	r.Findings = slices.DeleteFunc(r.Findings, func(f analyze.Finding) bool {
 		of := f.Namespace
 		if f.Kind == "Namespace" {
 			of = f.Object
 		}
-		if s.namespace != "" && of != s.namespace || s.suppressed(f) {
+		switch {
+		case s.suppressed(f):
+			return true
+		case s.namespace != "" && of != s.namespace && (of != "" || f.File == ""):
+			elsewhere++
 			return true
 		}
 		fail = fail || s.failOn != "never" && f.Level.Severity() >= analyze.Level(s.failOn).Severity()
@@ -181,7 +190,14 @@ func (a *app) conclude(s *analysis, r analyze.Result) error {
 			return err
 		}
 	} else {
-		a.printAnalysis(r)
+		objects := howMany(r.Objects, "object")
+		if s.namespace != "" {
+			objects = howMany(r.In[s.namespace], "object") + " of namespace " + s.namespace
+			if elsewhere > 0 {
+				objects += " (" + howMany(elsewhere, "finding") + " elsewhere)"
+			}
+		}
+		a.printAnalysis(r.Findings, objects)
 	}
 	if fail {
 		return errIssues
@@ -201,10 +217,22 @@ func (s *analysis) suppressed(f analyze.Finding) bool {
 	})
 }
 
-func (a *app) printAnalysis(r analyze.Result) {
+// someOf names a few.
+func someOf(all []string) string {
+	switch n := len(all); {
+	case n == 0:
+		return "no namespace"
+	case n > 5:
+		return fmt.Sprintf("%s and %d others", strings.Join(all[:5], ", "), n-5)
+	}
+	return strings.Join(all, ", ")
+}
+
+// printAnalysis tells what was found in objects.
+func (a *app) printAnalysis(all []analyze.Finding, objects string) {
 	paint := a.paint()
 	count := map[analyze.Level]int{}
-	for _, f := range r.Findings {
+	for _, f := range all {
 		count[f.Level]++
 		level := string(f.Level)
 		if paint != nil {
@@ -216,8 +244,8 @@ func (a *app) printAnalysis(r analyze.Result) {
 			fmt.Fprintf(a.env.Out, "  fix: %s\n", f.Fix)
 		}
 	}
-	if len(r.Findings) == 0 {
-		fmt.Fprintf(a.env.Out, "Nothing is wrong with %s.\n", howMany(r.Objects, "object"))
+	if len(all) == 0 {
+		fmt.Fprintf(a.env.Out, "Nothing is wrong with %s.\n", objects)
 		return
 	}
 	var parts []string
@@ -226,7 +254,7 @@ func (a *app) printAnalysis(r analyze.Result) {
 			parts = append(parts, howMany(n, map[analyze.Level]string{analyze.Error: "error", analyze.Warning: "warning", analyze.Info: "note"}[l]))
 		}
 	}
-	fmt.Fprintf(a.env.Out, "%s in %s.\n", strings.Join(parts, ", "), howMany(r.Objects, "object"))
+	fmt.Fprintf(a.env.Out, "%s in %s.\n", strings.Join(parts, ", "), objects)
 }
 
 func howMany(n int, thing string) string {

@@ -46,6 +46,14 @@ func TestAnalyze(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "shop.yaml")
+	nameless := filepath.Join(t.TempDir(), "nameless.yaml")
+	if err := os.WriteFile(nameless, []byte("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nameless}\nspec: {selector: {matchLabels: {app: wbe}}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := filepath.Join(t.TempDir(), "broken.yaml")
+	if err := os.WriteFile(broken, []byte("a: [b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args string
 		code int
@@ -57,9 +65,13 @@ func TestAnalyze(t *testing.T) {
 		{"analyze --level error " + dir, exitIssues, []string{"1 error in 4 objects."}, []string{"AMB401"}},
 		{"analyze -S AMB402 -S amb108 " + file, exitOK, []string{"AMB401"}, []string{"AMB402", "AMB108"}},
 		{"analyze -S AMB402 --fail-on warning " + file, exitIssues, nil, []string{"AMB402"}},
-		{"analyze -n elsewhere " + file, exitOK, []string{"Nothing is wrong with 4 objects."}, nil},
+		{"analyze -n elsewhere " + file, exitError, []string{"none of 4 objects is of namespace elsewhere; there are objects of shop"}, nil},
+		{"analyze -n shop " + file + " " + nameless, exitIssues, []string{"1 error, 2 warnings, 1 note in 5 objects of namespace shop.", "AuthorizationPolicy shop/nameless"}, []string{"default"}},
+		{"analyze -n cart " + file + " " + nameless, exitOK, []string{"1 warning in 1 object of namespace cart (3 findings elsewhere)."}, []string{"shop"}},
+		{"analyze -n cart -S AMB401 " + file + " " + nameless, exitOK, []string{"Nothing is wrong with 1 object of namespace cart (2 findings elsewhere)."}, nil},
+		{"analyze -n cart " + broken, exitIssues, []string{"AMB101", "1 error in 0 objects of namespace cart."}, nil},
 		{"analyze -o json " + file, exitIssues, []string{`"analyzer": "BeyondNodeProxy"`, `"level": "error"`, `"namespace": "shop"`}, []string{"in 4 objects"}},
-		{"analyze -o yaml -n elsewhere " + file, exitOK, []string{"[]\n"}, nil},
+		{"analyze -o yaml --level error -n cart " + file + " " + nameless, exitOK, []string{"[]\n"}, nil},
 		{"analyze -L", exitOK, []string{"CODE", "AMB601  BlocksHBONE", "AMB901"}, nil},
 		{"analyze -L -o json", exitOK, []string{`"summary":`}, nil},
 		{"analyze - --fail-on info", exitIssues, []string{"(standard input):10"}, nil},
