@@ -75,6 +75,7 @@ var catalog = map[status.Code]Analyzer{
 	status.ExtensionUnusable:   {Name: "ExtensionUnusable", Level: Error, Summary: "an extension that cannot run"},
 	status.PolicyPartlyApplied: {Name: "PolicyPartlyApplied", Level: Warning, Summary: "a policy that is carried out for more than it says"},
 	status.PortUnknown:         {Name: "PortUnknown", Level: Warning, Summary: "a setting for a port that no chosen pod serves"},
+	status.TokenOptional:       {Name: "TokenOptional", Level: Warning, Summary: "tokens that are checked and that nobody demands"},
 
 	status.InjectionAndAmbient: {Name: "InjectionAndAmbient", Level: Warning, Summary: "sidecar injection and ambient mode together"},
 	status.SidecarInAmbient:    {Name: "SidecarInAmbient", Level: Warning, Summary: "a pod with a sidecar in an ambient namespace"},

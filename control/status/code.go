@@ -62,6 +62,7 @@ const (
 	ExtensionUnusable   Code = "AMB414"
 	PolicyPartlyApplied Code = "AMB415"
 	PortUnknown         Code = "AMB416"
+	TokenOptional       Code = "AMB417" // tokens are checked, and none is demanded
 )
 
 // What is wrong with enrolment.
