@@ -249,6 +249,10 @@ func looksLike(s, want string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
+// decisive are the kinds that say who may. What is left of one without a field may be about more than was meant, so
+// nobody is told to take one away.
+var decisive = []string{"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "NetworkPolicy"}
+
 // unknown refuses a field that does not exist and says which one was probably meant.
 func (r *reader) unknown(key *yaml.Node, sh *shape) {
 	fix := "remove it"
@@ -256,6 +260,10 @@ func (r *reader) unknown(key *yaml.Node, sh *shape) {
 		fix = fmt.Sprintf("did you mean %s?", best)
 	} else if home := r.home(key.Value, sh); home != "" {
 		fix = home
+	} else if sh.has("matchLabels") {
+		fix = fmt.Sprintf("labels stand one level deeper: write matchLabels: {%s: …}", clip(key.Value))
+	} else if len(sh.names) > 0 && slices.Contains(decisive, r.kind) {
+		fix = "there are: " + strings.Join(sh.names, ", ")
 	}
 	r.refuseAs(status.UnknownField, key.Line, r.here(key.Value), fmt.Sprintf("there is no field %q", clip(key.Value)), fix)
 }
