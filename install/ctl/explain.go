@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ambit-mesh/ambit/api/mesh"
-	"github.com/ambit-mesh/ambit/install/cluster"
 )
 
 // question is what explain is asked.
@@ -38,8 +36,8 @@ func (a *app) explain() *cobra.Command {
 
 Each hop is asked what it would do now, with the state it really routes by: the node proxy of the pod that calls, the waypoint
 if there is one (token, policies by name and rule, limits, route, backend), and the node proxy of every pod that may answer.
-POD is NAME or NAME.NAMESPACE, or deployment/NAME; if it is an ingress gateway's, the request is one from outside to its
-listener at PORT. DESTINATION is a name as the pod would write it, an address, or a URL; without a port it is 80.
+POD is NAME, NAME.NAMESPACE, NAMESPACE/NAME or pod/NAME, or KIND/NAME for a pod of that deployment, replicaset, statefulset,
+daemonset, job or cronjob; if it is an ingress gateway's, the request is one from outside to its listener at PORT. DESTINATION is a name as the pod would write it, an address, or a URL; without a port it is 80.
 
 Each line is what one hop says: pass, DENY, or open when somebody else decides (an external authorizer, a counter, chance).
 The exit code is 0 when the mesh lets it through, 79 when it does not, and 1 when that cannot be found out.`,
@@ -243,48 +241,4 @@ func hops(list []hop) string {
 		out = append(out[:3:3], fmt.Sprintf("%d others", len(out)-3))
 	}
 	return strings.Join(out, ", ")
-}
-
-// locatePod finds a pod, NAME, NAME.NAMESPACE, NAMESPACE/NAME, or what owns it as deployment/NAME; and the nodes of all.
-func (a *app) locatePod(ctx context.Context, what, namespace string) (found cluster.Object, nodes map[string]string, err error) {
-	c, err := a.cluster()
-	if err != nil {
-		return nil, nil, err
-	}
-	pods, err := c.List(ctx, "Pod", "")
-	if err != nil {
-		return nil, nil, err
-	}
-	nodes = map[string]string{}
-	var similar []string
-	for _, p := range pods {
-		nodes[p.Namespace()+"/"+p.Name()] = p.Text("spec", "nodeName")
-		if found == nil && isPod(p, what, namespace) {
-			found = p
-		}
-		_, name, ok := strings.Cut(what, "/")
-		if !ok {
-			name, _, _ = strings.Cut(what, ".")
-		}
-		if strings.HasPrefix(p.Name(), name) {
-			similar = append(similar, p.Name()+"."+p.Namespace())
-		}
-	}
-	if found != nil {
-		return found, nodes, nil
-	}
-	hint := fmt.Sprintf("%q lists them", a.words().Pods)
-	if len(similar) > 0 {
-		hint = "did you mean " + strings.Join(similar[:min(3, len(similar))], " or ") + "?"
-	}
-	return nil, nil, fmt.Errorf("there is no pod %q in namespace %s; %s", what, namespace, hint)
-}
-
-func isPod(p cluster.Object, what, namespace string) bool {
-	names := []string{p.Name() + "." + p.Namespace(), p.Namespace() + "/" + p.Name()}
-	if p.Namespace() != namespace {
-		return slices.Contains(names, what)
-	}
-	kind, owner, ok := strings.Cut(what, "/")
-	return slices.Contains(append(names, p.Name(), "pod/"+p.Name()), what) || ok && kind != namespace && strings.HasPrefix(p.Name(), owner+"-")
 }

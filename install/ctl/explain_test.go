@@ -50,7 +50,8 @@ func meshOf(t *testing.T, outbound, inbound, waypoint string) func(*Env) {
 		}
 	}
 	pod := func(name, node string, labels map[string]any) cluster.Object {
-		return cluster.Object{"kind": "Pod", "metadata": map[string]any{"name": name, "namespace": "shop", "uid": name[:1], "labels": labels},
+		made := map[string]any{"kind": "ReplicaSet", "name": name[:strings.LastIndex("-"+name, "-")] + "abc", "controller": true}
+		return cluster.Object{"kind": "Pod", "metadata": map[string]any{"name": name, "namespace": "shop", "uid": name[:1], "labels": labels, "ownerReferences": []any{made}},
 			"spec": map[string]any{"nodeName": node}, "status": map[string]any{"podIP": "10.0.0.9"}}
 	}
 	gateway := func(class string) map[string]any {
@@ -130,7 +131,9 @@ func TestExplainWords(t *testing.T) {
 		"client.shop web x":                     {exitUsage, "does not start with a slash"},
 		"client.shop web -H nothing":            {exitUsage, "NAME: VALUE"},
 		"nobody.shop web":                       {exitError, `no pod "nobody.shop"`},
-		"web.shop web":                          {exitError, "did you mean web-1.shop?"},
+		"web.shop web":                          {exitError, "did you mean shop/web-1?"},
+		"shopp/client web":                      {exitError, `"shopp" is neither a namespace with pods nor a kind`},
+		"deployment/cli -n shop web":            {exitError, "no pod of namespace shop is of deployment cli; did you mean shop/client?"},
 		"deployment/waypoint -n shop web":       {exitUsage, "start at a client"},
 		"client.shop http://web:80/ -o nothing": {exitUsage, "json"},
 	} {
@@ -150,6 +153,43 @@ func TestBrief(t *testing.T) {
 	} {
 		if got := brief(in); got != want {
 			t.Errorf("%s is %s, want %s", in, got, want)
+		}
+	}
+}
+
+// TestFindPod: a pod is found by what it is called and what made it, and by nothing that only begins alike.
+func TestFindPod(t *testing.T) {
+	pod := func(ns, name, kind, owner, phase string, labels map[string]any) cluster.Object {
+		return cluster.Object{"metadata": map[string]any{"namespace": ns, "name": name, "labels": labels,
+			"ownerReferences": []any{map[string]any{"kind": kind, "name": owner, "controller": true}}}, "status": map[string]any{"phase": phase}}
+	}
+	hash := map[string]any{"pod-template-hash": "7f9c"}
+	pods := []cluster.Object{
+		pod("default", "web-7f9c-x", "ReplicaSet", "web-7f9c", "Running", hash),
+		pod("shop", "web-admin-7f9c-x", "ReplicaSet", "web-admin-7f9c", "Running", hash),
+		pod("shop", "web-7f9c-w", "ReplicaSet", "web-7f9c", "Succeeded", hash),
+		pod("shop", "web-7f9c-x", "ReplicaSet", "web-7f9c", "Running", hash),
+		pod("shop", "web-0", "StatefulSet", "web", "Running", nil),
+		pod("shop", "report-29000000-a", "Job", "report-29000000", "Running", nil),
+		pod("shop", "agent-a", "DaemonSet", "agent", "Pending", nil),
+		pod("job", "client", "Node", "n1", "Running", nil),
+		pod("shop", "client", "Node", "n1", "Running", nil),
+	}
+	for what, want := range map[string]string{
+		"deployment/web": "shop/web-7f9c-x", "deploy/web-admin": "shop/web-admin-7f9c-x", "Deployment/web": "shop/web-7f9c-x",
+		"replicaset/web-7f9c": "shop/web-7f9c-x", "sts/web": "shop/web-0", "job/report-29000000": "shop/report-29000000-a",
+		"cronjob/report": "shop/report-29000000-a", "ds/agent": "shop/agent-a", "job/client": "job/client",
+		"client": "shop/client", "pod/client": "shop/client", "client.shop": "shop/client", "shop/client": "shop/client",
+		"default/web-7f9c-x": "default/web-7f9c-x", "web-7f9c-x.default": "default/web-7f9c-x",
+		"deployment/we": "", "deployment/web-7f9c": "", "daemonset/web": "", "job/report": "", "cronjob/web": "",
+		"shopp/web": "", "default/web": "", "shop/web": "", "web": "", "pod/web": "", "client.default": "", "thing/web": "",
+	} {
+		got := ""
+		if p := findPod(pods, what, "shop"); p != nil {
+			got = p.Namespace() + "/" + p.Name()
+		}
+		if got != want {
+			t.Errorf("%s is %q, want %q", what, got, want)
 		}
 	}
 }
