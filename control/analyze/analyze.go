@@ -66,6 +66,8 @@ type Config struct {
 	Namespace string
 	// NetworkPolicies says that node proxies enforce NetworkPolicies.
 	NetworkPolicies bool
+	// DryRunPolicies says that policies may be annotated as dry run.
+	DryRunPolicies bool
 	// Live says that documents without a name are objects of a mesh that runs, and come first: what is wrong with their
 	// text is for its control plane to say. For documents with a name, which are about to be applied, the pods of
 	// Deployments and the like are imagined, and Gateways are taken to be served.

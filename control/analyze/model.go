@@ -20,7 +20,7 @@ import (
 func (w *world) model() {
 	m := model.New(model.Config{
 		TrustDomain: w.cfg.TrustDomain, ClusterID: w.cfg.ClusterID, ClusterDomain: w.cfg.ClusterDomain, RootNamespace: w.cfg.RootNamespace,
-		DryRun: true, NetworkPolicies: w.cfg.NetworkPolicies,
+		DryRun: w.cfg.DryRunPolicies, NetworkPolicies: w.cfg.NetworkPolicies,
 	})
 	l7 := waypoint.New(waypoint.Config{TrustDomain: w.cfg.TrustDomain, ClusterID: w.cfg.ClusterID, ClusterDomain: w.cfg.ClusterDomain, RootNamespace: w.cfg.RootNamespace})
 	out := &listener{waypoints: l7, reports: map[object.Key][]model.Warning{}}

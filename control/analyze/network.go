@@ -125,10 +125,10 @@ func (w *world) ingress(p *pod, policies []*object.NetworkPolicy) {
 		switch {
 		case !open:
 			w.about(status.BlocksHBONE, r.by.Key(), field, "it keeps port %d of %s closed, where connections inside the mesh arrive: a network plugin that enforces it cuts them off", mesh.PortHBONE, p.by).
-				fix("admit port %d to the same peers; which ports of the application they may reach is then said by an AuthorizationPolicy, or by this policy with ambitd --network-policies", mesh.PortHBONE)
+				fix("admit port %d to the same peers; which ports of the application they may reach is then said by an AuthorizationPolicy, or by this policy once the mesh is installed with control.networkPolicies=true (ambitd --network-policies)", mesh.PortHBONE)
 		case named && !w.cfg.NetworkPolicies:
 			w.about(status.WidenedByHBONE, r.by.Key(), field, "inside the mesh it restricts nothing: its peers reach every port of %s by way of port %d", p.by, mesh.PortHBONE).
-				fix("start ambitd with --network-policies, which enforces the ports inside the mesh too, or name them in an AuthorizationPolicy")
+				fix("install the mesh with control.networkPolicies=true (ambitd --network-policies), which enforces the ports inside the mesh too, or name them in an AuthorizationPolicy")
 		}
 	}
 }

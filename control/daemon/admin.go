@@ -187,12 +187,13 @@ type Settings struct {
 	ClusterDomain   string `json:"clusterDomain"`
 	RootNamespace   string `json:"rootNamespace"`
 	NetworkPolicies bool   `json:"networkPolicies"`
+	DryRunPolicies  bool   `json:"dryRunPolicies"`
 }
 
 func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
 	r := Refusals{Entries: d.status.List(), Objects: d.pusher.Reports(), Settings: Settings{
 		TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,
-		RootNamespace: d.cfg.RootNamespace, NetworkPolicies: d.cfg.NetworkPolicies,
+		RootNamespace: d.cfg.RootNamespace, NetworkPolicies: d.cfg.NetworkPolicies, DryRunPolicies: d.cfg.DryRunPolicies,
 	}}
 	if d.source != nil {
 		r.Source = d.source.Stats()

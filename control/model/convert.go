@@ -33,7 +33,7 @@ func convertPolicy(cfg Config, o *object.AuthorizationPolicy) (*security.Authori
 		return nil, &verdict{status.WithoutEffect, "metadata.annotations", "annotation " + mesh.AnnotationDryRun + " is " + strconv.Quote(v) + ", neither true nor false", "correct it; the policy is not enforced meanwhile"}
 	}
 	if dryRun && !cfg.DryRun {
-		return nil, &verdict{status.WithoutEffect, "metadata.annotations", "the policy is annotated as dry run, which the control plane was not told to support", "start it with --dry-run-policies"}
+		return nil, &verdict{status.WithoutEffect, "metadata.annotations", "the policy is annotated as dry run, which the control plane was not told to support", "install it with control.dryRunPolicies=true, or start ambitd with --dry-run-policies"}
 	}
 	a := &security.Authorization{Name: o.Name, Namespace: o.Namespace, DryRun: dryRun}
 	switch {

@@ -62,6 +62,7 @@ The exit code is 79 when something is found that is as bad as --fail-on says. Wh
 	f.StringVar(&s.cfg.TrustDomain, "trust-domain", "", "trust domain of the mesh's identities (files)")
 	f.StringVar(&s.cfg.ClusterDomain, "cluster-domain", "", "DNS domain of Services (files)")
 	f.BoolVar(&s.cfg.NetworkPolicies, "network-policies", false, "node proxies enforce NetworkPolicies (files)")
+	f.BoolVar(&s.cfg.DryRunPolicies, "dry-run-policies", false, "the control plane accepts policies annotated istio.io/dry-run (files)")
 	levels := []string{"error", "warning", "info"}
 	a.complete(cmd, "fail-on", func(*app) []string { return append(levels, "never") })
 	a.complete(cmd, "level", func(*app) []string { return levels })
@@ -121,7 +122,7 @@ func (a *app) analyzed(cmd *cobra.Command, s *analysis, args []string) (analyze.
 	all, err := a.refusals(cmd, controlSource{})
 	if err == nil {
 		s.cfg.RootNamespace, s.cfg.TrustDomain, s.cfg.ClusterDomain = all.Settings.RootNamespace, all.Settings.TrustDomain, all.Settings.ClusterDomain
-		s.cfg.ClusterID, s.cfg.NetworkPolicies = all.Settings.ClusterID, all.Settings.NetworkPolicies
+		s.cfg.ClusterID, s.cfg.NetworkPolicies, s.cfg.DryRunPolicies = all.Settings.ClusterID, all.Settings.NetworkPolicies, all.Settings.DryRunPolicies
 		said, err = findings(append(all.Entries, a.proxyProblems(cmd.Context())...))
 	}
 	if s.over {

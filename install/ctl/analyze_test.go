@@ -54,6 +54,10 @@ func TestAnalyze(t *testing.T) {
 	if err := os.WriteFile(broken, []byte("a: [b\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	dry := filepath.Join(t.TempDir(), "dry.yaml")
+	if err := os.WriteFile(dry, []byte("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: d, annotations: {istio.io/dry-run: \"true\"}}\nspec: {action: DENY, rules: [{from: [{source: {namespaces: [a]}}]}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args string
 		code int
@@ -70,6 +74,8 @@ func TestAnalyze(t *testing.T) {
 		{"analyze -n cart " + file + " " + nameless, exitOK, []string{"1 warning in 1 object of namespace cart (3 findings elsewhere)."}, []string{"shop"}},
 		{"analyze -n cart -S AMB401 " + file + " " + nameless, exitOK, []string{"Nothing is wrong with 1 object of namespace cart (2 findings elsewhere)."}, nil},
 		{"analyze -n cart " + broken, exitIssues, []string{"AMB101", "1 error in 0 objects of namespace cart."}, nil},
+		{"analyze " + dry, exitOK, []string{"AMB409", "control.dryRunPolicies=true"}, nil},
+		{"analyze --dry-run-policies " + dry, exitOK, []string{"Nothing is wrong with 1 object."}, nil},
 		{"analyze -o json " + file, exitIssues, []string{`"analyzer": "BeyondNodeProxy"`, `"level": "error"`, `"namespace": "shop"`}, []string{"in 4 objects"}},
 		{"analyze -o yaml --level error -n cart " + file + " " + nameless, exitOK, []string{"[]\n"}, nil},
 		{"analyze -L", exitOK, []string{"CODE", "AMB601  BlocksHBONE", "AMB901"}, nil},
@@ -103,7 +109,7 @@ func TestAnalyze(t *testing.T) {
 func TestAnalyzeMesh(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "control")
-	serve(t, socket, answers{"/debug/refusals": `{"settings": {"networkPolicies": true}, "entries": [
+	serve(t, socket, answers{"/debug/refusals": `{"settings": {"networkPolicies": true, "dryRunPolicies": true}, "entries": [
 		{"severity": "warning", "code": "AMB408", "kind": "Pod", "namespace": "istio-system", "name": "ztunnel-x", "problem": "does not know guards", "fix": "run ours"},
 		{"severity": "refused", "kind": "Gateway", "namespace": "shop", "name": "y", "problem": "no"}]}`})
 	objects := map[string][]cluster.Object{}
@@ -135,6 +141,11 @@ func TestAnalyzeMesh(t *testing.T) {
 	}
 	if r.code != exitIssues || strings.Contains(r.out, "AMB102") {
 		t.Errorf("%d\n%s", r.code, r.out)
+	}
+	const dry = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: d, annotations: {istio.io/dry-run: 'true'}}\nspec: {action: DENY, rules: [{from: [{source: {namespaces: [a]}}]}]}\n"
+	r = run(t, []string{"analyze", "-k", "-"}, with, func(e *Env) { e.In = strings.NewReader(dry) })
+	if strings.Contains(r.out, "AMB409") {
+		t.Errorf("the control plane accepts dry runs:\n%s", r.out)
 	}
 	r = run(t, []string{"analyze", "-k", "-"}, with)
 	if !strings.Contains(r.out, "AuthorizationPolicy shop/new: spec.selector") || strings.Contains(r.out, "shop/none") || strings.Contains(r.out, "ProxyConfig") || r.code != exitIssues {

@@ -120,7 +120,7 @@ type refusals struct {
 	// Settings are what the control plane was started with.
 	Settings struct {
 		TrustDomain, ClusterID, ClusterDomain, RootNamespace string
-		NetworkPolicies                                      bool
+		NetworkPolicies, DryRunPolicies                      bool
 	} `json:"settings"`
 }
 

@@ -35,7 +35,7 @@ var cases = map[string][]string{
 	"single":  {"control.replicaCount=1"},
 	"ebpf":    {"cni.redirection=ebpf", "cni.chained=false", "cni.excludeNamespaces=[kube-system, other]", "cni.ambient.enablementSelectors=[{podSelector: {matchLabels: {mesh: \"yes\"}}}]"},
 	"policies": {
-		"global.networkPolicy.enabled=true", "control.networkPolicies=true", "control.taint.enabled=true", "base.validationPolicies=false",
+		"global.networkPolicy.enabled=true", "control.networkPolicies=true", "control.dryRunPolicies=true", "control.taint.enabled=true", "base.validationPolicies=false",
 		"base.aggregateRoles=false", "base.excludedCRDs=[envoyfilters.networking.istio.io]", "base.dashboards.enabled=true", "base.monitors.enabled=true",
 	},
 	"openshift": {"global.platform=openshift", "base.enableIstioConfigCRDs=false"},
