@@ -87,7 +87,7 @@ type Decoder struct {
 	domain string
 	// namespace is where objects are that do not say
 	namespace string
-	groups map[string]group // immutable
+	groups    map[string]group // immutable
 }
 
 // Option changes how a Decoder reads.
