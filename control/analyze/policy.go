@@ -94,39 +94,3 @@ func names(what string, all []string) string {
 	}
 	return what + " " + strings.Join(all, ", ")
 }
-
-// portLevel finds exceptions for ports of Services: those of the workload are meant.
-func (w *world) portLevel() {
-	each(w, func(p *object.PeerAuthentication) {
-		if !p.Selector.Present {
-			return
-		}
-		for _, exception := range p.Ports {
-			known, target := false, uint16(0)
-			each(w, func(s *object.Service) {
-				if s.Namespace != p.Namespace || !s.Selector.Present {
-					return
-				}
-				for _, q := range w.byLabel[p.Namespace] {
-					if !p.Selector.Matches(q.Labels) || !s.Selector.Matches(q.Labels) {
-						continue
-					}
-					for _, port := range s.Ports {
-						t := port.TargetPort
-						if port.TargetName != "" {
-							t, _ = q.NamedPort(port.TargetName, object.TCP)
-						}
-						known = known || t == exception.Port
-						if port.Port == exception.Port {
-							target = t
-						}
-					}
-				}
-			})
-			if known || target == 0 {
-				continue
-			}
-			w.about(status.PortUnknown, p.Key(), "spec.portLevelMtls", "%d is the port of a Service, and ports are those of the workload here", exception.Port).fix("write %d", target)
-		}
-	})
-}
