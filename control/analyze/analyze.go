@@ -98,7 +98,7 @@ func Run(cfg Config, docs []Document) Result {
 	}
 	for _, a := range []func(*world){
 		(*world).kinds, (*world).versions, (*world).classes,
-		(*world).enrolment, (*world).sidecars, (*world).missed, (*world).outside,
+		(*world).enrolment, (*world).unread, (*world).ownWaypoints, (*world).sidecars, (*world).missed, (*world).outside,
 		(*world).selectors, (*world).strict, (*world).portLevel, (*world).policyPorts, (*world).tokens,
 		(*world).subsets, (*world).duplicates, (*world).rivals,
 		(*world).networkPolicies,

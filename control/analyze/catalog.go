@@ -80,7 +80,7 @@ var catalog = map[status.Code]Analyzer{
 	status.InjectionAndAmbient: {Name: "InjectionAndAmbient", Level: Warning, Summary: "sidecar injection and ambient mode together"},
 	status.SidecarInAmbient:    {Name: "SidecarInAmbient", Level: Warning, Summary: "a pod with a sidecar in an ambient namespace"},
 	status.SelectsOutside:      {Name: "SelectsOutside", Level: Error, Summary: "a policy over pods that the mesh does not take"},
-	status.EnrolmentMisspelt:   {Name: "EnrolmentMisspelt", Level: Error, Summary: "a label of the mesh that is misspelt"},
+	status.EnrolmentMisspelt:   {Name: "EnrolmentMisspelt", Level: Error, Summary: "a label of the mesh that is misspelt, or that nobody reads where it is"},
 	status.NotCaptured:         {Name: "NotCaptured", Level: Error, Summary: "a pod that is to be in the mesh and is not"},
 
 	status.BlocksHBONE:           {Name: "BlocksHBONE", Level: Error, Summary: "a NetworkPolicy that keeps the mesh's own port closed"},
