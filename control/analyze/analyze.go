@@ -57,6 +57,8 @@ func (f Finding) Same(o Finding) bool {
 type Document struct {
 	Name string
 	Data []byte
+	// Found says that nobody named it: it was found in a folder, which may have other things in it than objects.
+	Found bool
 }
 
 // Config is what the whole mesh has in common. Empty strings mean the control plane's defaults.

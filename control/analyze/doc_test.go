@@ -55,7 +55,7 @@ func TestDocument(t *testing.T) {
 		}
 		cfg := Config{NetworkPolicies: code == status.NetworkPolicyInPart || code == status.NetworkPolicyTooLarge}
 		found := func(example string) (all []Finding) {
-			for _, f := range Run(cfg, []Document{{"shop.yaml", []byte(shop[1])}, {"example.yaml", []byte(example)}}).Findings {
+			for _, f := range Run(cfg, []Document{{Name: "shop.yaml", Data: []byte(shop[1])}, {Name: "example.yaml", Data: []byte(example)}}).Findings {
 				// That examples change the shop is their nature.
 				if f.Code != status.DefinedTwice || !strings.Contains(f.Problem, "shop.yaml") {
 					all = append(all, f)
@@ -93,7 +93,7 @@ func TestShop(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, findings, _ := strings.Cut(string(text), "# The findings")
-	r := Run(Config{}, []Document{{"shop.yaml", []byte(blocks.FindStringSubmatch(findings)[1])}})
+	r := Run(Config{}, []Document{{Name: "shop.yaml", Data: []byte(blocks.FindStringSubmatch(findings)[1])}})
 	if len(r.Findings) > 0 || r.Objects != 6 {
 		t.Errorf("%d objects, %v", r.Objects, r.Findings)
 	}

@@ -43,7 +43,7 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 		{"apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system, labels: {istio.io/dataplane-mode: none}}\n", ""},
 	} {
 		var got []string
-		for _, f := range Run(Config{}, []Document{{"l.yaml", []byte(shop + tt.doc)}}).Findings {
+		for _, f := range Run(Config{}, []Document{{Name: "l.yaml", Data: []byte(shop + tt.doc)}}).Findings {
 			of := f.Object
 			if f.Namespace != "" {
 				of = f.Namespace + "/" + of

@@ -38,7 +38,7 @@ spec: {%s}
 		{"shop", `targetRefs: [{kind: Service, group: "", name: web}], rules: [{to: [{operation: {ports: ["80"]}}]}]`, ""},
 	} {
 		var got []string
-		for _, f := range Run(Config{}, []Document{{"p.yaml", fmt.Appendf(nil, shop, tt.ns, tt.spec)}}).Findings {
+		for _, f := range Run(Config{}, []Document{{Name: "p.yaml", Data: fmt.Appendf(nil, shop, tt.ns, tt.spec)}}).Findings {
 			if f.Code == status.PortUnknown {
 				got = append(got, f.Field+": "+f.Problem+"; "+f.Fix)
 			}

@@ -48,7 +48,7 @@ func TestTokens(t *testing.T) {
 		if tt.policy != "" {
 			text += "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n" + tt.policy
 		}
-		r := Run(Config{}, []Document{{"t.yaml", []byte(text)}})
+		r := Run(Config{}, []Document{{Name: "t.yaml", Data: []byte(text)}})
 		if found := slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Code == status.TokenOptional }); found != tt.found {
 			t.Errorf("%s: found is %v: %v", tt.name, found, r.Findings)
 		}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -65,12 +66,16 @@ type pod struct {
 	sidecar bool
 }
 
+// unbounded is what a control plane bounds for a folder it watches and nobody has to for one reading: what kustomize
+// writes of a whole platform is one stream.
+var unbounded = intake.Limits{Bytes: math.MaxInt, Documents: math.MaxInt}
+
 func newWorld(cfg Config) *world {
 	cfg.RootNamespace = cmp.Or(cfg.RootNamespace, mesh.SystemNamespace)
 	cfg.Namespace = cmp.Or(cfg.Namespace, "default")
 	cfg.ClusterDomain = cmp.Or(cfg.ClusterDomain, mesh.DefaultClusterDomain)
 	return &world{
-		cfg: cfg, dec: intake.NewDecoder(intake.Limits{}, intake.ClusterDomain(cfg.ClusterDomain), intake.Namespace(cfg.Namespace)),
+		cfg: cfg, dec: intake.NewDecoder(unbounded, intake.ClusterDomain(cfg.ClusterDomain), intake.Namespace(cfg.Namespace)),
 		objects: map[object.Key]object.Object{}, places: map[object.Key]place{}, byName: map[name]*raw{}, suppressed: map[name]codes{}, byLabel: map[string][]*pod{},
 	}
 }
@@ -81,7 +86,23 @@ func (w *world) read(d Document) {
 	if live && w.readLive(d.Data) {
 		return
 	}
+	said := false
 	for _, doc := range w.dec.File(d.Name, d.Data, nil) {
+		if doc.Broken && len(doc.Data) > 0 {
+			switch kindOfText(doc.Data) {
+			case template:
+				w.template(doc)
+				continue
+			case stranger:
+				if d.Found {
+					if !said {
+						w.stranger(d.Name, doc)
+					}
+					said = true
+					continue
+				}
+			}
+		}
 		for _, it := range doc.Items {
 			if !live {
 				for _, e := range it.Entries {

@@ -39,7 +39,7 @@ func (a *app) analyze() *cobra.Command {
 		Long: `Find mistakes in configuration: fields that do not exist, routes and policies for nothing, policies that nobody enforces,
 NetworkPolicies that cut the mesh off or let more in than they say, and more; --list says what. Each kind of finding has a code.
 
-With files or folders (- is standard input) those alone are looked at, and no mesh is needed: the pods of Deployments and the like
+With files or folders (- is standard input; folders below that begin with a dot are left out) those alone are looked at, and no mesh is needed: the pods of Deployments and the like
 are imagined. With -k they are looked at as if they had been applied to the mesh, and what that would bring is listed. Without
 files the mesh itself is looked at. -n is the namespace of documents that name none; findings about others are counted, not listed.
 
@@ -298,20 +298,26 @@ func (a *app) objects(ctx context.Context, m cluster.Cluster) ([]analyze.Documen
 	return out, nil
 }
 
-// maxFile bounds what is read of one file. The control plane takes less, and says so.
-const maxFile = 64 << 20
+// maxFile bounds what is read of one file.
+const maxFile = 256 << 20
+
+// stdin is what standard input is called.
+const stdin = "(standard input)"
 
 // documents reads files, what of YAML and JSON is in folders, and standard input.
 func (a *app) documents(args []string) (out []analyze.Document, err error) {
 	read := func(name string, in io.Reader) error {
-		data, err := io.ReadAll(io.LimitReader(in, maxFile))
+		data, err := io.ReadAll(io.LimitReader(in, maxFile+1))
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)
+		}
+		if len(data) > maxFile {
+			return fmt.Errorf("%s has more than %d MiB: split it", name, maxFile>>20)
 		}
 		if filepath.Ext(name) == ".json" && !slices.Contains(args, name) && !bytes.Contains(data, []byte(`"kind"`)) {
 			return nil // a folder may have other JSON in it
 		}
-		out = append(out, analyze.Document{Name: name, Data: data})
+		out = append(out, analyze.Document{Name: name, Data: data, Found: name != stdin && !slices.Contains(args, name)})
 		return nil
 	}
 	file := func(name string) error {
@@ -324,12 +330,15 @@ func (a *app) documents(args []string) (out []analyze.Document, err error) {
 	}
 	for _, arg := range args {
 		if arg == "-" {
-			if err := read("(standard input)", a.env.In); err != nil {
+			if err := read(stdin, a.env.In); err != nil {
 				return nil, err
 			}
 			continue
 		}
 		err := filepath.WalkDir(arg, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() && path != arg && strings.HasPrefix(d.Name(), ".") {
+				return fs.SkipDir // .git, .github and the like
+			}
 			if err != nil || d.IsDir() {
 				return err
 			}

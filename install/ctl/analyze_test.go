@@ -45,6 +45,16 @@ func TestAnalyze(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(dir, "pipe.yaml"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.MkdirAll(filepath.Join(dir, ".github"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".github", "ci.yaml"), []byte("a: [b"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	strangers := t.TempDir()
+	if err := os.WriteFile(filepath.Join(strangers, "values.yaml"), []byte("replicas: 2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join(dir, "shop.yaml")
 	nameless := filepath.Join(t.TempDir(), "nameless.yaml")
 	if err := os.WriteFile(nameless, []byte("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: nameless}\nspec: {selector: {matchLabels: {app: wbe}}}\n"), 0o600); err != nil {
@@ -76,6 +86,8 @@ func TestAnalyze(t *testing.T) {
 		{"analyze -n cart " + broken, exitIssues, []string{"AMB101", "1 error in 0 objects of namespace cart."}, nil},
 		{"analyze " + dry, exitOK, []string{"AMB409", "control.dryRunPolicies=true"}, nil},
 		{"analyze --dry-run-policies " + dry, exitOK, []string{"Nothing is wrong with 1 object."}, nil},
+		{"analyze " + strangers, exitOK, []string{"info [AMB101", "1 note in 0 objects."}, nil},
+		{"analyze " + strangers + "/values.yaml", exitIssues, []string{"error [AMB103"}, nil},
 		{"analyze -o json " + file, exitIssues, []string{`"analyzer": "BeyondNodeProxy"`, `"level": "error"`, `"namespace": "shop"`}, []string{"in 4 objects"}},
 		{"analyze -o yaml --level error -n cart " + file + " " + nameless, exitOK, []string{"[]\n"}, nil},
 		{"analyze -L", exitOK, []string{"CODE", "AMB601  BlocksHBONE", "AMB901"}, nil},
