@@ -19,13 +19,22 @@ func readNoEffect(kind object.Kind, why string, fix func(spec *yaml.Node) string
 			return nil
 		}
 		r.warnAs(status.KindWithoutEffect, at("kind"), why, fix(in.Spec))
+		if out := child(in.Spec, "outboundTrafficPolicy"); kind == object.KindSidecar && scalar(out, "mode") == "REGISTRY_ONLY" {
+			r.warnAs(status.NotCarriedOut, at("spec", "outboundTrafficPolicy"), "nothing keeps connections in: those to hosts that the mesh does not know go out", keepIn)
+		}
 		return &object.NoEffect{Meta: m, Kind: kind}
 	}
 }
 
 func sidecarFix(*yaml.Node) string {
-	return "remove it; what a client may reach is said by exportTo, and by an AuthorizationPolicy at the server"
+	return "remove it; a client may reach what there is, and who may connect is said by an AuthorizationPolicy at the server. " + keepInShort
 }
+
+// What there is instead of control of egress at the client, which the mesh has not.
+const (
+	keepInShort = "Egress is bounded by NetworkPolicies, not by the mesh"
+	keepIn      = "bound egress by a NetworkPolicy that admits an egress gateway alone: a waypoint, and a ServiceEntry with that waypoint and an AuthorizationPolicy for each host that may be reached"
+)
 
 // patches are the things that EnvoyFilters are mostly written for, and what there is for them here.
 var patches = [...]struct{ word, fix string }{
