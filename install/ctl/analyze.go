@@ -57,7 +57,7 @@ The exit code is 79 when something is found that is as bad as --fail-on says. Wh
 	f.StringVarP(&s.namespace, "namespace", "n", "", "namespace of file objects that name none, and the one whose findings are listed")
 	f.StringVar(&s.failOn, "fail-on", "error", "how bad a finding must be for exit code 79: error, warning, info or never")
 	f.StringVar(&s.least, "level", "info", "how bad a finding must be to be listed: error, warning or info")
-	f.StringArrayVarP(&s.suppress, "suppress", "S", nil, "leave out a code: CODE, or CODE=\"KIND NAMESPACE/NAME\" for one object")
+	f.StringArrayVarP(&s.suppress, "suppress", "S", nil, "leave out a kind of finding: CODE or its name, and =\"KIND NAMESPACE/NAME\" behind it for one object")
 	f.StringVar(&s.cfg.RootNamespace, "root-namespace", "", "namespace of mesh-wide policies (files)")
 	f.StringVar(&s.cfg.TrustDomain, "trust-domain", "", "trust domain of the mesh's identities (files)")
 	f.StringVar(&s.cfg.ClusterDomain, "cluster-domain", "", "DNS domain of Services (files)")
@@ -76,6 +76,9 @@ The exit code is 79 when something is found that is as bad as --fail-on says. Wh
 			return usagef("--level %q: error, warning or info", s.least)
 		case s.over && len(args) == 0:
 			return usagef("-k lays files over the mesh: name some, or leave it out to look at the mesh itself")
+		}
+		if err := s.codes(); err != nil {
+			return err
 		}
 		s.cfg.Namespace = s.namespace
 		r, err := a.analyzed(cmd, &s, args)
@@ -202,6 +205,25 @@ func (a *app) conclude(s *analysis, r analyze.Result) error {
 	}
 	if fail {
 		return errIssues
+	}
+	return nil
+}
+
+// codes turns names of findings to suppress into codes, and refuses what is neither: it would suppress nothing.
+func (s *analysis) codes() error {
+	all := analyze.Catalog()
+	for i, x := range s.suppress {
+		given, of, one := strings.Cut(x, "=")
+		at := slices.IndexFunc(all, func(a analyze.Analyzer) bool {
+			return strings.EqualFold(given, string(a.Code)) || strings.EqualFold(given, a.Name)
+		})
+		if at < 0 {
+			return usagef("--suppress %q: there is no finding %q; --list has their codes and names", x, given)
+		}
+		if kind, name, ok := strings.Cut(of, " "); one && (!ok || kind == "" || name == "") {
+			return usagef("--suppress %q: write CODE=\"KIND NAMESPACE/NAME\"", x)
+		}
+		s.suppress[i] = string(all[at].Code) + x[len(given):]
 	}
 	return nil
 }
