@@ -195,5 +195,7 @@ func Decode(entries json.RawMessage) ([]Finding, error) {
 type codes []string
 
 func (c codes) has(code status.Code) bool {
-	return slices.ContainsFunc(c, func(s string) bool { return s == "*" || strings.EqualFold(s, string(code)) || strings.EqualFold(s, catalog[code].Name) })
+	return slices.ContainsFunc(c, func(s string) bool {
+		return s == "*" || strings.EqualFold(s, string(code)) || strings.EqualFold(s, catalog[code].Name)
+	})
 }
