@@ -160,7 +160,9 @@ func (m *Model) reportMeshListeners(r *reader, rep *model.Report, g *object.Gate
 			p.Say(condAccepted, true, "Accepted", "Takes traffic of the mesh")
 			p.Say(condProgrammed, true, "Programmed", "")
 		} else {
-			p.Say(condAccepted, false, "UnsupportedProtocol", "A waypoint takes traffic of the mesh alone: protocol HBONE on port 15008")
+			const text = "A waypoint takes traffic of the mesh alone: protocol HBONE on port 15008"
+			p.Say(condAccepted, false, "UnsupportedProtocol", text)
+			rep.Warn(status.ListenerUnusable, "spec.listeners["+l.Name+"]", text, "write protocol: HBONE and port: 15008, or leave the listener out")
 			p.Say(condProgrammed, false, "Invalid", "")
 		}
 		p.Say(condConflicted, false, "NoConflicts", "")
