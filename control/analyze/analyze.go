@@ -95,9 +95,7 @@ func Run(cfg Config, docs []Document) Result {
 	}
 	w.imagine()
 	w.gather()
-	if !cfg.Told {
-		w.model()
-	}
+	w.model()
 	for _, a := range []func(*world){
 		(*world).kinds, (*world).versions, (*world).classes,
 		(*world).enrolment, (*world).unread, (*world).ownWaypoints, (*world).sidecars, (*world).missed, (*world).outside,

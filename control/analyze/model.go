@@ -16,14 +16,14 @@ import (
 	"github.com/ambit-mesh/ambit/control/waypoint"
 )
 
-// model asks the models what a control plane would say.
+// model asks the models what a control plane would say, unless it was asked itself, and which routes are attached to what.
 func (w *world) model() {
 	m := model.New(model.Config{
 		TrustDomain: w.cfg.TrustDomain, ClusterID: w.cfg.ClusterID, ClusterDomain: w.cfg.ClusterDomain, RootNamespace: w.cfg.RootNamespace,
 		DryRun: w.cfg.DryRunPolicies, NetworkPolicies: w.cfg.NetworkPolicies,
 	})
 	l7 := waypoint.New(waypoint.Config{TrustDomain: w.cfg.TrustDomain, ClusterID: w.cfg.ClusterID, ClusterDomain: w.cfg.ClusterDomain, RootNamespace: w.cfg.RootNamespace})
-	out := &listener{waypoints: l7, reports: map[object.Key][]model.Warning{}}
+	out := &listener{waypoints: l7, reports: map[object.Key][]model.Warning{}, parents: map[object.Key][]model.Part{}}
 	var events []object.Event
 	for _, k := range slices.SortedFunc(maps.Keys(w.objects), func(a, b object.Key) int { return strings.Compare(a.String(), b.String()) }) {
 		events = append(events, object.Put(w.objects[k]))
@@ -32,6 +32,10 @@ func (w *world) model() {
 	l7.Apply(events)
 	m.Flush(out)
 	l7.Flush(out)
+	w.parents = out.parents
+	if w.cfg.Told {
+		return
+	}
 	for k, warnings := range out.reports {
 		for _, x := range warnings {
 			if w.cfg.Live && x.Code == status.CertificateMissing {
@@ -46,6 +50,7 @@ func (w *world) model() {
 type listener struct {
 	waypoints *waypoint.Model
 	reports   map[object.Key][]model.Warning
+	parents   map[object.Key][]model.Part // of routes
 }
 
 var (
@@ -72,4 +77,5 @@ func (l *listener) FactReport(of object.Key, r model.Report) { l.say(of, r) }
 
 func (l *listener) say(of object.Key, r model.Report) {
 	l.reports[of] = append(l.reports[of], r.Warnings...)
+	l.parents[of] = append(l.parents[of], r.Parents...)
 }

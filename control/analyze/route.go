@@ -9,8 +9,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ambit-mesh/ambit/api/waypoint"
+	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
+	controlwaypoint "github.com/ambit-mesh/ambit/control/waypoint"
 )
 
 // serviceOf finds the Service behind a host.
@@ -72,12 +74,23 @@ type claim struct {
 	anything bool
 }
 
+// accepted reports whether a route is in force at a parent.
+func (w *world) accepted(route object.Key, p object.ParentRef) bool {
+	name := controlwaypoint.ParentName(p)
+	return slices.ContainsFunc(w.parents[route], func(part model.Part) bool {
+		return part.Name == name && slices.ContainsFunc(part.Conditions, func(c model.Condition) bool { return c.Type == "Accepted" && c.Status })
+	})
+}
+
 // rivals finds routes that want the same requests. Several VirtualServices for a host are for the control plane to say.
 func (w *world) rivals() {
 	var claims []claim
 	attached := map[object.Key]object.Key{} // Services to routes of the Gateway API
 	each(w, func(r *object.HTTPRoute) {
 		for _, p := range r.Parents {
+			if !w.accepted(r.Key(), p) {
+				continue
+			}
 			if p.Kind == "Service" {
 				k := object.Key{Kind: object.KindService, Namespace: cmp.Or(p.Namespace, r.Namespace), Name: p.Name}
 				if _, ok := attached[k]; !ok {

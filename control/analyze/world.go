@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/folder"
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/intake"
+	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
 )
@@ -35,7 +36,8 @@ type world struct {
 	pods       []*pod
 	byLabel    map[string][]*pod // of a namespace
 	findings   []Finding
-	addresses  int // given to imagined pods so far
+	parents    map[object.Key][]model.Part // of routes, as the models see them
+	addresses  int                         // given to imagined pods so far
 }
 
 // place is where an object is written.

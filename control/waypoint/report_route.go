@@ -54,7 +54,7 @@ func (m *Model) reportStreamRoute(r *reader, rep *model.Report, o *object.Stream
 func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, parents []object.ParentRef, refs func(parent object.Key, granted bool) []*trouble) {
 	for i, p := range parents {
 		k := refKey(p.Ref)
-		part := model.Part{Name: parentName(p)}
+		part := model.Part{Name: ParentName(p)}
 		field := fmt.Sprintf("spec.parentRefs[%d]", i)
 		granted := false
 		switch k.Kind {
@@ -88,7 +88,8 @@ func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, par
 	}
 }
 
-func parentName(p object.ParentRef) string {
+// ParentName is what the part of a report about a parent is called.
+func ParentName(p object.ParentRef) string {
 	s := refKey(p.Ref).String()
 	if p.Section != "" {
 		s += " section " + p.Section
