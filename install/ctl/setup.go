@@ -49,6 +49,9 @@ func (v *valueFlags) sources(in io.Reader) ([]render.Source, error) {
 		out = append(out, render.Source{Name: name, File: data})
 	}
 	for _, s := range v.sets {
+		if s == "" {
+			return nil, usagef("--set \"\": write KEY=VALUE, as in --set control.replicaCount=3")
+		}
 		out = append(out, render.Source{Name: "--set", Set: s})
 	}
 	return out, nil

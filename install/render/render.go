@@ -47,6 +47,9 @@ const recentKube = 36
 // within a component by kind, as Helm does it.
 func Render(v *Values, o Options) ([]Component, error) {
 	o.Namespace = cmp.Or(o.Namespace, "ambit-system")
+	if !label.MatchString(o.Namespace) {
+		return nil, fmt.Errorf("%q is no name for a namespace: use at most 63 lower-case letters, digits and dashes", o.Namespace)
+	}
 	var out []Component
 	for _, name := range charts.Names() {
 		if !v.Enabled(name) {

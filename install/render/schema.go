@@ -43,13 +43,19 @@ func (s *schema) fit(written string, v any) any {
 	return v
 }
 
+// howTo shows how a value of a type is written.
+var howTo = map[string]string{
+	"array": ": write it like [a, b], or {a,b} behind --set", "object": ": write it like {a: b}", "boolean": ": write true or false",
+	"integer": ": write it like 600", "number": ": write it like 600",
+}
+
 // check reports everything that is wrong with v.
 func (s *schema) check(path string, v any) []error {
 	if v == nil {
 		return []error{fmt.Errorf("%s has no value: leave it out to get the default", path)}
 	}
 	if t := s.types(); len(t) > 0 && !slices.ContainsFunc(t, func(t string) bool { return is(t, v) }) {
-		return []error{fmt.Errorf("%s is %s, which is no %s", path, show(v), strings.Join(t, " and no "))}
+		return []error{fmt.Errorf("%s is %s, which is no %s%s", path, show(v), strings.Join(t, " and no "), howTo[t[0]])}
 	}
 	if str, ok := v.(string); ok && s.Enum != nil && !slices.Contains(s.Enum, str) {
 		return []error{fmt.Errorf("%s is %q: use %s", path, str, listing(s.Enum))}

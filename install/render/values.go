@@ -89,6 +89,9 @@ func NewValues(profile string, sources ...Source) (*Values, error) {
 	}
 	merge(v.tree, preset)
 	merge(v.tree, given)
+	if problems := v.judge(); len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
 	return v, nil
 }
 
@@ -103,7 +106,7 @@ func gather(sources []Source) (given map[string]any, profile string, err error) 
 				problems = append(problems, err)
 				continue
 			}
-		} else if err := yaml.UnmarshalStrict(s.File, &add); err != nil {
+		} else if add, err = parseFile(s.File); err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", s.Name, err))
 			continue
 		}
@@ -114,6 +117,16 @@ func gather(sources []Source) (given map[string]any, profile string, err error) 
 	}
 	delete(given, "profile")
 	return given, profile, errors.Join(problems...)
+}
+
+// parseFile reads a file of values.
+func parseFile(data []byte) (out map[string]any, err error) {
+	var doc any
+	if yaml.Unmarshal(data, &doc) == nil && doc != nil && !is("object", doc) {
+		return nil, fmt.Errorf("it is %s: write a mapping, as in control: {replicaCount: 3}", show(doc))
+	}
+	err = yaml.UnmarshalStrict(data, &out)
+	return out, err
 }
 
 // placed says of problems in which file they are, the last one that counts. What a --set says is seen by itself.

@@ -52,6 +52,15 @@ func TestValuesRefused(t *testing.T) {
 		{set: "control.resources=1", want: "control.resources is 1, which is no object"},
 		{set: "global", want: "write KEY=VALUE"},
 		{set: "a..b=1", want: "an empty key between two dots"},
+		{set: "control.gatewayNamespaces=edge", want: "which is no array: write it like [a, b], or {a,b} behind --set"},
+		{set: "control.gatewayNamespaces={Edge_X}", want: `control.gatewayNamespaces has "Edge_X", which is no namespace`},
+		{set: "global.hub=", want: "global.hub is empty: write it like registry.example/ambit"},
+		{set: "ztunnel.env.FOO.bar=1", want: "ztunnel.env.FOO is"},
+		{set: "ztunnel.resources.requets.cpu=1", want: "there is no value ztunnel.resources.requets: there is claims, limits, requests"},
+		{set: "ztunnel.resources.requests.cpu=abc", want: `ztunnel.resources.requests.cpu is "abc", which is no quantity: write it like 100m`},
+		{set: "control.gatewayClasses.istio-waypoint.foo=bar", want: "there is no value control.gatewayClasses.istio-waypoint.foo: there is deployment,"},
+		{set: "control.gatewayClasses.istio-waypoint.service=bar", want: "write a mapping"},
+		{file: "- a\n- b\n", want: "values.yaml: it is"},
 		{set: "control.tolerations=[a", want: "is no YAML"},
 		{file: "control: {replicaCount: null}", want: "control.replicaCount has no value"},
 		{file: "control: {a: 1, a: 2}", want: `already set in map`},
@@ -185,4 +194,29 @@ func FuzzSet(f *testing.F) {
 			t.Errorf("%q: %v", s, m)
 		}
 	})
+}
+
+// TestJudged: what is unusual and right is let through, and a namespace that cannot be is not.
+func TestJudged(t *testing.T) {
+	for _, set := range []string{
+		"ztunnel.resources.requests.memory=128000000", "ztunnel.resources.limits={cpu: 1.5, memory: 1Gi}", "cni.env={A: 1, B: true, C: text}",
+		"control.gatewayClasses={istio: {}, istio-waypoint: {service: {spec: {type: ClusterIP}}}}", "control.gatewayNamespaces={edge,mesh-2}",
+	} {
+		if _, err := NewValues("", Source{Set: set}); err != nil {
+			t.Errorf("%s: %v", set, err)
+		}
+	}
+	// Images that say where they come from need no hub.
+	own := []string{"control.image=r.example/a:1", "control.gatewayImage=r.example/b:1", "cni.hub=r.example", "ztunnel.image=r.example/z:1", "global.hub="}
+	var sources []Source
+	for _, set := range own {
+		sources = append(sources, Source{Set: set})
+	}
+	if _, err := NewValues("", sources...); err != nil {
+		t.Error(err)
+	}
+	v := values(t, "")
+	if _, err := Render(v, Options{Namespace: "Bad_NS"}); err == nil || !strings.Contains(err.Error(), `"Bad_NS" is no name for a namespace`) {
+		t.Errorf("got %v", err)
+	}
 }

@@ -1,0 +1,94 @@
+package render
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/ambit-mesh/ambit/install/charts"
+)
+
+// overlayKeys are the documents that may be given for a class of Gateways: those of waypoint/deploy, which a test in e2e
+// holds them to. What else stands there has the control plane refuse every Gateway of the class.
+var overlayKeys = []string{"deployment", "horizontalPodAutoscaler", "podDisruptionBudget", "service", "serviceAccount"}
+
+// label is a name as namespaces have it (RFC 1123).
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+// judge finds what no schema says: values that render well and mean nothing.
+func (v *Values) judge() []error {
+	var out []error
+	say := func(format string, args ...any) { out = append(out, fmt.Errorf(format, args...)) }
+	for _, chart := range []string{charts.Control, charts.CNI, charts.Ztunnel} {
+		if !v.Enabled(chart) {
+			continue
+		}
+		for _, image := range []string{"image", "gatewayImage"} {
+			if name := v.Text(chart, image); name != "" && !strings.Contains(name, "/") && v.Text(chart, "hub") == "" && v.Text("global", "hub") == "" {
+				say("global.hub is empty: write it like registry.example/ambit, or %s.%s with its registry", chart, image)
+			}
+		}
+		env, _ := v.At(chart, "env").(map[string]any)
+		for _, name := range slices.Sorted(maps.Keys(env)) {
+			switch env[name].(type) {
+			case map[string]any, []any, nil:
+				say("%s.env.%s is %s: write text; a dot that belongs to the name is written \\.", chart, name, show(env[name]))
+			}
+		}
+		out = append(out, v.quantities(chart)...)
+	}
+	for _, path := range [][]string{{charts.Control, "gatewayNamespaces"}, {charts.Control, "secretNamespaces"}, {charts.CNI, "excludeNamespaces"}} {
+		list, _ := v.At(path...).([]any)
+		for _, ns := range list {
+			if s, ok := ns.(string); !ok || !label.MatchString(s) {
+				say("%s has %s, which is no namespace: use lower-case letters, digits and dashes", strings.Join(path, "."), show(ns))
+			}
+		}
+	}
+	classes, _ := v.At(charts.Control, "gatewayClasses").(map[string]any)
+	for _, class := range slices.Sorted(maps.Keys(classes)) {
+		documents, ok := classes[class].(map[string]any)
+		if !ok {
+			say("control.gatewayClasses.%s is %s: write a mapping of %s", class, show(classes[class]), listing(overlayKeys))
+		}
+		for _, key := range slices.Sorted(maps.Keys(documents)) {
+			at := "control.gatewayClasses." + class + "." + key
+			if _, ok := documents[key].(map[string]any); !slices.Contains(overlayKeys, key) {
+				say("there is no value %s: there is %s", at, strings.Join(overlayKeys, ", "))
+			} else if !ok {
+				say("%s is %s: write a mapping, as in {spec: {…}}", at, show(documents[key]))
+			}
+		}
+	}
+	return out
+}
+
+// quantities finds resources of containers that an API server would refuse.
+func (v *Values) quantities(chart string) (out []error) {
+	all, _ := v.At(chart, "resources").(map[string]any)
+	for _, what := range slices.Sorted(maps.Keys(all)) {
+		at := chart + ".resources." + what
+		if what == "claims" {
+			continue
+		}
+		if what != "limits" && what != "requests" {
+			out = append(out, fmt.Errorf("there is no value %s: there is claims, limits, requests", at))
+			continue
+		}
+		list, ok := all[what].(map[string]any)
+		if !ok {
+			out = append(out, fmt.Errorf("%s is %s: write a mapping, as in {cpu: 100m, memory: 128Mi}", at, show(all[what])))
+		}
+		for _, name := range slices.Sorted(maps.Keys(list)) {
+			text := fmt.Sprint(list[name])
+			if _, err := resource.ParseQuantity(text); err != nil {
+				out = append(out, fmt.Errorf("%s.%s is %q, which is no quantity: write it like 100m or 128Mi", at, name, text))
+			}
+		}
+	}
+	return out
+}
