@@ -2,6 +2,7 @@ package analyze
 
 import (
 	"bytes"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -25,6 +26,8 @@ func kindOfText(data []byte) textKind {
 	o, isMap := doc.(map[string]any)
 	has := func(key string) bool { _, ok := o[key]; return ok }
 	switch {
+	case !utf8.Valid(data), bytes.IndexByte(data, 0) >= 0:
+		return other
 	case bytes.Contains(data, []byte("{{")) && (err != nil || !has("apiVersion") || !has("kind")):
 		return template
 	case err != nil:

@@ -18,6 +18,8 @@ func TestStrangers(t *testing.T) {
 		{"on: push\n---\njobs: {a: b}\n", "error AMB103", "info AMB101"},
 		{"- op: replace\n  path: /a\n", "error AMB103", "info AMB101"},
 		{"apiVersion: v1\nknid: Pod\nmetadata: {name: a}\n", "error AMB103 did you mean kind", "error AMB103 did you mean kind"},
+		{"\xff\xfea\x00:\x00 \x00{\x00{\x00", "error AMB101 UTF-8", "error AMB101 UTF-8"},
+		{"a: \x80{{\n", "error AMB101 UTF-8", "error AMB101 UTF-8"},
 		{"a: [b\n", "error AMB101", "error AMB101"},
 		{"{{ if .Values.x }}\napiVersion: v1\nkind: Service\nmetadata: {name: {{ .Values.n }}}\n{{ end }}\n", "it looks like a Helm template", "it looks like a Helm template"},
 		{"{{ include \"a\" . }}\n", "it looks like a Helm template", "it looks like a Helm template"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -17,6 +18,11 @@ import (
 
 // document reads one document, which may be a list of objects.
 func (d *Decoder) document(file string, part folder.Document, sum Sum, room int) Document {
+	if !utf8.Valid(part.Data) || bytes.IndexByte(part.Data, 0) >= 0 {
+		doc := d.broken(file, part.Line, "it is not text in UTF-8", "write the file as UTF-8, or take it away if it is none of the configuration")
+		doc.Line, doc.Sum, doc.Data = part.Line, sum, part.Data
+		return doc
+	}
 	root, err := parse(part.Data, part.Line, d.limits.Nodes)
 	if err != nil {
 		line, problem := part.Line, err.Error()
