@@ -12,7 +12,7 @@ import (
 
 // selectors finds policies that choose nothing.
 func (w *world) selectors() {
-	check := func(k object.Key, sel object.Selector) {
+	check := func(k object.Key, field string, sel object.Selector) {
 		if !sel.Present || sel.Labels.Empty() || len(w.pods) == 0 {
 			return
 		}
@@ -30,18 +30,18 @@ func (w *world) selectors() {
 		if chosen {
 			return
 		}
-		f := w.about(status.SelectsNothing, k, "spec.selector", "no workload of namespace %s has labels %s", k.Namespace, sel.Labels)
+		f := w.about(status.SelectsNothing, k, field, "no workload of namespace %s has labels %s", k.Namespace, sel.Labels)
 		f.fix("correct the labels")
 		if near := w.nearLabels(k.Namespace, sel.Labels); near != "" {
 			f.fix("did you mean %s?", near)
 		}
 	}
-	each(w, func(p *object.AuthorizationPolicy) { check(p.Key(), p.Selector) })
-	each(w, func(p *object.PeerAuthentication) { check(p.Key(), p.Selector) })
-	each(w, func(p *object.RequestAuthentication) { check(p.Key(), p.Selector) })
+	each(w, func(p *object.AuthorizationPolicy) { check(p.Key(), "spec.selector", p.Selector) })
+	each(w, func(p *object.PeerAuthentication) { check(p.Key(), "spec.selector", p.Selector) })
+	each(w, func(p *object.RequestAuthentication) { check(p.Key(), "spec.selector", p.Selector) })
 	each(w, func(p *object.NetworkPolicy) {
 		if len(p.Pods.Expressions) == 0 {
-			check(p.Key(), object.Selector{Present: true, Labels: p.Pods.MatchLabels})
+			check(p.Key(), "spec.podSelector", object.Selector{Present: true, Labels: p.Pods.MatchLabels})
 		}
 	})
 }

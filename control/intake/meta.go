@@ -20,6 +20,8 @@ func (r *reader) meta(m *metav1.ObjectMeta, namespaced bool, validName func(stri
 	switch {
 	case m.Name == "" && m.GenerateName != "":
 		r.refuse(at("metadata", "generateName"), "a file is read again and again and needs one name for its object", "write metadata.name")
+	case m.Name == "" && r.saidOf("metadata.name"):
+		// It is there, and no text.
 	case m.Name == "":
 		r.refuse(path, "the field is missing", "write a name")
 	case len(m.Name) > 253:

@@ -77,6 +77,11 @@ func (r *reader) refuseAs(code status.Code, line int, path []any, problem, fix s
 	r.add(status.Refused, code, line, path, problem, fix)
 }
 
+// saidOf reports whether something was found wrong with a field.
+func (r *reader) saidOf(field string) bool {
+	return slices.ContainsFunc(r.entries, func(e status.Entry) bool { return e.Field == field })
+}
+
 // warn says that the object is used but probably does not do what its author meant.
 func (r *reader) warn(path []any, problem, fix string) {
 	r.warnAs(status.DoubtfulValue, path, problem, fix)

@@ -13,14 +13,14 @@ import (
 )
 
 func (m *Model) reportHTTPRoute(r *reader, rep *model.Report, o *object.HTTPRoute) {
-	m.reportParents(r, rep, o, o.Parents, func(p object.Key, granted bool) []*trouble {
-		var all []*trouble
+	m.reportParents(r, rep, o, o.Parents, func(p object.Key, granted bool) []misreference {
+		var all []misreference
 		for i := range o.Rules {
 			rule := &o.Rules[i]
 			for _, refs := range [][]object.BackendRef{rule.Backends, rule.Mirrors} {
 				for j := range refs {
 					if t := r.reportBackend(rep, o, &refs[j], p, granted); t != nil {
-						all = append(all, t)
+						all = append(all, misreference{t, ruleField(i)})
 					}
 				}
 			}
@@ -28,7 +28,7 @@ func (m *Model) reportHTTPRoute(r *reader, rep *model.Report, o *object.HTTPRout
 				k := refKey(x)
 				k.Namespace = o.Namespace
 				if get[*object.Extension](r, k) == nil {
-					all = append(all, &trouble{"InvalidFilter", fmt.Sprintf("there is no %s %s/%s for a filter of type ExtensionRef", x.Kind, k.Namespace, x.Name)})
+					all = append(all, misreference{&trouble{"InvalidFilter", fmt.Sprintf("there is no %s %s/%s for a filter of type ExtensionRef", x.Kind, k.Namespace, x.Name)}, ruleField(i)})
 				}
 			}
 		}
@@ -37,12 +37,12 @@ func (m *Model) reportHTTPRoute(r *reader, rep *model.Report, o *object.HTTPRout
 }
 
 func (m *Model) reportStreamRoute(r *reader, rep *model.Report, o *object.StreamRoute) {
-	m.reportParents(r, rep, o, o.Parents, func(p object.Key, granted bool) []*trouble {
-		var all []*trouble
+	m.reportParents(r, rep, o, o.Parents, func(p object.Key, granted bool) []misreference {
+		var all []misreference
 		for i := range o.Rules {
 			for j := range o.Rules[i].Backends {
 				if t := r.reportBackend(rep, o, &o.Rules[i].Backends[j], p, granted); t != nil {
-					all = append(all, t)
+					all = append(all, misreference{t, ruleField(i)})
 				}
 			}
 		}
@@ -50,8 +50,16 @@ func (m *Model) reportStreamRoute(r *reader, rep *model.Report, o *object.Stream
 	})
 }
 
+// misreference is what is wrong with something that a rule names.
+type misreference struct {
+	*trouble
+	field string
+}
+
+func ruleField(i int) string { return fmt.Sprintf("spec.rules[%d]", i) }
+
 // reportParents says for each parent of a route whether the route is in force there and whether all it names was found.
-func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, parents []object.ParentRef, refs func(parent object.Key, granted bool) []*trouble) {
+func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, parents []object.ParentRef, refs func(parent object.Key, granted bool) []misreference) {
 	for i, p := range parents {
 		k := refKey(p.Ref)
 		part := model.Part{Name: ParentName(p)}
@@ -75,14 +83,12 @@ func (m *Model) reportParents(r *reader, rep *model.Report, o object.Object, par
 		} else {
 			var texts []string
 			for _, t := range troubles {
+				if i == 0 && !slices.Contains(texts, t.text) {
+					rep.Warn(status.BackendNotFound, t.field, t.text+": its share of the requests is answered with status 500", "correct the reference, or create what it names")
+				}
 				texts = appendOnce(texts, t.text)
 			}
 			part.Say(condResolvedRefs, false, troubles[0].reason, strings.Join(texts, "; "))
-			if i == 0 {
-				for _, t := range texts {
-					rep.Warn(status.BackendNotFound, "spec.rules", t+": its share of the requests is answered with status 500", "correct the reference, or create what it names")
-				}
-			}
 		}
 		rep.Parents = append(rep.Parents, part)
 	}
