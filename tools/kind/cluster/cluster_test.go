@@ -23,6 +23,16 @@ nodes:
 	if got != want {
 		t.Errorf("got\n%s", got)
 	}
+	const patched = `kubeadmConfigPatches:
+  - |
+    kind: KubeletConfiguration
+    failCgroupV1: false
+  - |
+    kind: ClusterConfiguration
+`
+	if got := Config(Shape{Name: "x", Workers: 2, Family: "dual", Port: 40123, Kubeadm: []string{"kind: KubeletConfiguration\nfailCgroupV1: false\n", "kind: ClusterConfiguration"}}); got != want+patched {
+		t.Errorf("with patches\n%s", got)
+	}
 	// On the user's Docker kind finds a port itself.
 	if got := Config(Shape{Name: "x", Workers: 1, Family: "ipv4"}); strings.Contains(got, "apiServer") {
 		t.Errorf("for a published image:\n%s", got)
@@ -34,12 +44,12 @@ func TestCheck(t *testing.T) {
 		shape Shape
 		want  string
 	}{
-		{Shape{"ambit", 2, "ipv4", 0}, ""},
-		{Shape{"../x", 2, "ipv4", 0}, "NAME="},
-		{Shape{"Ambit", 2, "ipv4", 0}, "NAME="},
-		{Shape{"", 2, "ipv4", 0}, "NAME="},
-		{Shape{"a", 2, "both", 0}, "IP_FAMILY="},
-		{Shape{"a", 99, "dual", 0}, "99 workers"},
+		{Shape{Name: "ambit", Workers: 2, Family: "ipv4"}, ""},
+		{Shape{Name: "../x", Workers: 2, Family: "ipv4"}, "NAME="},
+		{Shape{Name: "Ambit", Workers: 2, Family: "ipv4"}, "NAME="},
+		{Shape{Name: "", Workers: 2, Family: "ipv4"}, "NAME="},
+		{Shape{Name: "a", Workers: 2, Family: "both"}, "IP_FAMILY="},
+		{Shape{Name: "a", Workers: 99, Family: "dual"}, "99 workers"},
 	} {
 		err := tc.shape.Check()
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {

@@ -26,6 +26,8 @@ type Shape struct {
 	Family string
 	// Port of the loopback at which the API server listens; 0 leaves the choice to kind.
 	Port int
+	// Kubeadm are patches of what kubeadm is told, each a document.
+	Kubeadm []string
 }
 
 var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
@@ -54,6 +56,12 @@ func Config(s Shape) string {
 	b.WriteString("nodes:\n  - role: control-plane\n")
 	for range s.Workers {
 		b.WriteString("  - role: worker\n")
+	}
+	if len(s.Kubeadm) > 0 {
+		b.WriteString("kubeadmConfigPatches:\n")
+	}
+	for _, p := range s.Kubeadm {
+		b.WriteString("  - |\n    " + strings.ReplaceAll(strings.TrimSpace(p), "\n", "\n    ") + "\n")
 	}
 	return b.String()
 }

@@ -26,9 +26,6 @@ import (
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
-	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app"
-	kubeadmerrors "k8s.io/kubernetes/cmd/kubeadm/app/util"
-	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 // programs maps a name to what runs it and gives its exit code.
@@ -37,12 +34,9 @@ var programs = map[string]func() int{
 	"kube-controller-manager": command(controllers.NewControllerManagerCommand),
 	"kube-scheduler":          command(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
 	"kube-proxy":              command(proxy.NewProxyCommand),
-	"kubelet":                 command(func() *cobra.Command { return kubelet.NewKubeletCommand() }),
+	"kubelet":                 command(newKubelet),
 	"kubectl":                 command(func() *cobra.Command { return cmd.NewDefaultKubectlCommand() }),
-	"kubeadm": func() int {
-		kubeadmerrors.CheckErr(kubeadm.Run()) // exits with kubeadm's own codes
-		return 0
-	},
+	"kubeadm":                 runKubeadm, // exits with kubeadm's own codes
 }
 
 // command defers the making of a command to the program that was asked for: making one registers flags and metrics.

@@ -103,14 +103,15 @@ func (n *Node) inside() (everywhere, onControlPlanes []archive.Image, err error)
 	for _, name := range names {
 		image.Names = append(image.Names, "registry.k8s.io/"+name+":"+n.release.Version)
 	}
-	single := func(reference, program string) archive.Image {
-		at := "/usr/local/bin/" + program
+	single := func(reference, name, program string) archive.Image {
+		at := "/usr/local/bin/" + name
 		return archive.Image{
 			Names: []string{reference}, Env: []string{searchPath}, Entrypoint: []string{at}, Arch: runtime.GOARCH,
 			Layers: []*archive.Layer{{Files: append(people[:len(people):len(people)], archive.File{Path: at, Mode: 0o755, From: filepath.Join(n.Programs, program)},
 				archive.File{Path: "/tmp"})}},
 		}
 	}
-	everywhere = []archive.Image{image, single(pauseImage, "ambit-pause"), single(n.release.coreDNS, "coredns"), single("localhost/ambit-nodenet:1", "ambit-nodenet")}
-	return everywhere, []archive.Image{single(n.release.etcd, "etcd")}, nil
+	everywhere = []archive.Image{image, single(pauseImage, "ambit-pause", "ambit-pause"), single(n.release.coreDNS, "coredns", "coredns"),
+		single("localhost/ambit-nodenet:1", "ambit-nodenet", "ambit-nodenet")}
+	return everywhere, []archive.Image{single(n.release.etcd, "etcd", n.release.etcdProgram())}, nil
 }

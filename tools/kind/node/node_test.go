@@ -68,13 +68,13 @@ func staging(t *testing.T, file, text, version string) {
 }
 
 func TestFindRelease(t *testing.T) {
-	for name, want := range map[string]string{"": "v1.33.13", "1.33": "v1.33.13", "1.29": "v1.29.6", "v1.29": "v1.29.6", "1.29.6": "v1.29.6", "v1.29.6": "v1.29.6"} {
+	for name, want := range map[string]string{"": "v1.33.13", "1.33": "v1.33.13", "1.36": "v1.36.3", "1.29": "v1.29.6", "v1.29": "v1.29.6", "1.29.6": "v1.29.6", "v1.29.6": "v1.29.6"} {
 		if r, err := FindRelease(name); err != nil || r.Version != want {
 			t.Errorf("%q is %q, %v", name, r.Version, err)
 		}
 	}
 	for _, name := range []string{"1.2", "1.30", "1.29.7", "latest"} {
-		if r, err := FindRelease(name); err == nil || !strings.Contains(err.Error(), "1.33 or 1.29") {
+		if r, err := FindRelease(name); err == nil || !strings.Contains(err.Error(), "1.33, 1.36 or 1.29") {
 			t.Errorf("%q is %q, %v", name, r.Version, err)
 		}
 	}

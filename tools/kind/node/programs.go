@@ -37,7 +37,7 @@ func allPrograms(r Release) []program {
 	}
 	return []program{
 		{name: r.program(), title: "building Kubernetes " + r.Version + " (the first time 10 minutes or more)", module: "kind/kube", pkg: ".", ldflags: version, release: r, kept: true},
-		{name: "etcd", title: "building etcd", module: "kind/kube", pkg: "go.etcd.io/etcd/server/v3", kept: true},
+		{name: r.etcdProgram(), title: "building etcd", module: "kind/kube", pkg: "go.etcd.io/etcd/server/v3", release: r.etcdRelease(), kept: true},
 		{name: "coredns", title: "building CoreDNS " + CoreDNS, module: "kind/coredns", pkg: ".", kept: true},
 		{name: "kind", title: "building kind", module: ".", pkg: "sigs.k8s.io/kind"},
 		{name: "ambit-nodenet", title: "building the pod network", module: ".", pkg: "./kind/cmd/ambit-nodenet"},
@@ -48,7 +48,7 @@ func allPrograms(r Release) []program {
 
 // inImage are the programs that the node image consists of.
 func (n *Node) inImage() []string {
-	return []string{n.release.program(), "etcd", "coredns", "ambit-nodenet", "ambit-pause"}
+	return []string{n.release.program(), n.release.etcdProgram(), "coredns", "ambit-nodenet", "ambit-pause"}
 }
 
 // Kind builds only kind itself, for clusters of published images.

@@ -14,12 +14,17 @@ type Release struct {
 	file, tags string
 	// The names under which its kubeadm looks for what it did not build itself.
 	etcd, coreDNS string
+	// ownEtcd: its kubeadm has flags for etcd that the first release's does not know, so it gets that of its own module file.
+	ownEtcd bool
+	// refusesV1: its kubelet wants to be told that cgroups of version 1 will do (from 1.35 on).
+	refusesV1 bool
 }
 
 // Releases are those that there are: first the one that is taken unless another is asked for, last the oldest that Ambit works with.
 func Releases() []Release {
 	return []Release{
 		{Version: "v1.33.13", etcd: "registry.k8s.io/etcd:3.5.24-0", coreDNS: "registry.k8s.io/coredns/coredns:v1.12.0"},
+		{Version: "v1.36.3", file: "v1.36.mod", tags: "kube136", etcd: "registry.k8s.io/etcd:3.6.8-0", ownEtcd: true, refusesV1: true, coreDNS: "registry.k8s.io/coredns/coredns:v1.14.2"},
 		// Without the clouds that it still had code for: their modules are large, and no node here is in one.
 		{Version: "v1.29.6", file: "v1.29.mod", tags: "providerless", etcd: "registry.k8s.io/etcd:3.5.12-0", coreDNS: "registry.k8s.io/coredns/coredns:v1.11.1"},
 	}
@@ -35,7 +40,16 @@ func FindRelease(name string) (Release, error) {
 		}
 		minors = append(minors, strings.TrimPrefix(minor, "v"))
 	}
-	return Release{}, fmt.Errorf("KUBERNETES=%q: nodes are built of %s; KIND_IMAGE=kindest/node:… takes another version", name, strings.Join(minors, " or "))
+	last := len(minors) - 1
+	return Release{}, fmt.Errorf("KUBERNETES=%q: nodes are built of %s or %s; KIND_IMAGE=kindest/node:… takes another version", name, strings.Join(minors[:last], ", "), minors[last])
+}
+
+// Kubeadm are patches of what kubeadm is told on a machine that has cgroups of version 1 alone, or not.
+func (r Release) Kubeadm(oldCgroups bool) []string {
+	if !r.refusesV1 || !oldCgroups {
+		return nil
+	}
+	return []string{"kind: KubeletConfiguration\nfailCgroupV1: false\n"}
 }
 
 // program is the file name of its one program.
@@ -44,6 +58,21 @@ func (r Release) program() string {
 		return "kube"
 	}
 	return "kube-" + r.Version
+}
+
+// etcdRelease is whose module file etcd is built of; the zero value is the one that most share.
+func (r Release) etcdRelease() Release {
+	if r.ownEtcd {
+		return r
+	}
+	return Release{}
+}
+
+func (r Release) etcdProgram() string {
+	if r.ownEtcd {
+		return "etcd-" + r.Version
+	}
+	return "etcd"
 }
 
 // images is what the names of its node images begin with.

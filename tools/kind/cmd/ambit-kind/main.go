@@ -30,7 +30,7 @@ const usage = `ambit-kind makes a Kubernetes cluster to try Ambit on, and takes 
 
 Which cluster: NAME (ambit) of our own, unless KUBECONFIG names the file of one that is there already.
 KIND_IMAGE=kindest/node:… takes a published node image and your Docker; otherwise KUBERNETES says which release nodes are built
-of, 1.33 or 1.29. IP_FAMILY is ipv4, ipv6 or dual; WORKERS is 2.
+of: 1.33, 1.36 or 1.29. IP_FAMILY is ipv4, ipv6 or dual; WORKERS is 2.
 `
 
 func main() {

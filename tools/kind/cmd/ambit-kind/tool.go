@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,6 +68,10 @@ func newTool(p *steps.Printer) (*tool, error) {
 			Run: "/run/ambit-kind", Data: filepath.Join(cache, "docker"), Namespace: "ambit-kind", IPv6: six, Wrapper: filepath.Join(programs, "ambit-runc"), Steps: p,
 		},
 		builder: &node.Builder{Root: root, Cache: cache, Release: release, Steps: p},
+	}
+	if t.image == "" {
+		_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers") // cgroups(7): only the root of version 2 has it
+		t.shape.Kubeadm = release.Kubeadm(errors.Is(err, fs.ErrNotExist))
 	}
 	return t, t.shape.Check()
 }
