@@ -52,7 +52,14 @@ func TestGuides(t *testing.T) {
 				}
 			}
 			tidy()
-			t.Cleanup(tidy)
+			t.Cleanup(func() {
+				if t.Failed() { // in the middle, with a part of the mesh changed by hand
+					if out, stderr, err := c.try("upgrade"); err != nil {
+						t.Errorf("the mesh is not as it was: %v: %s%s", err, out, stderr)
+					}
+				}
+				tidy()
+			})
 			// A lab that runs on this machine would come before the cluster, so there is none to be seen.
 			env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1", "TMPDIR="+t.TempDir(), labfile.EnvRoot+"="+t.TempDir(), "AMBIT_LAB=")
 			for _, problem := range (guides.Session{Dir: root, Env: env, Limit: guideLimit}).Follow(t.Context(), file, steps) {
