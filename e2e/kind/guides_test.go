@@ -44,7 +44,7 @@ func TestGuides(t *testing.T) {
 			if err != nil || len(steps) == 0 {
 				t.Fatalf("%s: %d steps, %v", file, len(steps), err)
 			}
-			c := c.in(t)
+			whole, c := c, c.in(t) // the part's context has ended when it is cleaned up
 			// What a guide that failed has left would be in the way of the next one.
 			tidy := func() {
 				for _, ns := range playgrounds {
@@ -54,7 +54,7 @@ func TestGuides(t *testing.T) {
 			tidy()
 			t.Cleanup(func() {
 				if t.Failed() { // in the middle, with a part of the mesh changed by hand
-					if out, stderr, err := c.try("upgrade"); err != nil {
+					if out, stderr, err := whole.try("upgrade"); err != nil {
 						t.Errorf("the mesh is not as it was: %v: %s%s", err, out, stderr)
 					}
 				}
