@@ -214,7 +214,7 @@ func parseArgs(text string) map[string]string {
 
 // eligible asks the agent, which answers from memory. While it is away the API server is asked, so that pods outside of the
 // mesh start; a file of the agent's about namespaces would not do, because pods have labels of their own. If neither
-// answers the pod waits: started without the mesh, it would be open to what its policies forbid.
+// answers the pod waits: started without the mesh, it would be open to what its policies forbid. Pods of the mesh's own namespace do not.
 func (c *Call) eligible(ctx context.Context, agent Agent, namespace, name, uid string) (Eligibility, error) {
 	e, err := agent.Check(ctx, namespace, name, uid)
 	if err == nil || c.Conf.Kubernetes.Kubeconfig == "" {
@@ -222,6 +222,11 @@ func (c *Call) eligible(ctx context.Context, agent Agent, namespace, name, uid s
 	}
 	c.Log.Logger().Warn("the API server is asked instead of the agent", "pod", namespace+"/"+name, "err", err)
 	e, apiErr := c.ask(ctx, namespace, name)
+	if apiErr != nil && namespace == c.Conf.PodNamespace {
+		// The mesh's own parts have to start for anybody to answer again; an agent that comes takes in what belongs to the mesh.
+		c.Log.Logger().Warn("nobody can be asked, and the pod is of the mesh's own namespace: it starts", "pod", namespace+"/"+name, "err", apiErr)
+		return Eligibility{Reason: "it is of the mesh's own namespace, and nobody can be asked"}, nil
+	}
 	if apiErr != nil {
 		return e, errors.Join(err, apiErr)
 	}

@@ -190,6 +190,14 @@ func TestAsksTheAPIServer(t *testing.T) {
 			t.Errorf("%s, agent away: %v %s", what, err, out)
 		}
 	}
+	// But the mesh itself has to start, or nobody would ever answer again.
+	own := strings.Replace(conf(away, "/nowhere"), "{", `{"pod_namespace":"mesh",`, 1)
+	if out, err := call(t, "ADD", own, podArgs("mesh", "ambitd-1")); err != nil {
+		t.Errorf("a part of the mesh, nobody can be asked: %v %s", err, out)
+	}
+	if out, err := call(t, "ADD", own, podArgs("shop", "out")); err == nil {
+		t.Errorf("another pod, nobody can be asked: %s", out)
+	}
 }
 
 func TestLog(t *testing.T) {
