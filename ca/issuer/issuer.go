@@ -35,7 +35,7 @@ type Config struct {
 	Plugged     bool
 	TrustDomain string // mesh.DefaultTrustDomain
 	// DefaultTTL is for requests that name no lifetime, MaxTTL the longest that may be asked for.
-	DefaultTTL time.Duration // 24 h
+	DefaultTTL time.Duration // 24 h, or MaxTTL if that is less
 	MaxTTL     time.Duration // 90 days
 	// Backdate is how far NotBefore lies before the moment of issue, for clocks that are slow.
 	Backdate time.Duration // 2 min
@@ -53,8 +53,8 @@ func (c Config) withDefaults() Config {
 			*d = v
 		}
 	}
-	def(&c.DefaultTTL, 24*time.Hour)
 	def(&c.MaxTTL, 90*24*time.Hour)
+	def(&c.DefaultTTL, min(24*time.Hour, c.MaxTTL))
 	def(&c.Backdate, 2*time.Minute)
 	def(&c.RootTTL, 10*365*24*time.Hour)
 	def(&c.Poll, 2*time.Second)

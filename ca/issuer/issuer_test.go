@@ -96,6 +96,10 @@ func TestLifetimes(t *testing.T) {
 	if _, _, err := i.Sign(identity.ID{}, key.Public(), 0); err == nil {
 		t.Error("signed for nobody")
 	}
+	// The default never asks for more than is granted.
+	if got := open(t, Config{Dir: t.TempDir(), MaxTTL: time.Hour}).cfg.DefaultTTL; got != time.Hour {
+		t.Errorf("default lifetime %v where an hour is the most", got)
+	}
 }
 
 // The whole life of a root and its successor, in virtual time: whoever holds either bundle accepts leaves of the other

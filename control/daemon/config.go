@@ -224,6 +224,9 @@ func (c Config) Validate() error {
 			bad("%s is empty", flag)
 		}
 	}
+	if c.MaxTTL > 0 && c.DefaultTTL > c.MaxTTL {
+		bad("DEFAULT_WORKLOAD_CERT_TTL %s is longer than MAX_WORKLOAD_CERT_TTL %s: a request that names no lifetime could not be granted", c.DefaultTTL, c.MaxTTL)
+	}
 	if c.Window < 0 || c.Window > push.MaxWindow {
 		bad("--window %s is not between 0 and %s", c.Window, push.MaxWindow)
 	}

@@ -264,6 +264,7 @@ func TestConfig(t *testing.T) {
 		"must be a loopback address":           func(c *Config) { c.AdminAddress = ":8080" },
 		"--trust-domain is empty":              func(c *Config) { c.TrustDomain = "" },
 		"--window":                             func(c *Config) { c.Window = time.Second },
+		"DEFAULT_WORKLOAD_CERT_TTL 24h0m0s is": func(c *Config) { c.DefaultTTL, c.MaxTTL = 24*time.Hour, 12*time.Hour },
 	} {
 		c := good
 		change(&c)
