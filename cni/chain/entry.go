@@ -62,3 +62,18 @@ func Kubeconfig(server string, ca []byte, token string, insecure bool) ([]byte, 
 	}
 	return append(data, '\n'), nil
 }
+
+// KubeconfigToken is the token in what Kubeconfig has made, "" if there is none.
+func KubeconfigToken(data []byte) string {
+	var have struct {
+		Users []struct {
+			User struct {
+				Token string `json:"token"`
+			} `json:"user"`
+		} `json:"users"`
+	}
+	if err := json.Unmarshal(data, &have); err != nil || len(have.Users) != 1 {
+		return ""
+	}
+	return have.Users[0].User.Token
+}

@@ -26,8 +26,8 @@ type Config struct {
 	ConfDir, BinDir string
 	// Program is the plugin's, to be copied to BinDir.
 	Program string
-	// Kubeconfig is the file by which the plugin asks the API server, written with what Credentials return; empty for none. What
-	// they return with an error is better than nothing, and written where there is no file yet.
+	// Kubeconfig is the file by which the plugin asks the API server, written with what Credentials return; empty for none. An
+	// error that comes with content says what is second best about it: it is written all the same, and the error is a Warning.
 	Kubeconfig     string
 	KubeconfigMode fs.FileMode
 	Credentials    func() ([]byte, error)
@@ -43,15 +43,16 @@ const (
 	resultConf        = "CREATE_CNI_CONFIG_FAILURE"
 )
 
-// Keeper installs the plugin and keeps it installed. Err and Remove may be called from any goroutine.
+// Keeper installs the plugin and keeps it installed. Err, Warning and Remove may be called from any goroutine.
 type Keeper struct {
 	cfg      Config
 	log      *slog.Logger
 	installs *prometheus.CounterVec
 
-	mu   sync.Mutex
-	err  error // guarded by mu: what stands in the way
-	mine stat  // owned by Run: the program as it was installed
+	mu      sync.Mutex
+	err     error // guarded by mu: what stands in the way
+	warning error // guarded by mu: what does not, and should be known
+	mine    stat  // owned by Run: the program as it was installed
 	// done are when changes were made of late, owned by Run.
 	done []time.Time
 }
@@ -73,6 +74,13 @@ func (k *Keeper) Err() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.err
+}
+
+// Warning is what is not as it should be of a plugin that is called all the same; nil if nothing.
+func (k *Keeper) Warning() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.warning
 }
 
 // A network plugin that wants no other beside it (Cilium with cni.exclusive) writes as often as we do. Having mended this
@@ -281,19 +289,20 @@ func (k *Keeper) credentials() error {
 	if k.cfg.Kubeconfig == "" {
 		return nil
 	}
-	want, wanting := k.cfg.Credentials()
-	if wanting != nil {
-		wanting = fmt.Errorf("the plugin's kubeconfig: %w", wanting)
-		if want == nil || there(k.cfg.Kubeconfig) {
-			return wanting
+	want, err := k.cfg.Credentials()
+	if err != nil {
+		err = fmt.Errorf("the plugin's kubeconfig: %w", err)
+		if want == nil {
+			return err
 		}
 	}
+	k.warn(err)
 	if have, err := os.ReadFile(k.cfg.Kubeconfig); err == nil && bytes.Equal(have, want) {
 		if fi, err := os.Stat(k.cfg.Kubeconfig); err == nil && fi.Mode().Perm() == k.cfg.KubeconfigMode {
 			return nil
 		}
 	}
-	err := os.MkdirAll(filepath.Dir(k.cfg.Kubeconfig), 0o755)
+	err = os.MkdirAll(filepath.Dir(k.cfg.Kubeconfig), 0o755)
 	if err == nil {
 		var tmp string
 		if tmp, err = stage(k.cfg.Kubeconfig, bytes.NewReader(want), k.cfg.KubeconfigMode); err == nil {
@@ -301,7 +310,20 @@ func (k *Keeper) credentials() error {
 		}
 	}
 	if err != nil {
-		return errors.Join(wanting, fmt.Errorf("the plugin's kubeconfig: %w", err))
+		return fmt.Errorf("the plugin's kubeconfig: %w", err)
 	}
-	return wanting
+	return nil
+}
+
+// warn has Warning return err, and tells of it when that is new.
+func (k *Keeper) warn(err error) {
+	k.mu.Lock()
+	before := k.warning
+	k.warning = err
+	k.mu.Unlock()
+	if err != nil && (before == nil || before.Error() != err.Error()) {
+		k.log.Warn("the plugin is called for new pods, and something is not as it should be", "err", err)
+	} else if err == nil && before != nil {
+		k.log.Info("the plugin's kubeconfig is as it should be again")
+	}
 }

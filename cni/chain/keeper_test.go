@@ -267,23 +267,34 @@ func TestKeeperOfADeletedFolder(t *testing.T) {
 	}
 }
 
-// Second-best credentials are better than none, and no better than those of the agent before.
+// Second-best credentials are kept as new as others, and are no reason not to be ready.
 func TestKeeperWithoutItsToken(t *testing.T) {
-	for before, want := range map[string]string{"": "second best", "of the agent before": "of the agent before"} {
-		n := newNode(t)
-		n.cfg.Credentials = func() ([]byte, error) { return []byte("second best"), errors.New("no token") }
-		if before != "" {
-			n.must(os.MkdirAll(filepath.Dir(n.cfg.Kubeconfig), 0o755))
-			n.must(os.WriteFile(n.cfg.Kubeconfig, []byte(before), 0o600))
-		}
-		n.write("10-a.conflist", conflist(bridge))
-		n.run()
-		n.soon("chained all the same", n.chained("10-a.conflist"))
-		n.soon("trouble", func() bool { return n.keeper.Err() != nil && strings.Contains(n.keeper.Err().Error(), "no token") })
-		if got := n.read(n.cfg.Kubeconfig); got != want {
-			t.Errorf("%q, want %q", got, want)
-		}
+	n := newNode(t)
+	n.cfg.Every = 10 * time.Millisecond
+	var mu sync.Mutex
+	wanting := errors.New("no token")
+	n.cfg.Credentials = func() ([]byte, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return []byte(n.token), wanting
 	}
+	n.must(os.MkdirAll(filepath.Dir(n.cfg.Kubeconfig), 0o755))
+	n.must(os.WriteFile(n.cfg.Kubeconfig, []byte("of a pod that is gone"), 0o600))
+	n.write("10-a.conflist", conflist(bridge))
+	n.run()
+	n.soon("the agent's own", func() bool { return n.read(n.cfg.Kubeconfig) == "one" })
+	n.soon("chained and ready", func() bool { return n.chained("10-a.conflist")() && n.keeper.Err() == nil })
+	mu.Lock()
+	n.token = "two"
+	mu.Unlock()
+	n.soon("refreshed", func() bool { return n.read(n.cfg.Kubeconfig) == "two" })
+	if w := n.keeper.Warning(); w == nil || !strings.Contains(w.Error(), "no token") || n.log.count("no token") != 1 {
+		t.Errorf("warning %v, logged %d times", w, n.log.count("no token"))
+	}
+	mu.Lock()
+	wanting = nil
+	mu.Unlock()
+	n.soon("no warning", func() bool { return n.keeper.Warning() == nil })
 }
 
 // A network plugin that wants to be alone is not fought with all of a core.
@@ -366,5 +377,8 @@ func TestEntry(t *testing.T) {
 	k, err := Kubeconfig("https://x", nil, " t\n", true)
 	if err != nil || !strings.Contains(fmt.Sprintf("%s", k), `"token": "t"`) || !strings.Contains(string(k), "insecure-skip-tls-verify") {
 		t.Errorf("%v %s", err, k)
+	}
+	if got := KubeconfigToken(k); got != "t" || KubeconfigToken([]byte("users: []")) != "" {
+		t.Errorf("token %q", got)
 	}
 }

@@ -32,18 +32,19 @@ import (
 // cluster plays everything an agent has on a cluster: an API server, a container runtime, a folder of CNI configurations.
 type cluster struct {
 	*world
-	mu         sync.Mutex
-	sink       enroll.Sink
-	annotated  map[enroll.Key]string
-	events     []string
-	late       map[enroll.Key]enroll.Pod // pods that Get knows and nobody was told of
-	away       error                     // what Get says of others, instead of that there are none
-	sandboxes  map[string]*netns.Netns
-	successor  bool
-	unsure     bool
-	installErr error
-	removed    bool
-	synced     chan struct{}
+	mu             sync.Mutex
+	sink           enroll.Sink
+	annotated      map[enroll.Key]string
+	events         []string
+	late           map[enroll.Key]enroll.Pod // pods that Get knows and nobody was told of
+	away           error                     // what Get says of others, instead of that there are none
+	sandboxes      map[string]*netns.Netns
+	successor      bool
+	unsure         bool
+	installErr     error
+	installWarning error
+	removed        bool
+	synced         chan struct{}
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -123,6 +124,11 @@ func (i installer) Err() error {
 	i.c.mu.Lock()
 	defer i.c.mu.Unlock()
 	return i.c.installErr
+}
+func (i installer) Warning() error {
+	i.c.mu.Lock()
+	defer i.c.mu.Unlock()
+	return i.c.installWarning
 }
 func (i installer) Remove() error {
 	i.c.mu.Lock()
@@ -480,9 +486,12 @@ func TestReadinessNeedsThePlugin(t *testing.T) {
 	if s := c.status(); s.Plugin != "10-x.conflist is no JSON" {
 		t.Errorf("%+v", s)
 	}
-	c.with(func() { c.installErr = nil })
+	c.with(func() { c.installErr, c.installWarning = nil, errors.New("no token") })
 	if code, text := get(); code != http.StatusOK {
 		t.Errorf("%d %s", code, text)
+	}
+	if s := c.status(); s.Plugin != "" || s.PluginWarning != "no token" {
+		t.Errorf("%+v", s)
 	}
 }
 

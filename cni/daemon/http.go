@@ -171,14 +171,21 @@ type Status struct {
 	Proxies int
 	// Plugin is empty while the runtime calls the plugin for new pods, and says what is wrong otherwise.
 	Plugin string
+	// PluginWarning is what is not as it should be of the plugin and keeps nobody from calling it.
+	PluginWarning string `json:",omitempty"`
 	// Waiting says of pods that are not where they should be why.
 	Waiting map[string]string
 }
 
 func (a *Agent) status(w http.ResponseWriter, _ *http.Request) {
 	s := Status{Node: a.cfg.Node, Version: a.cfg.Version, Redirection: a.backend.Name(), Ready: a.ready.Load(), Pods: a.counts(), Proxies: a.proxies.Proxies(), Waiting: map[string]string{}}
-	if i := a.parts.Installer; i != nil && i.Err() != nil {
-		s.Plugin = i.Err().Error()
+	if i := a.parts.Installer; i != nil {
+		if err := i.Err(); err != nil {
+			s.Plugin = err.Error()
+		}
+		if err := i.Warning(); err != nil {
+			s.PluginWarning = err.Error()
+		}
 	}
 	a.mu.Lock()
 	for k, why := range a.complaints {

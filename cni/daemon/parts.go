@@ -37,6 +37,8 @@ type Installer interface {
 	Run(ctx context.Context) error
 	// Err is what stands in the way of the runtime calling the plugin, and nil if it does.
 	Err() error
+	// Warning is what is not as it should be of a plugin that is called all the same, and nil if nothing.
+	Warning() error
 	// Remove takes the plugin away again, after Run has ended.
 	Remove() error
 }

@@ -2,7 +2,10 @@ package kube
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +44,33 @@ func NewTokens(c *Cluster, namespace, account, node string) *Tokens {
 	return &Tokens{cluster: c, namespace: namespace, account: account, node: node, now: time.Now}
 }
 
+// Adopt goes on with a token that an agent before this one was given, until there is another or it ends. What is no token of the
+// account is passed over: one of an agent's own has ended with its pod.
+func (t *Tokens) Adopt(token string) {
+	var claims struct {
+		Sub string `json:"sub"`
+		Exp int64  `json:"exp"`
+	}
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return
+	}
+	data, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(data, &claims) != nil || claims.Sub != "system:serviceaccount:"+t.namespace+":"+t.account {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ends, now := time.Unix(claims.Exp, 0), t.now()
+	if t.token != "" || !now.Before(ends) {
+		return
+	}
+	t.token, t.ends = token, ends
+	if latest := now.Add(tokenLife); ends.After(latest) {
+		t.ends = latest
+	}
+}
+
 // Token is good for half of its life and more, as long as the API server gives another in time. It ends with its account, and
 // where API servers can (1.31), with the node.
 func (t *Tokens) Token(ctx context.Context) (string, error) {
@@ -65,11 +95,11 @@ func (t *Tokens) Token(ctx context.Context) (string, error) {
 
 // ask gets a new token. The caller has locked mu.
 func (t *Tokens) ask(ctx context.Context, now time.Time) error {
-	got, err := t.request(ctx)
+	got, err := t.request(ctx, t.loose)
 	if apierrors.IsBadRequest(err) && !t.loose {
-		// It knows tokens of pods and secrets only: k8s.io/kubernetes pkg/registry/core/serviceaccount/storage, TokenREST.Create.
-		t.loose = true
-		got, err = t.request(ctx)
+		// It may know tokens of pods and secrets only: k8s.io/kubernetes pkg/registry/core/serviceaccount/storage, TokenREST.Create.
+		got, err = t.request(ctx, true)
+		t.loose = err == nil
 	}
 	if err != nil {
 		return fmt.Errorf("token of ServiceAccount %s/%s: %w", t.namespace, t.account, err)
@@ -80,12 +110,12 @@ func (t *Tokens) ask(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-func (t *Tokens) request(ctx context.Context) (*authenticationv1.TokenRequest, error) {
+func (t *Tokens) request(ctx context.Context, loose bool) (*authenticationv1.TokenRequest, error) {
 	ctx, cancel := context.WithTimeout(ctx, tokenWait)
 	defer cancel()
 	seconds := int64(tokenLife / time.Second)
 	ask := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
-	if !t.loose {
+	if !loose {
 		ask.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: t.node}
 	}
 	got := &authenticationv1.TokenRequest{}

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
@@ -65,5 +66,62 @@ func TestTokens(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTokensStayBound: a request that is bad for another reason does not turn the node's tokens into ones that outlive it.
+func TestTokensStayBound(t *testing.T) {
+	api, cluster := newServer(t)
+	now, bad := time.Now(), true
+	api.token = func(spec doc) (int, doc) {
+		if bad {
+			return 400, nil
+		}
+		if ref, _ := spec["boundObjectRef"].(doc); ref["name"] != "node-1" {
+			t.Errorf("bound to %v", ref)
+		}
+		return 201, doc{"token": "one", "expirationTimestamp": now.Add(time.Hour).UTC().Format(time.RFC3339)}
+	}
+	tokens := NewTokens(cluster, "ambit-system", "reader", "node-1")
+	tokens.now = func() time.Time { return now }
+	if got, err := tokens.Token(t.Context()); err == nil {
+		t.Errorf("got %q", got)
+	}
+	bad, now = false, now.Add(tokenSoon)
+	if got, err := tokens.Token(t.Context()); got != "one" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// TestTokensAdopt: an agent goes on with the token of the one before it until that ends, if it is of the plugin's account.
+func TestTokensAdopt(t *testing.T) {
+	api, cluster := newServer(t)
+	api.token = func(doc) (int, doc) { return 403, nil }
+	now := time.Now()
+	jwt := func(account string, ends time.Time) string {
+		claims := fmt.Sprintf(`{"sub":"system:serviceaccount:ambit-system:%s","exp":%d}`, account, ends.Unix())
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+	}
+	own := jwt("reader", now.Add(time.Hour))
+	for name, c := range map[string]struct {
+		token string
+		after time.Duration
+		good  bool
+	}{
+		"its own":      {own, 0, true},
+		"ended since":  {own, 2 * time.Hour, false},
+		"ended before": {jwt("reader", now.Add(-time.Second)), 0, false},
+		"the agent's":  {jwt("ambit-cni", now.Add(time.Hour)), 0, false},
+		"no token":     {"reader", 0, false},
+		"no end":       {"e30.e30.c2ln", 0, false},
+	} {
+		tokens := NewTokens(cluster, "ambit-system", "reader", "node-1")
+		tokens.now = func() time.Time { return now }
+		tokens.Adopt(c.token)
+		at := now.Add(c.after)
+		tokens.now = func() time.Time { return at }
+		if got, err := tokens.Token(t.Context()); (got == c.token) != c.good || (err == nil) != c.good {
+			t.Errorf("%s: %q %v", name, got, err)
+		}
 	}
 }

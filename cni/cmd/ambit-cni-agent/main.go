@@ -130,6 +130,9 @@ func assemble(cfg *daemon.Config, log *slog.Logger, registry *prometheus.Registr
 	if err != nil {
 		return parts, err
 	}
+	if have, err := os.ReadFile(install.Kubeconfig); err == nil && cfg.Chain.Account != "" {
+		tokens.Adopt(chain.KubeconfigToken(have))
+	}
 	parts.Installer = chain.New(install, log, registry)
 	return parts, nil
 }
@@ -152,8 +155,8 @@ func findProgram() (string, error) {
 	return "", fmt.Errorf("the plugin's program %s is neither beside %s nor in %s: set --cni-plugin", chain.Type, self, imageDir)
 }
 
-// kubeconfig is for the plugin: the agent's own way to the API server, as another account. Without one, and with an error where
-// there is none yet, it is as the agent's, which lasts as long as the agent.
+// kubeconfig is for the plugin: the agent's own way to the API server, as another account. Without one, and with an error that
+// says why while no token of it is to be had, it is as the agent's, which lasts as long as the agent.
 func kubeconfig(cfg daemon.Config, cluster *kube.Cluster, tokens *kube.Tokens) ([]byte, error) {
 	c, err := cluster.Credentials()
 	if err != nil {
@@ -164,6 +167,8 @@ func kubeconfig(cfg daemon.Config, cluster *kube.Cluster, tokens *kube.Tokens) (
 		var token string
 		if token, wanting = tokens.Token(context.Background()); wanting == nil {
 			c.Token = token
+		} else {
+			wanting = fmt.Errorf("it asks as this agent does, which ends with the agent's pod: %w", wanting)
 		}
 	}
 	if cfg.Chain.CAFile != "" {
