@@ -19,7 +19,7 @@ var overlayKeys = []string{"deployment", "horizontalPodAutoscaler", "podDisrupti
 // label is a name as namespaces have it (RFC 1123).
 var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
-// judge finds what no schema says: values that render well and mean nothing.
+// judge finds what no schema says: values that render well and mean nothing. Null is what was left out.
 func (v *Values) judge() []error {
 	var out []error
 	say := func(format string, args ...any) { out = append(out, fmt.Errorf(format, args...)) }
@@ -35,7 +35,7 @@ func (v *Values) judge() []error {
 		env, _ := v.At(chart, "env").(map[string]any)
 		for _, name := range slices.Sorted(maps.Keys(env)) {
 			switch env[name].(type) {
-			case map[string]any, []any, nil:
+			case map[string]any, []any:
 				say("%s.env.%s is %s: write text; a dot that belongs to the name is written \\.", chart, name, show(env[name]))
 			}
 		}
@@ -52,14 +52,14 @@ func (v *Values) judge() []error {
 	classes, _ := v.At(charts.Control, "gatewayClasses").(map[string]any)
 	for _, class := range slices.Sorted(maps.Keys(classes)) {
 		documents, ok := classes[class].(map[string]any)
-		if !ok {
+		if !ok && classes[class] != nil {
 			say("control.gatewayClasses.%s is %s: write a mapping of %s", class, show(classes[class]), listing(overlayKeys))
 		}
 		for _, key := range slices.Sorted(maps.Keys(documents)) {
 			at := "control.gatewayClasses." + class + "." + key
 			if _, ok := documents[key].(map[string]any); !slices.Contains(overlayKeys, key) {
 				say("there is no value %s: there is %s", at, strings.Join(overlayKeys, ", "))
-			} else if !ok {
+			} else if !ok && documents[key] != nil {
 				say("%s is %s: write a mapping, as in {spec: {…}}", at, show(documents[key]))
 			}
 		}
@@ -80,13 +80,15 @@ func (v *Values) quantities(chart string) (out []error) {
 			continue
 		}
 		list, ok := all[what].(map[string]any)
-		if !ok {
+		if !ok && all[what] != nil {
 			out = append(out, fmt.Errorf("%s is %s: write a mapping, as in {cpu: 100m, memory: 128Mi}", at, show(all[what])))
 		}
 		for _, name := range slices.Sorted(maps.Keys(list)) {
-			text := fmt.Sprint(list[name])
-			if _, err := resource.ParseQuantity(text); err != nil {
-				out = append(out, fmt.Errorf("%s.%s is %q, which is no quantity: write it like 100m or 128Mi", at, name, text))
+			if list[name] == nil {
+				continue
+			}
+			if _, err := resource.ParseQuantity(fmt.Sprint(list[name])); err != nil {
+				out = append(out, fmt.Errorf("%s.%s is %s, which is no quantity: write it like 100m or 128Mi", at, name, show(list[name])))
 			}
 		}
 	}

@@ -107,6 +107,8 @@ func is(t string, v any) bool {
 
 func show(v any) string {
 	switch v := v.(type) {
+	case nil:
+		return "null"
 	case string:
 		return fmt.Sprintf("%q", v)
 	case map[string]any:

@@ -73,7 +73,7 @@ func NewValues(profile string, sources ...Source) (*Values, error) {
 	if err != nil {
 		return nil, fmt.Errorf("there is no profile %q: use %s", profile, strings.Join(Profiles(), ", "))
 	}
-	var preset map[string]any
+	preset := map[string]any{}
 	if err := yaml.Unmarshal(data, &preset); err != nil {
 		return nil, fmt.Errorf("profile %s: %w", profile, err)
 	}
@@ -87,8 +87,8 @@ func NewValues(profile string, sources ...Source) (*Values, error) {
 		defaults["enabled"] = name != charts.Gateway
 		v.tree[name] = defaults
 	}
-	merge(v.tree, preset)
-	merge(v.tree, given)
+	merge(preset, given)
+	cover(v.tree, preset)
 	if problems := v.judge(); len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
@@ -231,6 +231,22 @@ func merge(onto, over map[string]any) {
 	}
 }
 
+// cover lays over on top of defaults. As with Helm (helm.sh/helm/v4 pkg/chart/common/util, coalesceTablesFullKey), null drops one.
+func cover(defaults, over map[string]any) {
+	for k, v := range over {
+		add, ok1 := v.(map[string]any)
+		old, ok2 := defaults[k].(map[string]any)
+		switch {
+		case ok1 && ok2:
+			cover(old, add)
+		case v == nil && defaults[k] != nil:
+			delete(defaults, k)
+		default:
+			defaults[k] = cloneAny(v)
+		}
+	}
+}
+
 func clone(m map[string]any) map[string]any {
 	out := maps.Clone(m)
 	if out == nil {
@@ -256,7 +272,7 @@ func cloneAny(v any) any {
 	return v
 }
 
-// parseSet reads KEY=VALUE. The value is YAML if that is a list, a mapping, a number or a truth value, as with Helm's --set;
+// parseSet reads KEY=VALUE. The value is YAML if that is a list, a mapping, a number or a truth value, as with Helm's --set, or null;
 // a dot that belongs to a key is written \. .
 func parseSet(s string) (map[string]any, error) {
 	key, value, ok := strings.Cut(s, "=")
@@ -287,6 +303,8 @@ func scalar(s string) (any, error) {
 	switch {
 	case s == "true" || s == "false":
 		return s == "true", nil
+	case strings.EqualFold(s, "null"):
+		return nil, nil
 	case strings.HasPrefix(s, "{") || strings.HasPrefix(s, "["):
 		var v any
 		if err := yaml.Unmarshal([]byte(s), &v); err != nil {

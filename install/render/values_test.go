@@ -60,6 +60,10 @@ func TestValuesRefused(t *testing.T) {
 		{set: "ztunnel.resources.requests.cpu=abc", want: `ztunnel.resources.requests.cpu is "abc", which is no quantity: write it like 100m`},
 		{set: "control.gatewayClasses.istio-waypoint.foo=bar", want: "there is no value control.gatewayClasses.istio-waypoint.foo: there is deployment,"},
 		{set: "control.gatewayClasses.istio-waypoint.service=bar", want: "write a mapping"},
+		{file: "control: {env: {A: [null]}}", want: "control.env.A is a list"},
+		{file: "ztunnel: {resources: {limits: {cpu: {a: null}}}}", want: "ztunnel.resources.limits.cpu is a mapping, which is no quantity"},
+		{file: "control: {gatewayNamespaces: [null]}", want: "control.gatewayNamespaces has null, which is no namespace"},
+		{set: "control.replicaCount=null", want: "control.replicaCount has no value: leave it out"},
 		{file: "- a\n- b\n", want: "values.yaml: it is"},
 		{set: "control.tolerations=[a", want: "is no YAML"},
 		{file: "control: {replicaCount: null}", want: "control.replicaCount has no value"},
@@ -69,7 +73,7 @@ func TestValuesRefused(t *testing.T) {
 	} {
 		s := Source{Name: "values.yaml", File: []byte(c.file), Set: c.set}
 		_, err := NewValues("", s)
-		if err == nil || !strings.Contains(err.Error(), c.want) {
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "<nil>") {
 			t.Errorf("%s%s:\n got %v\nwant %s", c.file, c.set, err, c.want)
 		}
 	}
@@ -120,6 +124,7 @@ func TestSet(t *testing.T) {
 		"ztunnel.logLevel=info,access=debug":           `{"ztunnel":{"logLevel":"info,access=debug"}}`,
 		"control.resources={requests: {cpu: 2}}":       `{"control":{"resources":{"requests":{"cpu":2}}}}`,
 		"control.resources.requests.memory=128Mi":      `{"control":{"resources":{"requests":{"memory":"128Mi"}}}}`,
+		"ztunnel.resources.limits=null":                `{"ztunnel":{"resources":{"limits":null}}}`,
 		"control.podDisruptionBudget.minAvailable=50%": `{"control":{"podDisruptionBudget":{"minAvailable":"50%"}}}`,
 	} {
 		got, err := parseSet(set)

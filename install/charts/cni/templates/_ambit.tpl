@@ -41,11 +41,13 @@ imagePullSecrets:
 {{ .Values.xdsAddress | default .Values.global.xdsAddress | default (printf "https://ambitd.%s.svc:15012" (include "ambit.namespace" .)) }}
 {{- end -}}
 
-{{- /* Extra environment of a container, from a map. */ -}}
+{{- /* Extra environment of a container, from a map; null is left out. */ -}}
 {{- define "ambit.env" -}}
 {{- range $name, $value := .Values.env }}
+{{- if ne $value nil }}
 - name: {{ $name }}
   value: {{ $value | quote }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
