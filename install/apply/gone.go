@@ -14,10 +14,10 @@ import (
 )
 
 // gone waits until no pod of the mesh's namespace matches. Pods of a node that is down end when it is back, or is deleted: they are
-// told of and passed over.
-func (i *Installer) gone(ctx context.Context, selector string) error {
+// told of and passed over, and their programs may run on.
+func (i *Installer) gone(ctx context.Context, selector string) (over int, err error) {
 	passed := map[string]bool{}
-	return i.until(ctx, func() (string, error) {
+	err = i.until(ctx, func() (string, error) {
 		list, err := i.Client.Core.CoreV1().Pods(i.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 		if err != nil {
 			if errors.Is(explain(err), ErrForbidden) {
@@ -37,6 +37,7 @@ func (i *Installer) gone(ctx context.Context, selector string) error {
 		}
 		return ending(open, selector), nil
 	})
+	return len(passed), err
 }
 
 // unreachable says why nobody on a pod's node ends it, "" if somebody may. It asks only about pods whose time to end is over.

@@ -54,7 +54,8 @@ func (i *Installer) Uninstall(ctx context.Context, purge bool) error {
 		return err
 	}
 	// Without a control plane nobody makes anew what is deleted next.
-	if err := i.stopControl(ctx); err != nil {
+	over, err := i.stopControl(ctx)
+	if err != nil {
 		return err
 	}
 	if err := i.forGateways(ctx); err != nil {
@@ -62,6 +63,12 @@ func (i *Installer) Uninstall(ctx context.Context, purge bool) error {
 	}
 	if err := i.everything(ctx); err != nil {
 		return err
+	}
+	if over > 0 {
+		// One that was passed over may have led on until its rights went with everything.
+		if err := i.forGateways(ctx); err != nil {
+			return err
+		}
 	}
 	if err := i.ofControl(ctx, purge); err != nil {
 		return err
@@ -86,7 +93,7 @@ func (i *Installer) unenrol(ctx context.Context) error {
 	if err := i.Client.Remove(ctx, gvr, i.Namespace, agentDaemonSet, i.Dry); err != nil || i.Dry {
 		return err
 	}
-	if err := i.gone(ctx, agentSelector); err != nil {
+	if _, err := i.gone(ctx, agentSelector); err != nil {
 		return err
 	}
 	left, err := i.enrolled(ctx)
@@ -119,10 +126,11 @@ func (i *Installer) enrolled(ctx context.Context) ([]string, error) {
 	}
 }
 
-func (i *Installer) stopControl(ctx context.Context) error {
+// stopControl deletes the control plane and waits for it, but for so many pods on nodes that are down.
+func (i *Installer) stopControl(ctx context.Context) (over int, err error) {
 	gvr := schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
 	if err := i.Client.Remove(ctx, gvr, i.Namespace, control, i.Dry); err != nil || i.Dry {
-		return err
+		return 0, err
 	}
 	return i.gone(ctx, "app="+control)
 }
@@ -187,7 +195,8 @@ func (i *Installer) everything(ctx context.Context) error {
 	if i.Dry {
 		return nil
 	}
-	return i.gone(ctx, "app=ztunnel")
+	_, err := i.gone(ctx, "app=ztunnel")
+	return err
 }
 
 // ofControl deletes what the control plane keeps for itself, and what it put into other namespaces.

@@ -302,3 +302,35 @@ func TestUninstallPastDeadNodes(t *testing.T) {
 		}
 	}
 }
+
+// TestUninstallPastALeader: a control plane on a node that is down for the API server alone may lead on, and make anew what was deleted,
+// until it has no rights any more.
+func TestUninstallPastALeader(t *testing.T) {
+	i, dyn, said := world(t)
+	until := metav1.NewTime(time.Now().Add(-time.Minute))
+	i.Client.Core = kubefake.NewClientset(
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "dead"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}}},
+		&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: mesh, Name: "ambitd-1", Labels: map[string]string{"app": control}, DeletionTimestamp: &until, Finalizers: []string{"x/y"}},
+			Spec:       corev1.PodSpec{NodeName: "dead"},
+		})
+	apps := schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
+	dyn.PrependReactor("delete", "services", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if d := a.(clienttesting.DeleteAction); d.GetNamespace() == mesh {
+			again := thing(apps, "Deployment", "shop", "waypoint", "ambitd-gateways", map[string]string{labelManaged: "istio.io-mesh-controller"})
+			if err := dyn.Tracker().Create(apps, again, "shop"); err != nil {
+				t.Error(err)
+			}
+		}
+		return false, nil, nil
+	})
+	if err := i.Uninstall(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(*said, "\n"); !strings.Contains(text, "warning: pod ambitd-1 is passed over") {
+		t.Error(text)
+	}
+	if _, err := dyn.Tracker().Get(apps, "shop", "waypoint"); err == nil {
+		t.Error("the waypoint that was made anew is left")
+	}
+}
