@@ -25,10 +25,15 @@ const (
 	inflateMost = 4 << 20
 )
 
-// pack makes the Secret's data of what is to be kept, and returns what there is no room for. Every namespace has the same
-// right to room and what one does not need is the others', so that nobody takes another's place; within a namespace small
+// pack makes the Secret's data of what is to be kept, and returns what there is no room for. What fits as it is stays as it
+// is: control planes of the release before read no compressed versions, and who goes back to it loses none.
+//
+// Otherwise they are compressed. Every namespace has the same right to room and what one does not need is the others', so that nobody takes another's place; within a namespace small
 // ones come first. The mesh's own namespace comes before all: what its policies keep out, they keep out everywhere.
 func pack(held map[object.Key][]byte, root string) (data map[string]any, without []object.Key) {
+	if data = asIs(held); data != nil {
+		return data, nil
+	}
 	type version struct {
 		key  object.Key
 		data []byte
@@ -65,7 +70,8 @@ func pack(held map[object.Key][]byte, root string) (data map[string]any, without
 	slices.SortFunc(tenants, func(a, b *tenant) int {
 		return cmp.Or(cmp.Compare(first(a), first(b)), cmp.Compare(a.size, b.size), cmp.Compare(a.name, b.name))
 	})
-	data, room := map[string]any{}, keepMost
+	room := keepMost
+	data = map[string]any{}
 	for i, t := range tenants {
 		share := room / (len(tenants) - i)
 		if t.name == root {
@@ -78,12 +84,29 @@ func pack(held map[object.Key][]byte, root string) (data map[string]any, without
 				continue
 			}
 			share, room = share-need, room-need
-			sum := sha256.Sum256([]byte(v.key.String())) // names may be longer than keys of Secrets
-			data[hex.EncodeToString(sum[:])] = base64.StdEncoding.EncodeToString(v.data)
+			data[keyOf(v.key)] = base64.StdEncoding.EncodeToString(v.data)
 		}
 	}
 	slices.SortFunc(without, func(a, b object.Key) int { return cmp.Compare(a.String(), b.String()) })
 	return data, without
+}
+
+// asIs is the Secret's data without compression, or nil if it does not fit.
+func asIs(held map[object.Key][]byte) map[string]any {
+	data, size := map[string]any{}, 0
+	for key, raw := range held {
+		if size += len(raw) + keepName; size > keepMost {
+			return nil
+		}
+		data[keyOf(key)] = base64.StdEncoding.EncodeToString(raw)
+	}
+	return data
+}
+
+// keyOf is an object's key in the Secret: names may be longer than those.
+func keyOf(k object.Key) string {
+	sum := sha256.Sum256([]byte(k.String()))
+	return hex.EncodeToString(sum[:])
 }
 
 // deflate makes a version small: nobody reads its status, and the rest is text. The same version gives the same bytes.
@@ -104,7 +127,7 @@ func deflate(z *gzip.Writer, raw []byte) []byte {
 	return b.Bytes()
 }
 
-// inflate reads what deflate wrote, and what was written before there was a deflate.
+// inflate reads what deflate wrote, and what is as it was.
 func inflate(data []byte) ([]byte, error) {
 	if !bytes.HasPrefix(data, []byte{0x1f, 0x8b}) { // RFC 1952 section 2.3.1
 		return data, nil

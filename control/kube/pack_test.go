@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
@@ -66,6 +67,27 @@ func TestPack(t *testing.T) {
 	again, _ := pack(held, "ambit-system")
 	if !same(data, again) {
 		t.Error("the same versions give other data, so that they would be written again and again")
+	}
+}
+
+// TestPackAsIs: what fits is written as the release before wrote it, which reads nothing compressed.
+func TestPackAsIs(t *testing.T) {
+	held, want := map[object.Key][]byte{}, map[string]any{}
+	for i := range 100 {
+		key := policyIn(fmt.Sprintf("shop-%d", i), "web")
+		held[key] = []byte(`{"kind":"AuthorizationPolicy","status":{"conditions":[]},"spec":{"action":"DENY","text":"` + strings.Repeat("x", 8000) + `"}}`)
+		want[fmt.Sprintf("%x", sha256.Sum256([]byte(key.String())))] = base64.StdEncoding.EncodeToString(held[key])
+	}
+	data, without := pack(held, "ambit-system")
+	if len(without) > 0 || len(data) != len(want) || !same(want, data) {
+		t.Errorf("%d of %d are kept, or not as they are", len(data), len(want))
+	}
+	for i := range 20 { // more than there is room for
+		held[policyIn("more", fmt.Sprint(i))] = bytes.Repeat([]byte("y"), 8000)
+	}
+	data, without = pack(held, "ambit-system")
+	if len(without) > 0 || len(data) != len(held) {
+		t.Errorf("%d of %d are kept, though they fit when they are compressed", len(data), len(held))
 	}
 }
 
