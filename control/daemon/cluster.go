@@ -65,7 +65,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	}
 	c.source = kube.NewSource(kube.SourceConfig{
 		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Namespace: cfg.own(), Logger: d.logger,
-		NetworkPolicies: cfg.NetworkPolicies, Secrets: cfg.SecretNamespaces,
+		NetworkPolicies: cfg.NetworkPolicies, Secrets: cfg.SecretNamespaces, RootNamespace: cfg.RootNamespace,
 	})
 	d.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{

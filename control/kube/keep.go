@@ -132,7 +132,7 @@ func (s *Source) KeepLastGood(ctx context.Context) {
 		k.mu.Lock()
 		changed, held := k.changed, maps.Clone(k.held)
 		k.mu.Unlock()
-		data, without := pack(held, k.namespace)
+		data, without := pack(held, s.cfg.RootNamespace, k.namespace)
 		s.lack(without)
 		if err := s.writeKept(ctx, data); err != nil && ctx.Err() == nil {
 			s.log.Error("the last good versions of refused policies cannot be noted, a restart may lose them; trying again", "err", err)

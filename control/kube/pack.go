@@ -28,9 +28,10 @@ const (
 // pack makes the Secret's data of what is to be kept, and returns what there is no room for. What fits as it is stays as it
 // is: control planes of the release before read no compressed versions, and who goes back to it loses none.
 //
-// Otherwise they are compressed. Every namespace has the same right to room and what one does not need is the others', so that nobody takes another's place; within a namespace small
-// ones come first. The mesh's own namespace comes before all: what its policies keep out, they keep out everywhere.
-func pack(held map[object.Key][]byte, root string) (data map[string]any, without []object.Key) {
+// Otherwise they are compressed. Every namespace has the same right to room and what one does not need is the others', so
+// that nobody takes another's place; within a namespace small ones come first. The roots come before all, in their order:
+// what policies of the mesh's root namespace keep out, they keep out everywhere.
+func pack(held map[object.Key][]byte, roots ...string) (data map[string]any, without []object.Key) {
 	if data = asIs(held); data != nil {
 		return data, nil
 	}
@@ -62,10 +63,10 @@ func pack(held map[object.Key][]byte, root string) (data map[string]any, without
 		tenants = append(tenants, t)
 	}
 	first := func(t *tenant) int {
-		if t.name == root {
-			return 0
+		if i := slices.Index(roots, t.name); i >= 0 {
+			return i
 		}
-		return 1
+		return len(roots)
 	}
 	slices.SortFunc(tenants, func(a, b *tenant) int {
 		return cmp.Or(cmp.Compare(first(a), first(b)), cmp.Compare(a.size, b.size), cmp.Compare(a.name, b.name))
@@ -74,7 +75,7 @@ func pack(held map[object.Key][]byte, root string) (data map[string]any, without
 	data = map[string]any{}
 	for i, t := range tenants {
 		share := room / (len(tenants) - i)
-		if t.name == root {
+		if slices.Contains(roots, t.name) {
 			share = room
 		}
 		for _, v := range t.list {

@@ -70,6 +70,29 @@ func TestPack(t *testing.T) {
 	}
 }
 
+// TestRootNamespaceComesFirst: policies for the whole mesh are noted before others, wherever the control plane runs.
+func TestRootNamespaceComesFirst(t *testing.T) {
+	a := kubetest.New(t)
+	w := startWith(t, a, func(c *SourceConfig) { c.RootNamespace = "istio-system" })
+	root, own := policyIn("istio-system", "deny-all"), policyIn("ambit-system", "own")
+	for key, bytes := range map[object.Key]int{root: 900 << 10, own: 500 << 10, policyIn("shop", "web"): 20 << 10} {
+		w.source.keep.hold(key, []byte(noise(uint64(bytes), bytes)))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { w.source.KeepLastGood(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	await(t, "the note", func() bool { return a.Object("api/v1/secrets", "ambit-system", keepSecret) != nil })
+	data, _ := a.Object("api/v1/secrets", "ambit-system", keepSecret)["data"].(kubetest.Doc)
+	if data[keyOf(root)] == nil || data[keyOf(own)] != nil || len(data) != 2 || w.source.NotKept() != 1 {
+		t.Errorf("%d are noted, and not that for the whole mesh first", len(data))
+	}
+	if _, without := pack(map[object.Key][]byte{own: []byte(noise(1, 1000<<10)), policyIn("shop", "web"): []byte(noise(2, 400<<10))}, "istio-system", "ambit-system"); !slices.Equal(without, []object.Key{policyIn("shop", "web")}) {
+		t.Errorf("the control plane's own namespace is not before others: %v", without)
+	}
+}
+
 // TestPackAsIs: what fits is written as the release before wrote it, which reads nothing compressed.
 func TestPackAsIs(t *testing.T) {
 	held, want := map[object.Key][]byte{}, map[string]any{}

@@ -26,6 +26,8 @@ type SourceConfig struct {
 	ClusterDomain string
 	// Namespace is where the last good versions of refused policies are noted, in a Secret; empty for nowhere.
 	Namespace string
+	// RootNamespace is where policies are about the whole mesh: when there is not room for all, theirs are noted first.
+	RootNamespace string
 	// Places, when given, hears where pods run.
 	Places *Places
 	// Discover is how often the API server is asked which kinds it serves, beside news of CustomResourceDefinitions; 30 s.
