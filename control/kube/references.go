@@ -27,6 +27,8 @@ type references struct {
 	flights map[object.Key]*flight
 	turns   chan struct{} // full while no other may begin
 	done    chan *flight
+	// waited is how long what is queued now has waited for the flights of the batch before.
+	waited time.Duration
 	// known are the Secrets there are. What is named is anybody's text, and may be any number of names: no other is asked for.
 	known map[object.Key]bool
 }
@@ -146,8 +148,9 @@ func named(o object.Object) map[object.Key]bool {
 	return out
 }
 
-// referred takes out of a batch the Secrets that nothing names, and adds those that are named for the first time.
-func (s *Source) referred(ctx context.Context, events []object.Event) []object.Event {
+// referred takes out of a batch the Secrets that nothing names, and has those fetched that are named for the first time: it
+// returns what it has begun. What failed before and is tried again is not among that.
+func (s *Source) referred(ctx context.Context, events []object.Event) (out []object.Event, begun []*flight) {
 	r := &s.refs
 	changed := len(r.missing) > 0
 	for _, e := range events {
@@ -159,7 +162,6 @@ func (s *Source) referred(ctx context.Context, events []object.Event) []object.E
 			delete(r.flights, e.Key) // its answer may be older than this
 		}
 	}
-	out := events[:0:0]
 	heard := make(map[object.Key]bool) // of these the batch itself says how they are
 	for _, e := range events {
 		heard[e.Key] = true
@@ -177,7 +179,7 @@ func (s *Source) referred(ctx context.Context, events []object.Event) []object.E
 		out = append(out, e)
 	}
 	if !changed {
-		return out
+		return out, nil
 	}
 	for k := range r.shown {
 		if !r.wanted(k) {
@@ -190,10 +192,39 @@ func (s *Source) referred(ctx context.Context, events []object.Event) []object.E
 		if r.wanted(k) && !r.shown[k] && !heard[k] && r.flights[k] == nil && !time.Now().Before(r.missing[k].at) {
 			f := &flight{key: k}
 			r.flights[k] = f
+			if r.missing[k].pause == 0 {
+				begun = append(begun, f)
+			}
 			s.fetches.Go(func() { s.fetch(ctx, f) })
 		}
 	}
 	s.tellUnreadable()
+	return out, begun
+}
+
+// arrived waits for the answers to what a batch has begun, and returns what they add to it: a listener that is told of before
+// its certificate refuses TLS until that comes. Whatever else is queued waits, too, for fetchWait in all at the most.
+func (s *Source) arrived(ctx context.Context, begun []*flight) []object.Event {
+	r := &s.refs
+	start := time.Now()
+	timer := time.NewTimer(fetchWait - r.waited)
+	defer timer.Stop()
+	var out []object.Event
+	for late := false; !late && slices.ContainsFunc(begun, func(f *flight) bool { return r.flights[f.key] == f }); {
+		select {
+		case f := <-r.done:
+			out = append(out, s.landed(f)...)
+		case <-timer.C:
+			late = true
+		case <-ctx.Done():
+			late = true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.waited = 0; len(s.order) > 0 {
+		r.waited = min(time.Since(start), fetchWait)
+	}
 	return out
 }
 
@@ -242,6 +273,8 @@ const (
 	fetchLater = 30 * time.Second
 	// fetchMost is how many are asked for at a time.
 	fetchMost = 8
+	// fetchWait is how long a batch waits at the most for Secrets that it is the first to name.
+	fetchWait = 500 * time.Millisecond
 )
 
 // fetch asks for a Secret. It runs beside everything else: an API server that is slow must hold up no policy.

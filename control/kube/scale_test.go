@@ -35,7 +35,7 @@ func BenchmarkPods(b *testing.B) {
 		if err := f.Replace(list, "1"); err != nil {
 			b.Fatal(err)
 		}
-		s.flush(b.Context())
+		s.flush(b.Context(), true)
 		list = nil
 		var m runtime.MemStats
 		runtime.GC()

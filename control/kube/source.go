@@ -112,7 +112,7 @@ func (s *Source) Run(ctx context.Context) error {
 		if !synced {
 			// A feed is complete only after its events were queued: asked first, nothing of it can be missed below.
 			complete := len(s.Waiting()) == 0
-			s.flush(ctx)
+			s.flush(ctx, false)
 			if synced = complete && len(s.refs.flights) == 0; synced {
 				refused, warnings := s.cfg.Status.Counts()
 				s.log.Info("the cluster is read", "refused", refused, "warnings", warnings, "dur", time.Since(start))
@@ -123,12 +123,12 @@ func (s *Source) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		s.flush(ctx)
+		s.flush(ctx, true)
 	}
 }
 
-// flush hands what is queued to the sink.
-func (s *Source) flush(ctx context.Context) {
+// flush hands what is queued to the sink, and once it is synced the Secrets that this names with it.
+func (s *Source) flush(ctx context.Context, synced bool) {
 	s.mu.Lock()
 	queue, order := s.queue, s.order
 	s.queue, s.order = make(map[object.Key]object.Event), nil
@@ -137,7 +137,10 @@ func (s *Source) flush(ctx context.Context) {
 	for _, key := range order {
 		events = append(events, queue[key])
 	}
-	events = s.referred(ctx, events)
+	events, begun := s.referred(ctx, events)
+	if synced { // before, nobody looks at the parts
+		events = append(events, s.arrived(ctx, begun)...)
+	}
 	if len(events) > 0 {
 		s.cfg.Sink.Apply(events)
 	}
