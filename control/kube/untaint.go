@@ -69,13 +69,15 @@ func (u *Untaint) Run(ctx context.Context) {
 type nodes struct {
 	wake chan struct{}
 
-	mu  sync.Mutex
-	due map[string]attempt
+	mu   sync.Mutex
+	due  map[string]attempt
+	news uint64 // how many there were
 }
 
 // attempt is when a node is tried, and for how long it waits if that fails.
 type attempt struct {
 	agent object.Key
+	news  uint64 // which news of the node it is for
 	at    time.Time
 	pause time.Duration
 }
@@ -83,7 +85,8 @@ type attempt struct {
 func (n *nodes) add(node string, agent object.Key) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.due[node] = attempt{agent: agent, pause: 100 * time.Millisecond}
+	n.news++
+	n.due[node] = attempt{agent: agent, news: n.news, pause: 100 * time.Millisecond}
 	select {
 	case n.wake <- struct{}{}:
 	default:

@@ -25,6 +25,7 @@ import (
 	"github.com/ambit-mesh/ambit/control/conditions"
 	"github.com/ambit-mesh/ambit/control/gateways"
 	"github.com/ambit-mesh/ambit/control/kube/kubetest"
+	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/status"
 )
 
@@ -488,6 +489,26 @@ func TestUntaintIsDue(t *testing.T) {
 	n := &nodes{due: map[string]attempt{"past": {at: time.Now().Add(-time.Second)}, "later": {at: time.Now().Add(time.Hour)}}}
 	if list, wait := n.now(); len(list) != 1 || wait != 0 {
 		t.Errorf("%v after %s", list, wait)
+	}
+}
+
+// News of a node that come while it is tried are not forgotten when the try ends, also when they say what was known before.
+func TestUntaintHearsNewsDuringTry(t *testing.T) {
+	n := &nodes{due: make(map[string]attempt), wake: make(chan struct{}, 1)}
+	agent := object.Key{Kind: object.KindPod, Namespace: "ambit-system", Name: "agent"}
+	for _, err := range []error{nil, errors.New("away")} {
+		n.add("n1", agent)
+		was := n.due["n1"]
+		n.add("n1", agent) // its agent was ready, was not, and is again
+		if n.tried("n1", was, err) {
+			t.Error("a try that was overtaken is told of")
+		}
+		if list, wait := n.now(); len(list) != 1 || wait != 0 {
+			t.Errorf("after %v: %v in %s", err, list, wait)
+		}
+	}
+	if n.tried("n1", n.due["n1"], nil); len(n.due) != 0 {
+		t.Error("a node that was tried is still due")
 	}
 }
 
