@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,11 +24,18 @@ type Events struct {
 	log    *slog.Logger
 	// Home is the namespace for Events about objects that have none.
 	home string
-	said map[told]bool
+	said map[told]saying
 }
 
 // told is what an Event says, once.
 type told struct{ kind, namespace, name, problem string }
+
+// saying is how far the Event of a refusal is.
+type saying struct {
+	done  bool
+	at    time.Time     // of the next try, when one failed
+	pause time.Duration // before it
+}
 
 const (
 	// eventsPause is how long refusals are collected before Events are made of them.
@@ -44,62 +52,75 @@ const (
 
 // NewEvents does nothing before Run.
 func NewEvents(s *Source, registry *status.Registry, home string, log *slog.Logger) *Events {
-	return &Events{source: s, status: registry, home: home, log: cmp.Or(log, slog.New(slog.DiscardHandler)), said: make(map[told]bool)}
+	return &Events{source: s, status: registry, home: home, log: cmp.Or(log, slog.New(slog.DiscardHandler)), said: make(map[told]saying)}
 }
 
 // Run makes Events until ctx ends.
 func (e *Events) Run(ctx context.Context) {
-	later := eventsPause
 	for ctx.Err() == nil {
 		changed := e.status.Changed()
-		unsaid, failed := e.round(ctx)
+		next := e.round(ctx)
 		sleep(ctx, eventsPause)
-		if later *= 2; !failed {
-			later = eventsPause
-		}
 		var again <-chan time.Time // there are some left to say
-		if unsaid {
-			again = time.After(min(later, eventsLater) - eventsPause)
+		if !next.IsZero() {
+			again = time.After(time.Until(next))
 		}
 		select {
 		case <-ctx.Done():
 		case <-changed:
 		case <-again:
 		}
-		later = min(later, eventsLater)
 	}
 }
 
-// round makes Events of what is new, and reports whether some are left for the next and whether one could not be made.
-func (e *Events) round(ctx context.Context) (unsaid, failed bool) {
-	now := make(map[told]bool)
-	made := 0
+// round makes Events of what is new, and returns when some that are left are due, if there are any. Those that could not be
+// made wait each for their own time, so that they keep no other from being made.
+func (e *Events) round(ctx context.Context) (next time.Time) {
+	said := make(map[told]saying)
+	var due []status.Entry
+	start := time.Now()
+	later := func(at time.Time) {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
 	for _, entry := range e.status.List() {
-		if entry.Severity != status.Refused || entry.Name == "" {
+		t := tell(entry)
+		if _, twice := said[t]; twice || entry.Severity != status.Refused || entry.Name == "" {
 			continue
 		}
-		t := told{entry.Kind, entry.Namespace, entry.Name, entry.Problem}
-		if e.said[t] || now[t] {
-			now[t] = true
-			continue
+		was := e.said[t]
+		switch said[t] = was; {
+		case was.done:
+		case was.at.After(start):
+			later(was.at)
+		default:
+			due = append(due, entry)
 		}
-		if made++; made > eventsMost {
-			unsaid = true
-			continue
-		}
+	}
+	slices.SortStableFunc(due, func(a, b status.Entry) int { return said[tell(a)].at.Compare(said[tell(b)].at) })
+	if len(due) > eventsMost {
+		due = due[:eventsMost]
+		later(start)
+	}
+	for _, entry := range due {
 		err := e.make(ctx, entry)
-		if err == nil || final(err) {
-			now[t] = true
-		} else {
-			unsaid, failed = true, true
+		now := saying{done: true}
+		if err != nil && !final(err) {
+			pause := min(max(2*said[tell(entry)].pause, eventsPause), eventsLater)
+			now = saying{at: time.Now().Add(pause), pause: pause}
+			later(now.at)
 		}
+		said[tell(entry)] = now
 		if err != nil {
 			e.log.Debug("an event was not made", "object", entry.ID(), "err", err)
 		}
 	}
-	e.said = now
-	return unsaid, failed
+	e.said = said
+	return next
 }
+
+func tell(e status.Entry) told { return told{e.Kind, e.Namespace, e.Name, e.Problem} }
 
 // clip shortens a text to so many bytes, at a whole character.
 func clip(text string, most int) string {

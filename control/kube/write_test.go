@@ -425,6 +425,65 @@ func TestEventsLater(t *testing.T) {
 	}
 }
 
+// As many Events as one pause has, and which cannot be made, keep no others from being made.
+func TestEventsThatFailAreNotInTheWay(t *testing.T) {
+	a := kubetest.New(t)
+	a.Put(shop)
+	w := start(t, a)
+	w.synced(t)
+	var entries []status.Entry
+	for i := range 2*eventsMost + 2 { // the last two can be made
+		e := status.Entry{Severity: status.Refused, Kind: "Other", Namespace: "gone", Name: fmt.Sprintf("o-%03d", i), Problem: "it is odd"}
+		if i >= 2*eventsMost {
+			e.Namespace = "shop"
+		}
+		entries = append(entries, e)
+	}
+	w.status.Set("x", entries...)
+	a.Fail(func(r *http.Request) int {
+		if r.Method == "POST" && r.URL.Path == "/api/v1/namespaces/gone/events" {
+			return 503
+		}
+		return 0
+	})
+	e := NewEvents(w.source, w.status, "ambit-system", nil)
+	for round := range 3 {
+		if n := len(a.Objects("api/v1/events")); n != 0 {
+			t.Fatalf("%d events before round %d", n, round)
+		}
+		start := time.Now()
+		next := e.round(t.Context())
+		if next.IsZero() || round < 2 && next.After(start.Add(eventsPause)) {
+			t.Errorf("round %d: the next in %s", round, next.Sub(start))
+		}
+		for k, s := range e.said { // nothing that failed is due again before the test is over
+			if !s.at.IsZero() {
+				s.at = start.Add(time.Hour)
+				e.said[k] = s
+			}
+		}
+	}
+	if n := len(a.Objects("api/v1/events")); n != 2 {
+		t.Errorf("%d events, want 2", n)
+	}
+	asked := a.Asked("POST", "/api/v1/namespaces/gone/events")
+	e.round(t.Context())
+	if n := a.Asked("POST", "/api/v1/namespaces/gone/events"); asked != 2*eventsMost || n != asked {
+		t.Errorf("asked %d times, then %d", asked, n-asked)
+	}
+	for k, s := range e.said { // their time comes
+		s.at = time.Time{}
+		e.said[k] = s
+	}
+	a.Fail(nil)
+	for range 2 {
+		e.round(t.Context())
+	}
+	if n := len(a.Objects("api/v1/events")); n != len(entries) {
+		t.Errorf("%d events, want %d", n, len(entries))
+	}
+}
+
 // A node loses the taint, and no other, when its agent is ready.
 func TestUntaint(t *testing.T) {
 	a := kubetest.New(t)
