@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -80,6 +81,10 @@ type asker struct {
 	count int           // questions that are under way or wait
 }
 
+// errBusy is wrapped by the error of a question that was not asked, because its address has too many. It says nothing of the
+// API server: nobody falls back on an earlier answer by asking too much.
+var errBusy = errors.New("too many questions about tokens are under way")
+
 // inTurn asks the API server when the peer's address has fewer than peerMost questions under way.
 func (t *Tokens) inTurn(ctx context.Context, raw string) (token.Claims, error) {
 	p, ok := peer.FromContext(ctx)
@@ -114,5 +119,5 @@ func (t *Tokens) inTurn(ctx context.Context, raw string) (token.Claims, error) {
 	case <-wait.C:
 	case <-ctx.Done():
 	}
-	return token.Claims{}, fmt.Errorf("%w: %s has too many questions under way", errAway, host)
+	return token.Claims{}, fmt.Errorf("%w: those of %s", errBusy, host)
 }

@@ -135,13 +135,19 @@ func (r *review) counts(now time.Time) bool {
 // errAway is wrapped by the error of a question that was not answered.
 var errAway = errors.New("the API server cannot be asked about the token")
 
-// ask asks the API server, and falls back on what it said before while it is away.
+// ask asks the API server, and falls back on what it said before while it is away. What it accepted before waits for no
+// turn: that is a proxy of the mesh, and whoever shares its address must not hold it up.
 func (t *Tokens) ask(ctx context.Context, raw string, before *review) (token.Claims, error) {
-	claims, err := t.inTurn(ctx, raw)
-	if errors.Is(err, errAway) {
-		if before != nil && before.err == nil && t.now().Before(before.until) {
-			return before.claims, nil
-		}
+	accepted := before != nil && before.err == nil
+	ask := t.inTurn
+	if accepted {
+		ask = t.review
+	}
+	claims, err := ask(ctx, raw)
+	switch {
+	case errors.Is(err, errAway) && accepted && t.now().Before(before.until):
+		return before.claims, nil
+	case errors.Is(err, errAway), errors.Is(err, errBusy):
 		return token.Claims{}, status.Error(codes.Unavailable, err.Error())
 	}
 	return claims, err

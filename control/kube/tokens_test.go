@@ -184,6 +184,48 @@ func TestTokensOfOneAddress(t *testing.T) {
 	}
 }
 
+// A token that was accepted before is asked about again whatever else its address asks; and a question that is not asked says
+// nothing of the API server, so that no earlier answer counts instead.
+func TestTokensThatWereAccepted(t *testing.T) {
+	a := kubetest.New(t)
+	a.Review(reviewer)
+	k := NewTokens(clusterOf(t, a), "cluster.local")
+	var later atomic.Int64
+	k.now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	from := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1}})
+	good := jwtUntil("good", time.Now().Add(time.Hour))
+	if _, err := k.Review(from, good); err != nil {
+		t.Fatal(err)
+	}
+	later.Store(int64(time.Minute)) // the answer does not count any more
+	let := make(chan struct{})
+	var under atomic.Int32
+	a.Fail(func(r *http.Request) int {
+		if r.URL.Path == reviews && under.Add(1) <= peerMost {
+			<-let
+		}
+		return 0
+	})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(let)
+	for i := range peerMost {
+		wg.Go(func() { _, _ = k.Review(from, jwtUntil(fmt.Sprint("bad", i), time.Now().Add(time.Hour))) })
+	}
+	await(t, "the others' questions", func() bool { return under.Load() == peerMost })
+	if _, err := k.Review(from, good); err != nil || under.Load() != peerMost+1 {
+		t.Errorf("%d questions, %v", under.Load()-peerMost, err)
+	}
+	ended, cancel := context.WithCancel(from)
+	cancel()
+	if _, err := k.Review(ended, jwtUntil("good2", time.Now().Add(time.Hour))); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "too many questions") {
+		t.Error(err)
+	}
+	if _, err := k.inTurn(ended, good); !errors.Is(err, errBusy) || errors.Is(err, errAway) {
+		t.Errorf("being over the limit is %v", err)
+	}
+}
+
 func TestTokensAreBounded(t *testing.T) {
 	k := NewTokens(nil, "cluster.local")
 	now := time.Now()
