@@ -52,6 +52,15 @@ func (c Config) rootNamespaces() kube.Spaces {
 // inCluster says whether the configuration comes from an API server.
 func (c Config) inCluster() bool { return c.InCluster || c.Kubeconfig+c.KubeContext != "" }
 
+// sourceConfig is what is read, and for whom.
+func (c *clusterRunner) sourceConfig() kube.SourceConfig {
+	cfg := c.d.cfg
+	return kube.SourceConfig{
+		Cluster: c.cluster, Sink: c.d.pusher, Status: c.d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Namespace: cfg.own(), Logger: c.d.logger,
+		NetworkPolicies: cfg.NetworkPolicies, Secrets: cfg.SecretNamespaces, RootNamespace: cfg.RootNamespace,
+	}
+}
+
 // newCluster is nil when the configuration comes from a folder.
 func newCluster(d *Daemon) (*clusterRunner, error) {
 	cfg := d.cfg
@@ -63,10 +72,7 @@ func newCluster(d *Daemon) (*clusterRunner, error) {
 	if c.cluster, err = kube.Connect(kube.Access{InCluster: cfg.InCluster, Kubeconfig: cfg.Kubeconfig, Context: cfg.KubeContext}, d.logger); err != nil {
 		return nil, err
 	}
-	c.source = kube.NewSource(kube.SourceConfig{
-		Cluster: c.cluster, Sink: d.pusher, Status: d.status, ClusterDomain: cfg.ClusterDomain, Places: c.places, Namespace: cfg.own(), Logger: d.logger,
-		NetworkPolicies: cfg.NetworkPolicies, Secrets: cfg.SecretNamespaces, RootNamespace: cfg.RootNamespace,
-	})
+	c.source = kube.NewSource(c.sourceConfig())
 	d.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "ambit_control_unreadable_kinds", Help: "Kinds that the control plane cannot read at the moment: the API server refuses, or serves them no more.",

@@ -258,6 +258,9 @@ kind: AuthorizationPolicy
 metadata: {name: closed, namespace: istio-system}
 spec: {}
 `)
+	if got := (&clusterRunner{d: &Daemon{cfg: c.cfg}}).sourceConfig(); got.Namespace != "ambit-system" || got.RootNamespace != "istio-system" {
+		t.Errorf("last good versions are noted in %s, those of %s first", got.Namespace, got.RootNamespace)
+	}
 	c.start()
 	defer c.stop()
 	c.await("the roots", func() bool { pem, _ := c.roots(); return len(pem) > 0 })
