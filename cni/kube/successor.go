@@ -2,12 +2,9 @@ package kube
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -116,18 +113,8 @@ func (c *Cluster) outlived(now time.Time) bool {
 	if err != nil {
 		return true
 	}
-	parts := strings.Split(have.Token, ".")
-	if len(parts) != 3 {
-		return false
-	}
-	var claims struct {
-		Exp float64 `json:"exp"`
-	}
-	body, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil || json.Unmarshal(body, &claims) != nil {
-		return false
-	}
-	return claims.Exp > 0 && float64(now.Unix()) >= claims.Exp
+	said, ok := claimed(have.Token)
+	return ok && said.Exp > 0 && float64(now.Unix()) >= said.Exp
 }
 
 // insist asks three times.

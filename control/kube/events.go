@@ -32,9 +32,8 @@ type told struct{ kind, namespace, name, problem string }
 
 // saying is how far the Event of a refusal is.
 type saying struct {
-	done  bool
-	at    time.Time     // of the next try, when one failed
-	pause time.Duration // before it
+	done bool
+	failure
 }
 
 const (
@@ -107,8 +106,7 @@ func (e *Events) round(ctx context.Context) (next time.Time) {
 		err := e.make(ctx, entry)
 		now := saying{done: true}
 		if err != nil && !final(err) {
-			pause := min(max(2*said[tell(entry)].pause, eventsPause), eventsLater)
-			now = saying{at: time.Now().Add(pause), pause: pause}
+			now = saying{failure: said[tell(entry)].again(eventsPause, eventsLater)}
 			later(now.at)
 		}
 		said[tell(entry)] = now

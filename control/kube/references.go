@@ -238,10 +238,10 @@ func (s *Source) landed(f *flight) []object.Event {
 	switch {
 	case !r.wanted(f.key):
 	case f.err != nil:
-		pause := min(max(2*r.missing[f.key].pause, fetchAgain), fetchLater)
-		r.missing[f.key] = failure{at: time.Now().Add(pause), pause: pause}
+		next := r.missing[f.key].again(fetchAgain, fetchLater)
+		r.missing[f.key] = next
 		s.log.Warn("a Secret that is named cannot be read, trying again", "namespace", f.key.Namespace, "name", f.key.Name, "err", f.err)
-		time.AfterFunc(pause, s.poke)
+		time.AfterFunc(next.pause, s.poke)
 	case f.object != nil:
 		delete(r.missing, f.key)
 		r.shown[f.key] = true

@@ -135,12 +135,6 @@ func (r *Roots) found(name object.Key, u *unstructured.Unstructured) {
 	r.have[name.Namespace], _, _ = unstructured.NestedString(u.Object, "data", rootsKey)
 }
 
-// failure is when a namespace that could not be written to is tried again, and how long it waits if that fails, too.
-type failure struct {
-	at    time.Time
-	pause time.Duration
-}
-
 const (
 	rootsPause = time.Second
 	rootsMost  = 30 * time.Second
@@ -175,9 +169,7 @@ func (r *Roots) round(ctx context.Context) time.Duration {
 		case apierrors.IsNotFound(err), apierrors.HasStatusCause(err, "NamespaceTerminating"):
 			delete(r.failing, ns) // the namespace is going
 		default:
-			was := r.failing[ns]
-			pause := min(max(2*was.pause, rootsPause), rootsMost)
-			r.failing[ns] = failure{at: time.Now().Add(pause), pause: pause}
+			r.failing[ns] = r.failing[ns].again(rootsPause, rootsMost)
 			text := strings.NewReplacer(`"`+ns+`"`, `"*"`, "/"+ns+"/", "/*/").Replace(err.Error())
 			if troubles[text] == nil {
 				troubles[text] = &trouble{namespace: ns, err: err}

@@ -94,13 +94,20 @@ func (c *cluster) agentOf(node string) string {
 // change edits the agents' DaemonSet.
 func (c *cluster) change(edit func(*appsv1.DaemonSet)) {
 	c.Helper()
-	c.eventually("the agents' DaemonSet is changed", func() error {
-		ds, err := c.client.AppsV1().DaemonSets(system).Get(c.ctx, agents, metav1.GetOptions{})
+	c.changeSet(agents, edit)
+}
+
+// changeSet edits one of the mesh's DaemonSets.
+func (c *cluster) changeSet(name string, edit func(*appsv1.DaemonSet)) {
+	c.Helper()
+	sets := c.client.AppsV1().DaemonSets(system)
+	c.eventually("DaemonSet "+name+" is changed", func() error {
+		ds, err := sets.Get(c.ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
 		edit(ds)
-		_, err = c.client.AppsV1().DaemonSets(system).Update(c.ctx, ds, metav1.UpdateOptions{})
+		_, err = sets.Update(c.ctx, ds, metav1.UpdateOptions{})
 		return err
 	})
 }

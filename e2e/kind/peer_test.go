@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -138,15 +139,6 @@ func (c *cluster) ours() {
 // proxies changes the pods of the node proxies' DaemonSet, and waits for it.
 func (c *cluster) proxies(edit func(*corev1.PodSpec)) {
 	c.Helper()
-	sets := c.client.AppsV1().DaemonSets(system)
-	c.eventually("the DaemonSet is changed", func() error {
-		ds, err := sets.Get(c.ctx, "ztunnel", metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		edit(&ds.Spec.Template.Spec)
-		_, err = sets.Update(c.ctx, ds, metav1.UpdateOptions{})
-		return err
-	})
+	c.changeSet("ztunnel", func(ds *appsv1.DaemonSet) { edit(&ds.Spec.Template.Spec) })
 	c.rollout("DaemonSet", system, "ztunnel")
 }

@@ -20,6 +20,9 @@ var workloadKinds = map[string]string{
 	"cronjob": "CronJob", "cronjobs": "CronJob", "cj": "CronJob",
 }
 
+// isPod says whether a kind is written that means the pod itself.
+func isPod(kind string) bool { return slices.Contains([]string{"pod", "pods", "po"}, kind) }
+
 // locatePod finds a pod: NAME, NAME.NAMESPACE, NAMESPACE/NAME, pod/NAME, or one of a workload, KIND/NAME; and the nodes of all.
 func (a *app) locatePod(ctx context.Context, what, namespace string) (found cluster.Object, nodes map[string]string, err error) {
 	c, err := a.cluster()
@@ -59,7 +62,7 @@ func findPod(pods []cluster.Object, what, namespace string) (found cluster.Objec
 			if found == nil {
 				found = p
 			}
-		case slash && (first == "pod" || first == "pods" || first == "po") && namespace+"/"+name == full,
+		case slash && isPod(first) && namespace+"/"+name == full,
 			slash && what == full,
 			!slash && (namespace+"/"+what == full || what == p.Name()+"."+p.Namespace()):
 			return p
@@ -102,8 +105,7 @@ func (a *app) noPod(pods []cluster.Object, what, namespace string) error {
 	}
 	first, name, slash := strings.Cut(what, "/")
 	kind := workloadKinds[strings.ToLower(first)]
-	isPod := slices.Contains([]string{"pod", "pods", "po"}, first)
-	if slash && kind == "" && !isPod {
+	if slash && kind == "" && !isPod(first) {
 		if !namespaces[first] {
 			return fmt.Errorf("%q is neither a namespace with pods nor a kind that has some; namespaces with pods are %s, kinds are %s",
 				first, someOf(slices.Sorted(maps.Keys(namespaces))), strings.Join([]string{"deployment", "replicaset", "statefulset", "daemonset", "job", "cronjob"}, ", "))

@@ -194,11 +194,12 @@ func (e *Env) throughWaypoint(d *waypoint.Destination, l leg, through *workload.
 		at := netip.AddrPortFrom(ip, uint16(e.options().PeerHBONEPort))
 		lb := tunnelEndpoint(w, netip.AddrPortFrom(vip, uint16(l.port)), at, e.accepted(svc))
 		weigh(lb, w)
+		c := candidate{workload: w, endpoint: lb}
 		if w.GetStatus() == workload.WorkloadStatus_UNHEALTHY {
-			sick = append(sick, candidate{workload: w, endpoint: lb})
-			continue
+			sick = append(sick, c)
+		} else {
+			out = append(out, c)
 		}
-		out = append(out, candidate{workload: w, endpoint: lb})
 	}
 	if len(out) == 0 {
 		// As the node proxy does (ztunnel/route): one that ends still serves, and none lets anybody past a policy.
