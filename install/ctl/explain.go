@@ -37,7 +37,8 @@ func (a *app) explain() *cobra.Command {
 Each hop is asked what it would do now, with the state it really routes by: the node proxy of the pod that calls, the waypoint
 if there is one (token, policies by name and rule, limits, route, backend), and the node proxy of every pod that may answer.
 POD is NAME, NAME.NAMESPACE, NAMESPACE/NAME or pod/NAME, or KIND/NAME for a pod of that deployment, replicaset, statefulset,
-daemonset, job or cronjob; if it is an ingress gateway's, the request is one from outside to its listener at PORT. DESTINATION is a name as the pod would write it, an address, or a URL; without a port it is 80.
+daemonset, job or cronjob; if it is an ingress gateway's, the request is one from outside to its listener at PORT. DESTINATION
+is a name as the pod would write it, an address, or a URL; without a port it is 80.
 
 Each line is what one hop says: pass, DENY, or open when somebody else decides (an external authorizer, a counter, chance).
 The exit code is 0 when the mesh lets it through, 79 when it does not, and 1 when that cannot be found out.`,
