@@ -34,7 +34,6 @@ func applyRoutes(ipv6 bool, lo int) error { return applyRoutesFrom(ipv6, lo, nil
 
 // applyRoutesFrom gives connections that are marked before they have an address one of sources, which go by family.
 func applyRoutesFrom(ipv6 bool, lo int, sources map[int]netip.Addr) error {
-	tune("1")
 	for _, r := range routesOf(ipv6) {
 		if err := r.apply(lo, sources[r.family]); err != nil {
 			return err
@@ -67,7 +66,6 @@ func removeRoutes(ipv6 bool, lo int) error {
 			return err
 		}
 	}
-	tune("0")
 	return nil
 }
 

@@ -158,29 +158,6 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	}
 }
 
-func TestAcceptQueueMoves(t *testing.T) {
-	if _, err := os.Stat(migrateSysctl); err != nil {
-		t.Skip("needs Linux 5.14:", err)
-	}
-	eachBackend(t, func(t *testing.T, b Backend) {
-		ns := netnstest.Make(t)
-		value := func() (v string) {
-			_ = ns.Do(func() error {
-				data, err := os.ReadFile(migrateSysctl)
-				v = strings.TrimSpace(string(data))
-				return err
-			})
-			return v
-		}
-		if err := b.Apply(ns, Options{}); err != nil || value() != "1" {
-			t.Errorf("after Apply: %q %v", value(), err)
-		}
-		if err := b.Remove(ns); err != nil || value() != "0" {
-			t.Errorf("after Remove: %q %v", value(), err)
-		}
-	})
-}
-
 func TestSupersede(t *testing.T) {
 	all := backends(t)
 	o := Options{IPv6: true, DNS: true}

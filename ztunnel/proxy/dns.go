@@ -17,7 +17,7 @@ import (
 // in the pod redirect them to.
 type dnsSockets struct {
 	packets  []net.PacketConn
-	streams  []net.Listener
+	streams  []*listener
 	answered chan struct{} // closed when nothing is asked here any more
 }
 
@@ -25,22 +25,16 @@ func (d *dnsSockets) close() {
 	for _, c := range d.packets {
 		c.Close()
 	}
-	for _, l := range d.streams {
-		l.Close()
-	}
 }
 
 // lastQuestions is how long a datagram may be on its way from the kernel's choice of a socket into that socket's queue.
 const lastQuestions = 50 * time.Millisecond
 
-// retire leaves new questions to the next proxy; those that are here are still answered by those who serve the sockets.
-func (d *dnsSockets) retire() {
+// leave gives new datagrams to the next proxy; those that are here are still answered by those who serve the sockets.
+func (d *dnsSockets) leave() {
 	for _, c := range d.packets {
-		leaveToNext(c)
+		giveTo(c, secondSocket)
 		_ = c.SetReadDeadline(time.Now().Add(lastQuestions))
-	}
-	for _, l := range d.streams {
-		l.Close()
 	}
 }
 
@@ -71,7 +65,7 @@ func (pd *pod) listenDNS(ctx context.Context, opts control) error {
 		if err != nil {
 			return fmt.Errorf("listen on %s for DNS: %w", at, err)
 		}
-		pd.dns.streams = append(pd.dns.streams, l)
+		pd.dns.streams = append(pd.dns.streams, share(l))
 	}
 	return nil
 }

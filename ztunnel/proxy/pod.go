@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,12 +41,12 @@ type pod struct {
 	crowded    telemetry.Gate // of the warnings that there are too many
 
 	// written by listen, before anything runs
-	outboundL, plaintextL, hboneL net.Listener
-	socksL                        []net.Listener
+	outboundL, plaintextL, hboneL *listener
+	socksL                        []*listener
 	dns                           dnsSockets
 	v6                            bool
 
-	closing sync.Once
+	refusing sync.Once
 }
 
 func newPod(p *Proxy, in inpod.Pod) *pod {
@@ -73,18 +73,14 @@ func (pd *pod) workloadUID() string { return podWorkloadUID(pd.proxy.cfg.Cluster
 func (pd *pod) listen(ctx context.Context) error {
 	cfg := pd.proxy.cfg
 	pd.v6 = cfg.IPv6 && pd.netns.HasIPv6()
-	if !pd.own() {
-		pd.migrateQueues()
-	}
 	opts := []func(int) error{marked(cfg.Mark), answersAsOthers}
 	if cfg.PortReuse {
 		opts = append(opts, reusePort)
 	}
-	type listener struct {
-		to   *net.Listener
+	all := []struct {
+		to   **listener
 		port uint16
-	}
-	all := []listener{{&pd.hboneL, mesh.PortHBONE}, {&pd.outboundL, mesh.PortOutbound}, {&pd.plaintextL, mesh.PortInboundPlaintext}}
+	}{{&pd.hboneL, mesh.PortHBONE}, {&pd.outboundL, mesh.PortOutbound}, {&pd.plaintextL, mesh.PortInboundPlaintext}}
 	if pd.own() {
 		all = all[:1]
 	}
@@ -93,7 +89,7 @@ func (pd *pod) listen(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen on port %d, which the mesh needs inside the pod: %w", l.port, err)
 		}
-		*l.to = ln
+		*l.to = share(ln)
 	}
 	if pd.own() {
 		return nil
@@ -109,31 +105,33 @@ func (pd *pod) listen(ctx context.Context) error {
 	return pd.listenDNS(ctx, sockopts(opts...))
 }
 
-// migrateQueues makes the kernel hand connections that wait in the queue of a closing listener to its successor on the
-// same port instead of resetting them. Without it (Linux before 5.14, or a read-only /proc/sys) an upgrade may reset the
-// few connections that arrive in that moment.
-func (pd *pod) migrateQueues() {
-	err := pd.netns.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_migrate_req", []byte("1"), 0) })
-	if err != nil {
-		pd.log.Debug("connections arriving while the proxy is replaced may be reset", "error", err)
+// listeners are those that are open.
+func (pd *pod) listeners() []*listener {
+	all := slices.Concat([]*listener{pd.outboundL, pd.plaintextL, pd.hboneL}, pd.socksL, pd.dns.streams)
+	return slices.DeleteFunc(all, func(l *listener) bool { return l == nil })
+}
+
+// leave gives what comes from now on to the next proxy, if there is one. What was sent here before is still taken.
+func (pd *pod) leave() {
+	for _, l := range pd.listeners() {
+		l.leave()
 	}
+	pd.dns.leave()
+}
+
+// refuse takes no more connections. Questions that were sent here as datagrams are still answered.
+func (pd *pod) refuse() {
+	pd.refusing.Do(func() {
+		for _, l := range pd.listeners() {
+			l.Close()
+		}
+	})
 }
 
 // closeListeners takes nothing more.
-func (pd *pod) closeListeners() { pd.refuse(pd.dns.close) }
-
-// retire is closeListeners while the pod is served: what has arrived is answered.
-func (pd *pod) retire() { pd.refuse(pd.dns.retire) }
-
-func (pd *pod) refuse(questions func()) {
-	pd.closing.Do(func() {
-		for _, l := range append([]net.Listener{pd.outboundL, pd.plaintextL, pd.hboneL}, pd.socksL...) {
-			if l != nil {
-				l.Close()
-			}
-		}
-		questions()
-	})
+func (pd *pod) closeListeners() {
+	pd.refuse()
+	pd.dns.close()
 }
 
 // run serves until stop, then waits for everything it started.
@@ -165,7 +163,7 @@ func (pd *pod) run() {
 }
 
 // accept hands each connection to a goroutine of its own, as many as the pod may have.
-func (pd *pod) accept(l net.Listener, wg *sync.WaitGroup, handle func(context.Context, *net.TCPConn)) {
+func (pd *pod) accept(l *listener, wg *sync.WaitGroup, handle func(context.Context, *net.TCPConn)) {
 	pause := time.Duration(0)
 	for {
 		c, err := l.Accept()

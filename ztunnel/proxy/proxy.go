@@ -203,8 +203,8 @@ func (p *Proxy) Revoke(revoked func(*x509.Certificate) bool) {
 	}
 }
 
-// Drain stops accepting and asks peers to move on; what is open stays until it ends by itself, ctx ends, or Run is
-// stopped. It returns when nothing is open any more or ctx ended.
+// Drain leaves new connections to the next proxy and asks peers to move on; what is open stays until it ends by itself, ctx
+// ends, or Run is stopped. It returns when nothing is open any more or ctx ended.
 func (p *Proxy) Drain(ctx context.Context) {
 	p.mu.Lock()
 	if !p.draining {
@@ -213,9 +213,18 @@ func (p *Proxy) Drain(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	pods := p.all()
+	// The pools stay usable: connections that were accepted a moment ago are still on their way to them.
 	for _, pd := range pods {
-		// The pool stays usable: connections that were accepted a moment ago are still on their way to it.
-		pd.retire()
+		pd.leave()
+	}
+	if len(pods) > 0 {
+		select {
+		case <-time.After(lastCallers):
+		case <-ctx.Done():
+		}
+	}
+	for _, pd := range pods {
+		pd.refuse()
 	}
 	for _, pd := range pods {
 		if !pd.conns.wait(ctx) || !pd.dns.wait(ctx) {

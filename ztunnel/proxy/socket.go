@@ -111,31 +111,6 @@ func reusePort(fd int) error {
 	return wrapOpt("SO_REUSEPORT", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 }
 
-// leaveToNext has the kernel give datagrams to the socket that joined second at a port where sockets share what arrives: the
-// next proxy's, when there is one. What is in the queue of a socket that closes is lost without a word, unlike connections
-// that wait to be accepted (see migrateQueues). Without a second socket the kernel chooses as ever.
-func leaveToNext(c net.PacketConn) {
-	second := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 1}
-	withFD(c, func(fd int) {
-		_ = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: 1, Filter: &second})
-	})
-}
-
-// takeShare undoes what leaveToNext of an earlier proxy has left at the port, which the last socket hands down.
-func takeShare(c net.PacketConn) {
-	withFD(c, func(fd int) { _ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0) })
-}
-
-func withFD(c net.PacketConn, do func(fd int)) {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return
-	}
-	if raw, err := sc.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { do(int(fd)) })
-	}
-}
-
 // transparent lets a socket carry an address that is not the host's: the real client's.
 func transparent(fd int) error {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)

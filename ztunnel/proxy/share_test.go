@@ -1,0 +1,156 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// sharing is one of several proxies at a port: it counts whom it serves.
+type sharing struct {
+	*listener
+	served  atomic.Int64
+	serving sync.WaitGroup
+}
+
+func startSharing(t *testing.T, at string) *sharing {
+	t.Helper()
+	lc := net.ListenConfig{Control: sockopts(reusePort)}
+	lc.SetMultipathTCP(false) // as inside pods; the kernel cannot steer those
+	l, err := lc.Listen(t.Context(), "tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &sharing{listener: share(l)}
+	s.serving.Go(func() {
+		for {
+			c, err := s.Accept()
+			if err != nil {
+				return
+			}
+			s.served.Add(1)
+			_, _ = c.Write([]byte("k"))
+			c.Close()
+		}
+	})
+	t.Cleanup(s.end)
+	return s
+}
+
+// end closes it, and with it resets who is in its queue.
+func (s *sharing) end() {
+	s.Close()
+	s.serving.Wait()
+}
+
+func visit(ctx context.Context, at string) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", at)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	n, err := c.Read(make([]byte, 1))
+	if n == 0 {
+		return errors.Join(errors.New("not served"), err)
+	}
+	return nil
+}
+
+// The port is given to whoever remains, in whatever order they came.
+func TestPortIsLeftToTheOther(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		leave func(older, younger *sharing) (leaves, stays *sharing)
+	}{
+		{"the older leaves", func(o, y *sharing) (*sharing, *sharing) { return o, y }},
+		{"the younger leaves", func(o, y *sharing) (*sharing, *sharing) { return y, o }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			older := startSharing(t, "127.0.0.1:0")
+			at := older.Addr().String()
+			younger := startSharing(t, at)
+			leaves, stays := c.leave(older, younger)
+			until(t, "both are served", func() bool {
+				if err := visit(t.Context(), at); err != nil {
+					t.Fatal(err)
+				}
+				return leaves.served.Load() > 0 && stays.served.Load() > 0
+			})
+			leaves.leave()
+			// Whom it still serves, it was chosen for before, or it finds out by them that it is the younger.
+			until(t, "nobody is sent to the one that leaves", func() bool {
+				before := leaves.served.Load()
+				for range 100 {
+					if err := visit(t.Context(), at); err != nil {
+						t.Fatal(err)
+					}
+				}
+				return leaves.served.Load() == before
+			})
+			leaves.end()
+			if err := visit(t.Context(), at); err != nil {
+				t.Error("the one that stayed:", err)
+			}
+			// What the one that left has set is no matter for the next.
+			next := startSharing(t, at)
+			until(t, "both are served", func() bool {
+				if err := visit(t.Context(), at); err != nil {
+					t.Fatal(err)
+				}
+				return next.served.Load() > 0 && stays.served.Load() > 0
+			})
+		})
+	}
+}
+
+// While one proxy after the other leaves, nobody who calls is reset.
+func TestNobodyIsResetBetweenProxies(t *testing.T) {
+	current := startSharing(t, "127.0.0.1:0")
+	at := current.Addr().String()
+	var calling sync.WaitGroup
+	var called, lost atomic.Int64
+	done := make(chan struct{})
+	for range 20 {
+		calling.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if err := visit(t.Context(), at); err != nil {
+					lost.Add(1)
+				}
+				called.Add(1)
+			}
+		})
+	}
+	for range 20 {
+		next := startSharing(t, at)
+		current.leave()
+		// On loopback no packet is lost: those who call before others are served have arrived when those are.
+		enough := called.Load() + 200
+		until(t, "200 more callers", func() bool { return called.Load() >= enough })
+		current.end()
+		current = next
+	}
+	close(done)
+	calling.Wait()
+	if n := lost.Load(); n > 0 {
+		t.Errorf("%d of %d callers were not served", n, called.Load())
+	}
+}
+
+func until(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !cond(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("never: ", what)
+		}
+	}
+}
