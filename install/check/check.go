@@ -131,8 +131,9 @@ type Agent struct {
 	Ready                      bool
 	Desired, Captured, Taken   int
 	Proxies                    int
-	Plugin                     string
-	Waiting                    map[string]string
+	// Plugin is why new pods are not brought in, PluginWarning what is wrong of the plugin and keeps nobody out.
+	Plugin, PluginWarning string
+	Waiting               map[string]string
 }
 
 // Certificate of a proxy.

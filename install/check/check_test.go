@@ -95,6 +95,7 @@ func TestJudge(t *testing.T) {
 			f.Mesh.Nodes[0].Waiting = map[string]string{"shop/web": "no netns"}
 		}, "failed pods: pod shop/web on node a: no netns | kubectl -n shop describe pod web\nfailed pods: 2 of 3 pods are in the mesh | ambitctl enrolment"},
 		{"plugin", func(f *Facts) { f.Mesh.Nodes[0].Plugin = "no conflist" }, "failed cni: on node a new pods are not brought in: no conflist"},
+		{"plugin without a token", func(f *Facts) { f.Mesh.Nodes[0].PluginWarning = "no token" }, "warning cni: on node a new pods are brought in, but: no token | kubectl -n "},
 		{"no proxy", func(f *Facts) { f.Mesh.Nodes[0].Proxies = 0 }, "failed node-proxies: no node proxy is connected on node a"},
 		{"silent agent", func(f *Facts) { f.Mesh.Silent = map[string]string{"b": "timeout"} }, "failed cni: the agent of node b does not answer: timeout"},
 		{"root soon", func(f *Facts) { f.Mesh.Root = now.Add(24 * time.Hour) }, "warning certificates: the mesh's root certificate ends on 2026-11-22 | ambitctl ca rotate"},

@@ -73,8 +73,12 @@ func (j *judge) agents(f Facts) {
 	for _, a := range m.Nodes {
 		desired += a.Desired
 		taken += min(a.Captured, a.Taken)
-		if a.Plugin != "" {
-			j.fail("cni", fmt.Sprintf("kubectl -n %s logs -l k8s-app=ambit-cni-node --field-selector spec.nodeName=%s", f.Namespace.Name, a.Node), "on node %s new pods are not brought in: %s", a.Node, a.Plugin)
+		logs := fmt.Sprintf("kubectl -n %s logs -l k8s-app=ambit-cni-node --field-selector spec.nodeName=%s", f.Namespace.Name, a.Node)
+		switch {
+		case a.Plugin != "":
+			j.fail("cni", logs, "on node %s new pods are not brought in: %s", a.Node, a.Plugin)
+		case a.PluginWarning != "":
+			j.warn("cni", logs, "on node %s new pods are brought in, but: %s", a.Node, a.PluginWarning)
 		}
 		if a.Proxies == 0 {
 			j.fail("node-proxies", fmt.Sprintf("kubectl -n %s get pods -l app=ztunnel --field-selector spec.nodeName=%s", f.Namespace.Name, a.Node), "no node proxy is connected on node %s: pods of the mesh there have no network", a.Node)

@@ -179,7 +179,7 @@ func ask(ctx context.Context, p cluster.Part, to *check.Agent) error {
 		Ready                      bool
 		Pods                       struct{ Desired, Captured, Taken int }
 		Proxies                    int
-		Plugin                     string
+		Plugin, PluginWarning      string
 		Waiting                    map[string]string
 	}
 	if !p.Ready && p.Trouble != "" {
@@ -190,7 +190,7 @@ func ask(ctx context.Context, p cluster.Part, to *check.Agent) error {
 	}
 	*to = check.Agent{
 		Node: s.Node, Version: s.Version, Redirection: s.Redirection, Ready: s.Ready, Desired: s.Pods.Desired, Captured: s.Pods.Captured,
-		Taken: s.Pods.Taken, Proxies: s.Proxies, Plugin: s.Plugin, Waiting: s.Waiting,
+		Taken: s.Pods.Taken, Proxies: s.Proxies, Plugin: s.Plugin, PluginWarning: s.PluginWarning, Waiting: s.Waiting,
 	}
 	return nil
 }

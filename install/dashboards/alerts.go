@@ -33,6 +33,8 @@ func Alerts() []Alert {
 			"a trusted root expires in {{ $value | humanizeDuration }}", "add the next root now, so that every proxy has it before it signs; see docs/identity.md"},
 		{"AmbitObjectsRefused", "max(ambit_control_refusals) > 0", "10m", "info",
 			"{{ $value }} objects are refused or in doubt; what was in force before stays so", "ambitctl config refused"},
+		{"AmbitLastGoodNotKept", "max(ambit_control_last_good_not_kept) > 0", "10m", "warning",
+			"{{ $value }} policies that are refused, or whose definition is away, are in force by versions that are noted nowhere", "ambitctl config refused; correct them before ambitd is restarted"},
 		{"AmbitNoLeader", "sum(ambit_control_leader) != 1", "5m", "warning",
 			"{{ $value }} control planes write status and run Gateways; one should", "kubectl -n ambit-system describe lease ambitd"},
 		{"AmbitKindsUnreadable", "max by (pod) (ambit_control_unreadable_kinds) > 0", "10m", "warning",

@@ -1,19 +1,25 @@
 #!/bin/bash
-# test.sh: a cluster, Ambit on it, the stories of e2e/kind and the Gateway API conformance suite, and the end of the cluster.
-# What fails does not hide what comes after it; the exit code is that of all. KEEP=1 leaves the cluster, RUN=regexp takes the
-# stories it names and no conformance suite, SHORT=1 the two stories that CI runs, REDIRECTION=nftables, iptables or ebpf has
-# all of it run with that way of redirecting.
+# test.sh: a cluster, Ambit on it, the stories of e2e/kind and the Gateway API conformance suite, and the end of the cluster;
+# then a smaller one whose pods have two addresses. What fails does not hide what comes after it; the exit code is that of all.
+# KEEP=1 leaves the cluster, RUN=regexp takes the stories it names and nothing else, SHORT=1 the two stories that CI runs,
+# REDIRECTION=nftables, iptables or ebpf has all of it run with that way of redirecting.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 failed=()
+twofold=
 say() { printf '== %s\n' "$*"; }
+
+end() { make --no-print-directory kind-delete "$@"; }
 
 finish() {
   local code=$?
+  if [ -n "$twofold" ]; then
+    end NAME="$twofold" || code=1
+  fi
   if [ -n "${KEEP:-}" ]; then
     say 'the cluster stays (make kind-delete)'
   else
-    make --no-print-directory kind-delete || code=1
+    end || code=1
   fi
   exit $code
 }
@@ -23,7 +29,7 @@ say 'a cluster with Ambit'
 make --no-print-directory kind || exit 1
 
 # stories TITLE LIMIT REGEXP. The limits are for two cores.
-stories() { say "$1"; bin/ambit-kind run -- go test -tags kind -count=1 -timeout "$2" -run "$3" -v ./e2e/kind || failed+=("$1"); }
+stories() { say "$1"; ${4:-} bin/ambit-kind run -- go test -tags kind -count=1 -timeout "$2" -run "$3" -v ./e2e/kind || failed+=("$1"); }
 if [ -n "${RUN:-}" ]; then
   stories "the stories $RUN" 90m "$RUN"
 elif [ -n "${SHORT:-}" ]; then
@@ -40,6 +46,18 @@ if [ -n "${REDIRECTION:-}" ]; then
   now=$(bin/ambit-kind run -- kubectl get daemonset -n ambit-system ambit-cni-node \
     -o 'jsonpath={.spec.template.spec.containers[0].env[?(@.name=="AMBIT_REDIRECTION")].value}')
   [ "$now" = "$REDIRECTION" ] || failed+=("redirection is \"$now\" in the end, not $REDIRECTION")
+fi
+
+# Nothing of another's cluster can be chosen, and one that was made with two families has been tested already.
+if [ -z "${RUN:-}${SHORT:-}${KUBECONFIG:-}${IP_FAMILY:-}" ]; then
+  twofold=${NAME:-ambit}-dual
+  small=(NAME="$twofold" IP_FAMILY=dual WORKERS=1)
+  say 'a cluster whose pods have two addresses'
+  if make --no-print-directory kind "${small[@]}"; then
+    stories 'both addresses of a pod' 20m '^TestDualStack$' "env NAME=$twofold"
+  else
+    failed+=('a cluster whose pods have two addresses')
+  fi
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then
