@@ -14,9 +14,21 @@ import (
 // RollZtunnel replaces the node proxy of one node as a DaemonSet with maxSurge 1 does: a second one is started beside it,
 // and once that is ready the first is asked to drain and end. It returns when it has ended.
 func RollZtunnel(ctx context.Context, l *lab.Lab, node string) error {
-	st, err := l.Status(ctx)
+	old, _, err := StartNextZtunnel(ctx, l, node)
 	if err != nil {
 		return err
+	}
+	if err := l.Stop(ctx, old); err != nil {
+		return fmt.Errorf("stop the old ztunnel of %s: %w", node, err)
+	}
+	return nil
+}
+
+// StartNextZtunnel starts a second node proxy beside that of a node, and returns the names of both when it is ready.
+func StartNextZtunnel(ctx context.Context, l *lab.Lab, node string) (have, started string, err error) {
+	st, err := l.Status(ctx)
+	if err != nil {
+		return "", "", err
 	}
 	for _, d := range st.Daemons {
 		if d.Kind != "ztunnel" || d.Host != node || d.Once {
@@ -34,17 +46,14 @@ func RollZtunnel(ctx context.Context, l *lab.Lab, node string) error {
 			next.Ready = readyURL(mesh.PortReadiness)
 		}
 		if err := l.Run(ctx, next); err != nil {
-			return fmt.Errorf("start the next ztunnel of %s: %w", node, err)
+			return "", "", fmt.Errorf("start the next ztunnel of %s: %w", node, err)
 		}
 		if err := l.DaemonsReady(ctx, nil, next.Name); err != nil {
-			return fmt.Errorf("the next ztunnel of %s: %w", node, err)
+			return "", "", fmt.Errorf("the next ztunnel of %s: %w", node, err)
 		}
-		if err := l.Stop(ctx, d.Name); err != nil {
-			return fmt.Errorf("stop the old ztunnel of %s: %w", node, err)
-		}
-		return nil
+		return d.Name, next.Name, nil
 	}
-	return fmt.Errorf("no ztunnel runs on %s", node)
+	return "", "", fmt.Errorf("no ztunnel runs on %s", node)
 }
 
 // otherReadiness is where every second node proxy of a node says that it is ready.

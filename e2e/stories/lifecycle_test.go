@@ -83,3 +83,35 @@ func TestRestartUnnoticed(t *testing.T) {
 	}
 	t.Logf("%d connections during three restarts", calls)
 }
+
+// TestNextProxyLeaves takes back a node proxy that was started beside the one there is, as when an upgrade is broken off: no
+// connection fails, and the one that stays serves alone.
+func TestNextProxyLeaves(t *testing.T) {
+	w := start(t, options{nodes: 2, mesh: mesh.Options{ZtunnelEnv: []string{"CONNECTION_TERMINATION_DEADLINE=3s"}}})
+	w.namespace("shop", "istio.io/dataplane-mode: ambient")
+	w.pod("shop", "client", "client", "node1")
+	w.pod("shop", "web", "web", "node2")
+	vip := w.service("shop", "web", 80, 8080)
+	w.serve("shop", "web", 8080)
+	w.protocol("shop", "HBONE")
+	w.want("shop", "client", vip, "web "+w.podIP("shop", "client"))
+	var stops []func() load
+	for range 4 {
+		stops = append(stops, w.load("shop", "client", vip))
+	}
+	for _, node := range []string{"node1", "node2"} {
+		_, next, err := mesh.StartNextZtunnel(w.soon(), w.Lab, node)
+		w.must(err)
+		w.must(w.Lab.Stop(w.soon(), next))
+	}
+	calls := 0
+	for _, stop := range stops {
+		got := stop()
+		calls += got.Calls
+		if len(got.Errors) > 0 {
+			t.Errorf("while a second proxy came and went: %s", got)
+		}
+	}
+	w.want("shop", "client", vip, "web "+w.podIP("shop", "client"))
+	t.Logf("%d connections", calls)
+}

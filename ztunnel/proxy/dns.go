@@ -17,7 +17,7 @@ import (
 // in the pod redirect them to.
 type dnsSockets struct {
 	packets  []net.PacketConn
-	streams  []*listener
+	streams  []net.Listener
 	answered chan struct{} // closed when nothing is asked here any more
 }
 
@@ -33,7 +33,7 @@ const lastQuestions = 50 * time.Millisecond
 // leave gives new datagrams to the next proxy; those that are here are still answered by those who serve the sockets.
 func (d *dnsSockets) leave() {
 	for _, c := range d.packets {
-		giveTo(c, secondSocket)
+		leave(c)
 		_ = c.SetReadDeadline(time.Now().Add(lastQuestions))
 	}
 }
@@ -60,12 +60,13 @@ func (pd *pod) listenDNS(ctx context.Context, opts control) error {
 			return fmt.Errorf("listen on %s for DNS: %w", at, err)
 		}
 		pd.dns.packets = append(pd.dns.packets, pc)
-		takeShare(pc)
+		take(pc)
 		l, err := pd.netns.Listen(ctx, "tcp", at, opts)
 		if err != nil {
 			return fmt.Errorf("listen on %s for DNS: %w", at, err)
 		}
-		pd.dns.streams = append(pd.dns.streams, share(l))
+		pd.dns.streams = append(pd.dns.streams, l)
+		take(l)
 	}
 	return nil
 }

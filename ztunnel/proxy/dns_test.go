@@ -33,7 +33,7 @@ func TestNoQuestionIsLostBetweenProxies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		takeShare(pc)
+		take(pc)
 		return pc
 	}
 	type proxied struct {

@@ -41,8 +41,8 @@ type pod struct {
 	crowded    telemetry.Gate // of the warnings that there are too many
 
 	// written by listen, before anything runs
-	outboundL, plaintextL, hboneL *listener
-	socksL                        []*listener
+	outboundL, plaintextL, hboneL net.Listener
+	socksL                        []net.Listener
 	dns                           dnsSockets
 	v6                            bool
 
@@ -78,7 +78,7 @@ func (pd *pod) listen(ctx context.Context) error {
 		opts = append(opts, reusePort)
 	}
 	all := []struct {
-		to   **listener
+		to   *net.Listener
 		port uint16
 	}{{&pd.hboneL, mesh.PortHBONE}, {&pd.outboundL, mesh.PortOutbound}, {&pd.plaintextL, mesh.PortInboundPlaintext}}
 	if pd.own() {
@@ -89,7 +89,8 @@ func (pd *pod) listen(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen on port %d, which the mesh needs inside the pod: %w", l.port, err)
 		}
-		*l.to = share(ln)
+		*l.to = ln
+		take(ln)
 	}
 	if pd.own() {
 		return nil
@@ -106,15 +107,15 @@ func (pd *pod) listen(ctx context.Context) error {
 }
 
 // listeners are those that are open.
-func (pd *pod) listeners() []*listener {
-	all := slices.Concat([]*listener{pd.outboundL, pd.plaintextL, pd.hboneL}, pd.socksL, pd.dns.streams)
-	return slices.DeleteFunc(all, func(l *listener) bool { return l == nil })
+func (pd *pod) listeners() []net.Listener {
+	all := slices.Concat([]net.Listener{pd.outboundL, pd.plaintextL, pd.hboneL}, pd.socksL, pd.dns.streams)
+	return slices.DeleteFunc(all, func(l net.Listener) bool { return l == nil })
 }
 
 // leave gives what comes from now on to the next proxy, if there is one. What was sent here before is still taken.
 func (pd *pod) leave() {
 	for _, l := range pd.listeners() {
-		l.leave()
+		leave(l)
 	}
 	pd.dns.leave()
 }
@@ -163,7 +164,7 @@ func (pd *pod) run() {
 }
 
 // accept hands each connection to a goroutine of its own, as many as the pod may have.
-func (pd *pod) accept(l *listener, wg *sync.WaitGroup, handle func(context.Context, *net.TCPConn)) {
+func (pd *pod) accept(l net.Listener, wg *sync.WaitGroup, handle func(context.Context, *net.TCPConn)) {
 	pause := time.Duration(0)
 	for {
 		c, err := l.Accept()

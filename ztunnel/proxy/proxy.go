@@ -207,22 +207,20 @@ func (p *Proxy) Revoke(revoked func(*x509.Certificate) bool) {
 // ends, or Run is stopped. It returns when nothing is open any more or ctx ended.
 func (p *Proxy) Drain(ctx context.Context) {
 	p.mu.Lock()
-	if !p.draining {
-		p.draining = true
-		close(p.drain)
-	}
+	first := !p.draining
+	p.draining = true
 	p.mu.Unlock()
 	pods := p.all()
-	// The pools stay usable: connections that were accepted a moment ago are still on their way to them.
 	for _, pd := range pods {
 		pd.leave()
 	}
-	if len(pods) > 0 {
-		select {
-		case <-time.After(lastCallers):
-		case <-ctx.Done():
-		}
+	if first {
+		close(p.drain) // after the ports are the next proxy's: whom this sends elsewhere is to find that one
 	}
+	if len(pods) > 0 {
+		linger(ctx)
+	}
+	// The pools stay usable: connections that were accepted a moment ago are still on their way to them.
 	for _, pd := range pods {
 		pd.refuse()
 	}
@@ -230,6 +228,18 @@ func (p *Proxy) Drain(ctx context.Context) {
 		if !pd.conns.wait(ctx) || !pd.dns.wait(ctx) {
 			return
 		}
+	}
+}
+
+// linger takes who is on the way here: for lastCallers, or half of the time there is.
+func linger(ctx context.Context) {
+	pause := lastCallers
+	if end, ok := ctx.Deadline(); ok {
+		pause = min(pause, time.Until(end)/2)
+	}
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
 	}
 }
 

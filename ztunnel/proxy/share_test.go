@@ -13,7 +13,7 @@ import (
 
 // sharing is one of several proxies at a port: it counts whom it serves.
 type sharing struct {
-	*listener
+	net.Listener
 	served  atomic.Int64
 	serving sync.WaitGroup
 }
@@ -26,7 +26,8 @@ func startSharing(t *testing.T, at string) *sharing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sharing{listener: share(l)}
+	take(l)
+	s := &sharing{Listener: l}
 	s.serving.Go(func() {
 		for {
 			c, err := s.Accept()
@@ -61,50 +62,34 @@ func visit(ctx context.Context, at string) error {
 	return nil
 }
 
-// The port is given to whoever remains, in whatever order they came.
-func TestPortIsLeftToTheOther(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		leave func(older, younger *sharing) (leaves, stays *sharing)
-	}{
-		{"the older leaves", func(o, y *sharing) (*sharing, *sharing) { return o, y }},
-		{"the younger leaves", func(o, y *sharing) (*sharing, *sharing) { return y, o }},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			older := startSharing(t, "127.0.0.1:0")
-			at := older.Addr().String()
-			younger := startSharing(t, at)
-			leaves, stays := c.leave(older, younger)
-			until(t, "both are served", func() bool {
-				if err := visit(t.Context(), at); err != nil {
-					t.Fatal(err)
-				}
-				return leaves.served.Load() > 0 && stays.served.Load() > 0
-			})
-			leaves.leave()
-			// Whom it still serves, it was chosen for before, or it finds out by them that it is the younger.
-			until(t, "nobody is sent to the one that leaves", func() bool {
-				before := leaves.served.Load()
-				for range 100 {
-					if err := visit(t.Context(), at); err != nil {
-						t.Fatal(err)
-					}
-				}
-				return leaves.served.Load() == before
-			})
-			leaves.end()
+// Who came first keeps the port until it leaves, the next upgrade too. One that comes and goes beside it is sent nobody.
+func TestPortIsKeptUntilLeft(t *testing.T) {
+	current := startSharing(t, "127.0.0.1:0")
+	at := current.Addr().String()
+	// serves has all of 50 callers served by one, and none by the other.
+	serves := func(one, other *sharing) {
+		t.Helper()
+		before := other.served.Load()
+		for range 50 {
 			if err := visit(t.Context(), at); err != nil {
-				t.Error("the one that stayed:", err)
+				t.Fatal(err)
 			}
-			// What the one that left has set is no matter for the next.
-			next := startSharing(t, at)
-			until(t, "both are served", func() bool {
-				if err := visit(t.Context(), at); err != nil {
-					t.Fatal(err)
-				}
-				return next.served.Load() > 0 && stays.served.Load() > 0
-			})
-		})
+		}
+		if n := other.served.Load() - before; n > 0 {
+			t.Errorf("the wrong one was sent %d of 50 callers", n)
+		}
+	}
+	for range 3 {
+		broken := startSharing(t, at)
+		serves(current, broken)
+		broken.end()
+		next := startSharing(t, at)
+		serves(current, next)
+		leave(current.Listener)
+		serves(next, current)
+		current.end()
+		serves(next, current)
+		current = next
 	}
 }
 
@@ -132,7 +117,7 @@ func TestNobodyIsResetBetweenProxies(t *testing.T) {
 	}
 	for range 20 {
 		next := startSharing(t, at)
-		current.leave()
+		leave(current.Listener)
 		// On loopback no packet is lost: those who call before others are served have arrived when those are.
 		enough := called.Load() + 200
 		until(t, "200 more callers", func() bool { return called.Load() >= enough })

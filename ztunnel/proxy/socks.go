@@ -49,7 +49,8 @@ func (pd *pod) listenSOCKS(ctx context.Context, opts control) error {
 		if err != nil {
 			return fmt.Errorf("listen on %s for SOCKS5 (UNSTABLE_ENABLE_SOCKS5): %w", at, err)
 		}
-		pd.socksL = append(pd.socksL, share(l))
+		pd.socksL = append(pd.socksL, l)
+		take(l)
 	}
 	return nil
 }

@@ -46,7 +46,9 @@ struct own {
 struct listener {
 	__u64 netns;
 	__u16 port, family;
-	__u32 unused;
+	/* 0, or 1 beside another: two proxies share a port while one replaces the other, and either may be the one that ends.
+	 * Whichever is found, the kernel chooses among both. */
+	__u32 place;
 };
 
 struct {
@@ -342,6 +344,9 @@ SEC("sockops") int listening(struct bpf_sock_ops *ctx)
 	if (!sk || (sk->mark & MASK) != MARK_PROXY)
 		return 1;
 	struct listener key = { .netns = netns_cookie(ctx), .port = ctx->local_port, .family = ctx->family };
+	if (!sock_hash_update(ctx, &listeners, &key, BPF_NOEXIST))
+		return 1;
+	key.place = 1;
 	sock_hash_update(ctx, &listeners, &key, BPF_ANY);
 	return 1;
 }
@@ -362,14 +367,21 @@ SEC("iter/tcp") int adopt(struct bpf_iter__tcp *ctx)
 /* The namespace that this copy of the program is attached to. */
 volatile const __u64 self = 0;
 
+inline_always struct bpf_sock *listening_at(__u16 port, __u16 family)
+{
+	struct listener key = { .netns = self, .port = port, .family = family };
+	struct bpf_sock *sk = map_lookup(&listeners, &key);
+	if (sk)
+		return sk;
+	key.place = 1;
+	return map_lookup(&listeners, &key);
+}
+
 inline_always int deliver(struct bpf_sk_lookup *ctx, __u16 port)
 {
-	struct listener key = { .netns = self, .port = port, .family = ctx->family };
-	struct bpf_sock *sk = map_lookup(&listeners, &key);
-	if (!sk && ctx->family == V4) {
-		key.family = V6; /* a socket for both families */
-		sk = map_lookup(&listeners, &key);
-	}
+	struct bpf_sock *sk = listening_at(port, ctx->family);
+	if (!sk && ctx->family == V4)
+		sk = listening_at(port, V6); /* a socket for both families */
 	if (!sk)
 		return SK_DROP;
 	long failed = sk_assign(ctx, sk, 0);
