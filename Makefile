@@ -10,7 +10,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 endif
 export VERSION
 
-.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate images kind kind-cluster kind-delete kind-test conformance prereqs clean
+.PHONY: help build envoy demo test check unit stories bench bench-data bench-control bench-waypoint fuzz race generate images kind kind-cluster kind-delete kind-test kind-upgrade conformance prereqs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -83,6 +83,9 @@ kind-delete: ## delete the cluster NAME (and the Docker daemon with the last one
 
 kind-test: ## make kind, all stories and the Gateway API conformance suite on it, then kind-delete (KEEP=1 leaves it; RUN=regexp, SHORT=1: fewer; REDIRECTION=)
 	@KEEP='$(KEEP)' RUN='$(RUN)' SHORT='$(SHORT)' REDIRECTION='$(REDIRECTION)' tools/kind/test.sh
+
+kind-upgrade: ## from another version of this repository to this one and back under load, on a cluster of its own (FROM=ref; KEEP=, REDIRECTION=)
+	@FROM='$(FROM)' KEEP='$(KEEP)' NAME='$(NAME)' REDIRECTION='$(REDIRECTION)' tools/kind/upgrade.sh
 
 conformance: ## the Gateway API conformance suite on the cluster of make kind, or of KUBECONFIG (REPORT=bin/conformance.yaml, CONFORMANCE_ARGS=)
 	@cd e2e && ../tools/progress.sh 'building the conformance suite' go test -c -tags kind -o $(BIN)/conformance.test ./conformance/cluster
