@@ -20,30 +20,34 @@ type Config struct {
 	Revision string
 	// Image is the program's image; where programs come without images it means nothing.
 	Image string
+	// PullPolicy is imagePullPolicy; empty means IfNotPresent. PullSecrets are names of Secrets of the Gateway's namespace.
+	PullPolicy  string
+	PullSecrets []string
+	// LogLevel is the agent's, empty for its own default. Envoy's is not told: it says much more of each level.
+	LogLevel string
+	LogJSON  bool
 	// Requests and Limits are by resource name. Nil means the defaults.
 	Requests, Limits map[string]string
-	// Replicas is what to start with; 0 leaves the number to whoever scales it.
-	Replicas int
-	// DrainSeconds is how long connections are given to end, GraceSeconds when the pod is ended anyway, and PreStopSeconds
-	// how long a pod goes on as if nothing were, so that everybody hears that it is leaving.
-	DrainSeconds, GraceSeconds, PreStopSeconds int
-	// Autoscaling renders an autoscaler.
+	// Autoscaling renders an autoscaler for a waypoint, unless an overlay says how many pods it has; nil renders none.
 	Autoscaling *Autoscaling
-	// MinAvailable renders a disruption budget: a number or a percentage.
-	MinAvailable string
-	// SpreadOver are node labels over which pods are spread evenly, as far as there is room.
-	SpreadOver []string
+	// Budget renders a disruption budget for a waypoint that is to have several pods.
+	Budget bool
 }
 
-// Autoscaling of a Gateway's pods.
+// Autoscaling of a waypoint's pods.
 type Autoscaling struct {
+	// Min 0 means 1, and Max 0 means 5.
 	Min, Max int
 	// CPUPercent of the request that is aimed at; 0 means 80.
 	CPUPercent int
-	// StabilizeSeconds is how long load must have been low before pods are taken away; 0 means 300. Long-lived tunnels end
-	// with their pod, so going down is slow on purpose.
-	StabilizeSeconds int
 }
+
+// How a pod ends is the agent's business, which begins with SIGTERM: it withdraws its readiness, goes on for 5 s in which
+// everybody hears of it, and gives connections drainSeconds to end. graceSeconds are a little more than all of that.
+const (
+	drainSeconds = 30
+	graceSeconds = drainSeconds + 15
+)
 
 // uid is what the program runs as. Istio pilot/pkg/bootstrap: proxy user
 const uid = 1337
@@ -56,10 +60,10 @@ func (c Config) withDefaults() Config {
 	c.ClusterDomain = cmp.Or(c.ClusterDomain, mesh.DefaultClusterDomain)
 	c.ClusterID = cmp.Or(c.ClusterID, mesh.DefaultClusterID)
 	c.MeshID = cmp.Or(c.MeshID, c.TrustDomain)
-	c.Revision = cmp.Or(c.Revision, "default")
+	c.Revision = cmp.Or(c.Revision, mesh.DefaultRevision)
 	c.Image = cmp.Or(c.Image, "ambit-waypoint")
-	c.DrainSeconds = cmp.Or(c.DrainSeconds, 30)
-	c.GraceSeconds = cmp.Or(c.GraceSeconds, c.DrainSeconds+c.PreStopSeconds+15)
+	// Kubernetes pulls images tagged latest anew for each pod, also where they were loaded and no registry has them.
+	c.PullPolicy = cmp.Or(c.PullPolicy, "IfNotPresent")
 	if c.Requests == nil {
 		c.Requests = map[string]string{"cpu": "100m", "memory": "128Mi"}
 	}

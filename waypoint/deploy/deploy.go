@@ -140,24 +140,26 @@ func Render(g Gateway, overlays []Overlay, c Config) ([]Object, error) {
 		}
 	}
 	r := renderer{g: g, class: class, c: c.withDefaults()}
+	made := map[string]Object{}
+	always := func() bool { return true }
 	parts := []struct {
 		key  string
 		base Object
 		// wanted says whether the part is rendered when no overlay speaks of it.
-		wanted bool
+		wanted func() bool
 	}{
-		{keyServiceAccount, r.account(), g.ownAccount()},
-		{keyDeployment, r.deployment(), true},
-		{keyService, r.service(), true},
-		{keyAutoscaler, r.autoscaler(), r.c.Autoscaling != nil},
-		{keyBudget, r.budget(), r.c.MinAvailable != ""},
+		{keyServiceAccount, r.account(), g.ownAccount},
+		{keyDeployment, r.deployment(), always},
+		{keyService, r.service(), always},
+		{keyAutoscaler, r.autoscaler(), func() bool { return class.waypoint && r.c.Autoscaling != nil && !fixed(overlays) }},
+		{keyBudget, r.budget(), func() bool { return class.waypoint && r.c.Budget && several(made[keyDeployment], made[keyAutoscaler]) }},
 	}
 	if err := checkKeys(overlays); err != nil {
 		return nil, err
 	}
 	var out []Object
 	for _, p := range parts {
-		doc, wanted := p.base, p.wanted
+		doc, wanted := p.base, p.wanted()
 		for _, o := range overlays {
 			patch := o.Documents[p.key]
 			if patch == nil {
@@ -167,7 +169,11 @@ func Render(g Gateway, overlays []Overlay, c Config) ([]Object, error) {
 				continue
 			}
 			wanted = true
-			merged, err := merge(doc, patch)
+			before := doc
+			if p.key == keyBudget {
+				before = either(doc, patch)
+			}
+			merged, err := merge(before, patch)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %s: %w", o.Source, p.key, err)
 			}
@@ -184,6 +190,7 @@ func Render(g Gateway, overlays []Overlay, c Config) ([]Object, error) {
 		if err := r.check(p.key, p.base, doc); err != nil {
 			return nil, err
 		}
+		made[p.key] = doc
 		out = append(out, doc)
 	}
 	return out, nil

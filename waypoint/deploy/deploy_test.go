@@ -42,8 +42,9 @@ func TestRenderGolden(t *testing.T) {
 	named := waypoint()
 	named.Annotations = map[string]string{"gateway.istio.io/name-override": "l7", "gateway.istio.io/service-account": "sleeper"}
 	grown := Config{
-		Network: "north", Revision: "canary", Replicas: 2, MinAvailable: "50%", PreStopSeconds: 5,
-		SpreadOver: []string{"topology.kubernetes.io/zone"}, Autoscaling: &Autoscaling{Min: 2, Max: 9},
+		Network: "north", Revision: "canary", Autoscaling: &Autoscaling{Min: 2, Max: 9}, Budget: true,
+		PullPolicy: "Always", PullSecrets: []string{"one", "two"}, LogLevel: "debug", LogJSON: true,
+		XDSAddress: "https://control.example:15012", CAAddress: "https://ca.example:443",
 	}
 	overlay := Overlay{Source: "ConfigMap ambit-system/big", Documents: map[string]Object{
 		keyDeployment: object(t, `{"spec": {"replicas": 3, "template": {"spec": {

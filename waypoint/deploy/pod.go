@@ -12,14 +12,12 @@ const Container = "istio-proxy"
 
 func (r renderer) deployment() Object {
 	m := r.meta()
+	// How many there are is nobody's word here: whoever scales it would be set back.
 	spec := Object{
 		"selector": Object{"matchLabels": anyMap(r.g.Selector())},
 		// A new pod first, then an old one goes: a waypoint that is missing is an outage of everything behind it.
 		"strategy": Object{"type": "RollingUpdate", "rollingUpdate": Object{"maxSurge": "25%", "maxUnavailable": int64(0)}},
 		"template": Object{"metadata": r.podMeta(), "spec": r.podSpec()},
-	}
-	if r.c.Replicas > 0 {
-		spec["replicas"] = int64(r.c.Replicas)
 	}
 	return Object{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": m, "spec": spec}
 }
@@ -36,7 +34,7 @@ func (r renderer) podMeta() Object {
 		labels[mesh.LabelNetwork] = r.c.Network
 	}
 	annotations := anyMap(r.g.InfrastructureAnnotations)
-	annotations["istio.io/rev"] = r.c.Revision
+	annotations[mesh.LabelRevision] = r.c.Revision
 	annotations["prometheus.io/path"] = "/stats/prometheus"
 	annotations["prometheus.io/port"] = strconv.Itoa(mesh.PortMetrics)
 	annotations["prometheus.io/scrape"] = "true"
@@ -48,7 +46,7 @@ func (r renderer) podSpec() Object {
 		"serviceAccountName": r.g.ServiceAccount(),
 		// It never speaks to the API server; the token for the mesh is a volume of its own.
 		"automountServiceAccountToken":  false,
-		"terminationGracePeriodSeconds": int64(r.c.GraceSeconds),
+		"terminationGracePeriodSeconds": int64(graceSeconds),
 		"containers":                    []any{r.container()},
 		"volumes":                       r.volumes(),
 	}
@@ -58,15 +56,22 @@ func (r renderer) podSpec() Object {
 		security["sysctls"] = []any{Object{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}}
 	}
 	spec["securityContext"] = security
+	// As far as there is room. Where a pod says nothing, schedulers spread over nodes and zones, and much less evenly.
 	var spread []any
-	for _, key := range r.c.SpreadOver {
+	for _, key := range []string{"kubernetes.io/hostname", "topology.kubernetes.io/zone"} {
 		spread = append(spread, Object{
 			"maxSkew": int64(1), "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway",
 			"labelSelector": Object{"matchLabels": anyMap(r.g.Selector())},
 		})
 	}
-	if spread != nil {
-		spec["topologySpreadConstraints"] = spread
+	spec["topologySpreadConstraints"] = spread
+	var secrets []any
+	for _, name := range r.c.PullSecrets {
+		secrets = append(secrets, Object{"name": name})
+	}
+	if secrets != nil {
+		// Not on the account: one that the Gateway names is not ours to change, and pods that wait for their image would go on waiting.
+		spec["imagePullSecrets"] = secrets
 	}
 	return spec
 }
@@ -74,8 +79,7 @@ func (r renderer) podSpec() Object {
 func (r renderer) container() Object {
 	c := Object{
 		"name": Container, "image": r.c.Image, "command": []any{"ambit-waypoint"},
-		// Kubernetes pulls images tagged latest anew for each pod, also where they were loaded and no registry has them.
-		"imagePullPolicy": "IfNotPresent",
+		"imagePullPolicy": r.c.PullPolicy,
 		// What it said last before it gave up is in the pod's status then, and from there in the Gateway's.
 		"terminationMessagePolicy": "FallbackToLogsOnError",
 		"ports": []any{
@@ -99,9 +103,6 @@ func (r renderer) container() Object {
 			Object{"name": "istio-token", "mountPath": dirToken},
 			Object{"name": "istiod-ca-cert", "mountPath": dirRoots},
 		},
-	}
-	if r.c.PreStopSeconds > 0 {
-		c["lifecycle"] = Object{"preStop": Object{"sleep": Object{"seconds": int64(r.c.PreStopSeconds)}}}
 	}
 	return c
 }
@@ -161,7 +162,13 @@ func (r renderer) env() []any {
 	value("GATEWAY_CLASS", r.class.Name)
 	// Nothing else may be written to.
 	value("TMPDIR", dirProxy)
-	value("TERMINATION_DRAIN_DURATION_SECONDS", strconv.Itoa(r.c.DrainSeconds))
+	value("TERMINATION_DRAIN_DURATION_SECONDS", strconv.Itoa(drainSeconds))
+	if r.c.LogLevel != "" {
+		value("AMBIT_LOG_LEVEL", r.c.LogLevel)
+	}
+	if r.c.LogJSON {
+		value("LOG_FORMAT", "json")
+	}
 	return list
 }
 

@@ -4,10 +4,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -49,7 +51,7 @@ It is configured by its environment, with the variables of Istio's gateways; fla
   ISTIO_CPU_LIMIT                  worker threads of Envoy; otherwise the CPU limit of the cgroup
   AMBIT_ENVOY                      Envoy's binary
   AMBIT_DRAIN_WAIT TERMINATION_DRAIN_DURATION_SECONDS   see --drain-wait and --drain-duration
-  AMBIT_RUN_DIR AMBIT_ADMIN_SOCKET AMBIT_LOG_LEVEL AMBIT_ENVOY_LOG_LEVEL
+  AMBIT_RUN_DIR AMBIT_ADMIN_SOCKET AMBIT_LOG_LEVEL AMBIT_ENVOY_LOG_LEVEL; LOG_FORMAT=json for JSON
 
 Ports: 15008 HBONE, 15021 readiness, 15090 Envoy's metrics, 15020 metrics of both, 15004 (loopback) for tools.
 On SIGTERM, or POST /quitquitquit, it withdraws its readiness, waits until others know, drains, and stops.`,
@@ -64,7 +66,7 @@ On SIGTERM, or POST /quitquitquit, it withdraws its readiness, waits until other
 			if envErr != nil {
 				return fmt.Errorf("cannot start:\n%w", envErr)
 			}
-			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
+			log := slog.New(handler(os.Stderr, cfg.LogLevel, os.Getenv("LOG_FORMAT")))
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(50) // what is kept is small next to Envoy, and shall stay so
 			}
@@ -74,6 +76,15 @@ On SIGTERM, or POST /quitquitquit, it withdraws its readiness, waits until other
 	flags(cmd, &cfg)
 	cmd.AddCommand(envoyCommand(&cfg))
 	return cmd
+}
+
+// handler writes the log: as JSON if that is the format, else as text, as the node proxy does with the same variable.
+func handler(w io.Writer, level slog.Level, format string) slog.Handler {
+	opts := &slog.HandlerOptions{Level: level}
+	if strings.EqualFold(format, "json") {
+		return slog.NewJSONHandler(w, opts)
+	}
+	return slog.NewTextHandler(w, opts)
 }
 
 func flags(cmd *cobra.Command, cfg *agent.Config) {

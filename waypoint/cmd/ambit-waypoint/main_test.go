@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,5 +47,16 @@ func TestRefusesToStart(t *testing.T) {
 	}
 	if out, err := run(t, "--help"); err != nil || !strings.Contains(out, "XDS_ADDRESS") || !strings.Contains(out, "--drain-wait") {
 		t.Errorf("--help: %v\n%s", err, out)
+	}
+}
+
+func TestLogFormat(t *testing.T) {
+	for format, want := range map[string]string{"": "msg=hello", "plain": "msg=hello", "json": `"msg":"hello"`, "JSON": `"msg":"hello"`} {
+		var out bytes.Buffer
+		slog.New(handler(&out, slog.LevelWarn, format)).Info("quiet")
+		slog.New(handler(&out, slog.LevelInfo, format)).Info("hello")
+		if !strings.Contains(out.String(), want) || strings.Contains(out.String(), "quiet") {
+			t.Errorf("LOG_FORMAT=%q writes %s", format, out.String())
+		}
 	}
 }
