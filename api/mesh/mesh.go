@@ -56,6 +56,7 @@ const (
 	LabelIngressUseWaypoint  = "istio.io/ingress-use-waypoint"
 	LabelUseWaypointCanary   = "istio.io/use-waypoint-canary"
 	LabelUseWaypointCanaryNS = "istio.io/use-waypoint-canary-namespace"
+	LabelRevision            = "istio.io/rev"
 	LabelNetwork             = "topology.istio.io/network"
 	LabelSubzone             = "topology.istio.io/subzone"
 	LabelRegion              = "topology.kubernetes.io/region"
@@ -115,6 +116,7 @@ const (
 	DefaultClusterDomain  = "cluster.local"
 	DefaultClusterID      = "Kubernetes"
 	DefaultServiceAccount = "default"
+	DefaultRevision       = "default"
 	// SystemNamespace is where the mesh's own parts live, and the root namespace of mesh-wide policy.
 	SystemNamespace = "ambit-system"
 	// TokenAudience is the audience of the tokens proxies present to the control plane and the CA.

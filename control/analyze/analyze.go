@@ -70,6 +70,10 @@ type Config struct {
 	NetworkPolicies bool
 	// DryRunPolicies says that policies may be annotated as dry run.
 	DryRunPolicies bool
+	// Revisions are those whose Gateways the control plane serves; none means "default".
+	Revisions []string
+	// NamespaceEntries says that only their own namespace sees ServiceEntries.
+	NamespaceEntries bool
 	// Live says that documents without a name are objects of a mesh that runs, and come first: what is wrong with their
 	// text is for its control plane to say. For documents with a name, which are about to be applied, the pods of
 	// Deployments and the like are imagined, and Gateways are taken to be served.
@@ -97,7 +101,7 @@ func Run(cfg Config, docs []Document) Result {
 	w.gather()
 	w.model()
 	for _, a := range []func(*world){
-		(*world).kinds, (*world).versions, (*world).classes,
+		(*world).kinds, (*world).versions, (*world).classes, (*world).revisions,
 		(*world).enrolment, (*world).unread, (*world).ownWaypoints, (*world).sidecars, (*world).missed, (*world).outside,
 		(*world).selectors, (*world).strict, (*world).portLevel, (*world).policyPorts, (*world).tokens,
 		(*world).subsets, (*world).duplicates, (*world).rivals,

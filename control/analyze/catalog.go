@@ -58,6 +58,7 @@ var catalog = map[status.Code]Analyzer{
 	status.UnknownClass:       {Name: "UnknownClass", Level: Error, Summary: "a Gateway of a class that nobody serves"},
 	status.CanaryUnusable:     {Name: "CanaryUnusable", Level: Warning, Summary: "a canary waypoint that cannot be used"},
 	status.WaypointNotAllowed: {Name: "WaypointNotAllowed", Level: Error, Summary: "a waypoint that does not admit the namespace"},
+	status.OtherRevision:      {Name: "OtherRevision", Level: Warning, Summary: "a Gateway for the control plane of another revision"},
 
 	status.SelectsNothing:      {Name: "SelectsNothing", Level: Warning, Summary: "a policy whose selector chooses nothing"},
 	status.BeyondNodeProxy:     {Name: "BeyondNodeProxy", Level: Error, Summary: "a policy about requests where nobody sees requests"},

@@ -19,7 +19,7 @@ var ours = []string{
 }
 
 // foreign are labels under the same prefix that belong to others.
-var foreign = []string{"istio.io/rev", "istio.io/tag", "istio.io/config", "istio.io/owned-by", "istio.io/global", "istio.io/gateway-name", "istio.io/benchmark"}
+var foreign = []string{mesh.LabelRevision, "istio.io/tag", "istio.io/config", "istio.io/owned-by", "istio.io/global", "istio.io/gateway-name", "istio.io/benchmark"}
 
 // enrolment looks at labels that take things into the mesh.
 func (w *world) enrolment() {

@@ -65,3 +65,31 @@ func (w *world) classes() {
 		}
 	})
 }
+
+// controllers are the names by which classes say that their Gateways are run by this mesh; see waypoint/deploy.
+var controllers = []string{"istio.io/mesh-controller", "istio.io/gateway-controller"}
+
+// revisions finds Gateways of ours that are labelled for another control plane. Nobody says so in their status: it is that
+// control plane's to write, if there is one.
+func (w *world) revisions() {
+	each(w, func(g *object.Gateway) {
+		run := g.Class == mesh.GatewayClassWaypoint || g.Class == mesh.GatewayClassIngress
+		if c, ok := w.objects[object.Key{Kind: object.KindGatewayClass, Name: g.Class}].(*object.GatewayClass); ok {
+			run = slices.Contains(controllers, c.Controller)
+		}
+		if !run {
+			return
+		}
+		of, remove := "its label", "kubectl label gateway "+g.Name+" -n "+g.Namespace
+		rev := g.Labels.Get(mesh.LabelRevision)
+		if ns, ok := w.objects[object.Key{Kind: object.KindNamespace, Name: g.Namespace}].(*object.Namespace); ok && rev == "" {
+			of, remove = "the label of its namespace", "kubectl label namespace "+g.Namespace
+			rev = ns.Labels.Get(mesh.LabelRevision)
+		}
+		if rev == "" || slices.Contains(w.cfg.Revisions, rev) {
+			return
+		}
+		w.about(status.OtherRevision, g.Key(), "metadata.labels["+mesh.LabelRevision+"]", "%s is %q, and the control plane serves Gateways of revision %s: it runs nothing for this one", of, rev, strings.Join(w.cfg.Revisions, ", ")).
+			fix("%s %s- or, if no other control plane is meant, have it served here: --set 'control.revisions={%s,%s}'", remove, mesh.LabelRevision, strings.Join(w.cfg.Revisions, ","), rev)
+	})
+}

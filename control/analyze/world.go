@@ -76,6 +76,9 @@ func newWorld(cfg Config) *world {
 	cfg.RootNamespace = cmp.Or(cfg.RootNamespace, mesh.SystemNamespace)
 	cfg.Namespace = cmp.Or(cfg.Namespace, "default")
 	cfg.ClusterDomain = cmp.Or(cfg.ClusterDomain, mesh.DefaultClusterDomain)
+	if len(cfg.Revisions) == 0 {
+		cfg.Revisions = []string{mesh.DefaultRevision}
+	}
 	return &world{
 		cfg: cfg, dec: intake.NewDecoder(unbounded, intake.ClusterDomain(cfg.ClusterDomain), intake.Namespace(cfg.Namespace)),
 		objects: map[object.Key]object.Object{}, places: map[object.Key]place{}, byName: map[name]*raw{}, suppressed: map[name]codes{}, byLabel: map[string][]*pod{},

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/status"
 	"github.com/ambit-mesh/ambit/waypoint/deploy"
 )
@@ -57,8 +58,9 @@ type Config struct {
 	TrustParameters bool
 	// Namespaces are those in which Gateways are run; empty means all.
 	Namespaces []string
-	// Revision is which Gateways are ours, by label istio.io/rev of them or their namespace; those without it always are.
-	Revision string
+	// Revisions are which Gateways are ours, by label istio.io/rev of them or their namespace; those without it always are. The
+	// first is what pods are marked with. None means "default".
+	Revisions []string
 	// Status hears what cannot be done as asked; nil for nobody.
 	Status *status.Registry
 	Logger *slog.Logger
@@ -96,7 +98,10 @@ func New(cfg Config) *Reconciler {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	cfg.Revision = cmp.Or(cfg.Revision, "default")
+	if len(cfg.Revisions) == 0 {
+		cfg.Revisions = []string{mesh.DefaultRevision}
+	}
+	cfg.Deploy.Revision = cfg.Revisions[0]
 	return &Reconciler{
 		cfg: cfg, wake: make(chan struct{}, 1), told: map[string]bool{},
 		objects: map[Key]Object{}, shelves: map[shelf]map[Key]Object{}, reports: map[name]Report{}, dirty: map[name]bool{},

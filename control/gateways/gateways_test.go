@@ -220,6 +220,7 @@ func TestWhoseIsIt(t *testing.T) {
 		"another's class":           {"", strings.Replace(gateway, "istio-waypoint", "nginx", 1), ""},
 		"another revision":          {"", strings.Replace(gateway, "uid: u1", "uid: u1, labels: {istio.io/rev: canary}", 1), ""},
 		"revision of the namespace": {`{kind: Namespace, apiVersion: v1, metadata: {name: shop, labels: {istio.io/rev: canary}}}`, gateway, ""},
+		"a revision beside its own": {`{kind: Namespace, apiVersion: v1, metadata: {name: shop, labels: {istio.io/rev: canary}}}`, strings.Replace(gateway, "uid: u1", "uid: u1, labels: {istio.io/rev: stable}", 1), ""},
 		"a later controller":        {"", strings.Replace(gateway, "uid: u1", `uid: u1, annotations: {gateway.istio.io/controller-version: "6"}`, 1), ""},
 		"the class is taken":        {`{kind: GatewayClass, apiVersion: v1, metadata: {name: istio-waypoint}, spec: {controllerName: example.com/else}}`, gateway, ""},
 	} {
@@ -237,6 +238,43 @@ func TestWhoseIsIt(t *testing.T) {
 				for k := range before {
 					if w.objects[k] == nil {
 						t.Errorf("%s is gone", k)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestRevisions runs the Gateways of every revision that the control plane has: by their own label, else by that of the
+// namespace, and those without one.
+func TestRevisions(t *testing.T) {
+	with := func(rev string) string {
+		return strings.Replace(gateway, "uid: u1", "uid: u1, labels: {istio.io/rev: "+rev+"}", 1)
+	}
+	for name, c := range map[string]struct {
+		namespace, gateway string
+		want               string
+	}{
+		"its revision":               {"", with("canary"), all},
+		"a tag":                      {"", with("stable"), all},
+		"none":                       {"", gateway, all},
+		"the namespace's":            {"stable", gateway, all},
+		"its own over the other's":   {"default", with("stable"), all},
+		"default is another's here":  {"", with("default"), ""},
+		"the namespace is another's": {"default", gateway, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runWith(t, Config{Revisions: []string{"canary", "stable"}}, func(w *world) {
+				if c.namespace != "" {
+					w.apply(`{kind: Namespace, apiVersion: v1, metadata: {name: shop, labels: {istio.io/rev: ` + c.namespace + `}}}`)
+				}
+				w.apply(c.gateway)
+				if w.names() != c.want {
+					t.Errorf("made %q, want %q", w.names(), c.want)
+				}
+				if d := w.objects[Key{"Deployment", "shop", "way"}]; d != nil {
+					if rev := document.Strings(d, "spec", "template", "metadata", "annotations")["istio.io/rev"]; rev != "canary" {
+						t.Errorf("pods are of revision %q", rev)
 					}
 				}
 			})

@@ -21,8 +21,6 @@ import (
 // Istio pilot/pkg/config/kube/gatewaycommon ControllerVersion
 const version = 5
 
-const labelRevision = "istio.io/rev"
-
 // outcome is what became of a Gateway.
 type outcome struct {
 	g       deploy.Gateway
@@ -84,11 +82,11 @@ func (r *Reconciler) untell() {
 func (r *Reconciler) elsewhere(doc Object) string {
 	ns := r.get(Key{Kind: "Namespace", Name: document.Text(doc, "metadata", "namespace")})
 	for _, o := range []Object{doc, ns} {
-		if rev := document.Strings(o, "metadata", "labels")[labelRevision]; rev != "" {
-			if rev == r.cfg.Revision {
+		if rev := document.Strings(o, "metadata", "labels")[mesh.LabelRevision]; rev != "" {
+			if slices.Contains(r.cfg.Revisions, rev) {
 				break
 			}
-			return fmt.Sprintf("label %s is %q and we are %q", labelRevision, rev, r.cfg.Revision)
+			return fmt.Sprintf("label %s is %q and we are %s", mesh.LabelRevision, rev, strings.Join(r.cfg.Revisions, ", "))
 		}
 	}
 	v := document.Strings(doc, "metadata", "annotations")[mesh.AnnotationControllerVersion]

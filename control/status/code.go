@@ -42,6 +42,7 @@ const (
 	UnknownClass       Code = "AMB304"
 	CanaryUnusable     Code = "AMB305"
 	WaypointNotAllowed Code = "AMB306"
+	OtherRevision      Code = "AMB307" // istio.io/rev
 )
 
 // What is wrong with policies, and where they are not enforced.

@@ -20,7 +20,6 @@ const (
 	gatewayAPI       = "gateway.networking.k8s.io/v1"
 	defaultWaypoint  = "waypoint"
 	noWaypoint       = "none" // as a label's value it means that there is none
-	labelRevision    = "istio.io/rev"
 	listenerMesh     = "mesh"
 	protocolHBONE    = "HBONE"
 	waypointPatience = 90 * time.Second
@@ -52,7 +51,7 @@ type waypointFlags struct {
 func (f *waypointFlags) add(a *app, cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.name, "name", "", "name of the waypoint (default \"waypoint\", or the service account's with \"-waypoint\")")
 	cmd.Flags().StringVar(&f.traffic, "for", "", "which traffic it takes: service, workload, all or none (default service)")
-	cmd.Flags().StringVarP(&f.revision, "revision", "r", "", "revision of the control plane that is to run it")
+	cmd.Flags().StringVarP(&f.revision, "revision", "r", "", "revision of the control plane that is to run it: one of its control.revisions")
 	cmd.Flags().StringVar(&f.account, "service-account", "", "make it the waypoint of the workloads of this service account")
 	a.complete(cmd, "for", func(*app) []string { return trafficTypes })
 }
@@ -85,7 +84,7 @@ func (f *waypointFlags) gateway() cluster.Object {
 		labels[mesh.LabelWaypointFor] = f.traffic
 	}
 	if f.revision != "" {
-		labels[labelRevision] = f.revision
+		labels[mesh.LabelRevision] = f.revision
 	}
 	meta := map[string]any{"name": f.name}
 	if f.namespace != "" {
@@ -280,6 +279,9 @@ func reason(g cluster.Object) string {
 		c, current := condition(g, kind)
 		switch {
 		case c == nil || !current:
+			if rev, ok := g.Label(mesh.LabelRevision); ok {
+				return fmt.Sprintf("the control plane has not looked at it yet; label %s is %q, which has to be among its control.revisions", mesh.LabelRevision, rev)
+			}
 			return "the control plane has not looked at it yet"
 		case c.Text("status") != "True":
 			return c.Text("reason") + ": " + c.Text("message")

@@ -87,13 +87,13 @@ func (a *app) waypointList() *cobra.Command {
 		}
 		t := &table.Table{Head: s.columns("NAME", "REVISION", "TRAFFIC TYPE", "PROGRAMMED")}
 		for _, g := range list {
-			revision, _ := g.Label(labelRevision)
+			revision, _ := g.Label(mesh.LabelRevision)
 			traffic, _ := g.Label(mesh.LabelWaypointFor)
 			state := "Unknown"
 			if p, current := condition(g, "Programmed"); current {
 				state = p.Text("status")
 			}
-			t.Add(s.row(g, g.Name(), cmp.Or(revision, "default"), cmp.Or(traffic, "service"), state)...)
+			t.Add(s.row(g, g.Name(), cmp.Or(revision, mesh.DefaultRevision), cmp.Or(traffic, "service"), state)...)
 		}
 		return a.table(t)
 	}
@@ -187,7 +187,7 @@ func (a *app) waypointDelete() *cobra.Command {
 		if all {
 			args = nil
 			for _, g := range list {
-				if rev, _ := g.Label(labelRevision); revision == "" || rev == revision {
+				if rev, _ := g.Label(mesh.LabelRevision); revision == "" || rev == revision {
 					args = append(args, g.Name())
 				}
 			}
