@@ -18,9 +18,13 @@ import (
 
 // model asks the models what a control plane would say, unless it was asked itself, and which routes are attached to what.
 func (w *world) model() {
+	var visibility []model.VisibilityRule
+	if w.cfg.NamespaceEntries {
+		visibility = []model.VisibilityRule{{Visibility: model.NamespaceOnly}}
+	}
 	m := model.New(model.Config{
 		TrustDomain: w.cfg.TrustDomain, ClusterID: w.cfg.ClusterID, ClusterDomain: w.cfg.ClusterDomain, RootNamespace: w.cfg.RootNamespace,
-		DryRun: w.cfg.DryRunPolicies, NetworkPolicies: w.cfg.NetworkPolicies,
+		DryRun: w.cfg.DryRunPolicies, NetworkPolicies: w.cfg.NetworkPolicies, Visibility: visibility,
 	})
 	l7 := waypoint.New(waypoint.Config{TrustDomain: w.cfg.TrustDomain, ClusterID: w.cfg.ClusterID, ClusterDomain: w.cfg.ClusterDomain, RootNamespace: w.cfg.RootNamespace})
 	out := &listener{waypoints: l7, reports: map[object.Key][]model.Warning{}, parents: map[object.Key][]model.Part{}}

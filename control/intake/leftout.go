@@ -44,7 +44,7 @@ var notCarriedOut = map[protoreflect.FullName]string{
 	"istio.mesh.v1alpha1.MeshConfig.mesh_mTLS":                                                                   "remove it; TLS 1.3 is used inside the mesh",
 	"istio.mesh.v1alpha1.MeshConfig.tls_defaults":                                                                "remove it",
 	"istio.mesh.v1alpha1.MeshConfig.zone_aware_lb_setting":                                                       "use localityLbSetting",
-	"istio.mesh.v1alpha1.MeshConfig.service_entry_visibility":                                                    "use exportTo of each ServiceEntry",
+	"istio.mesh.v1alpha1.MeshConfig.service_entry_visibility":                                                    "set control.serviceEntryVisibility among the values of a cluster, or ambitd --service-entry-visibility without one, for all namespaces alike",
 	"istio.mesh.v1alpha1.MeshConfig.service_settings":                                                            "remove it; there is one cluster",
 	"istio.mesh.v1alpha1.MeshConfig.h2_upgrade_policy":                                                           "use a DestinationRule's h2UpgradePolicy",
 	"istio.mesh.v1alpha1.MeshConfig.tcp_keepalive":                                                               "use a DestinationRule's tcpKeepalive",

@@ -141,8 +141,8 @@ func (m *Model) bindService(s *service) binding {
 	if w != nil && !w.fact.services {
 		w, p = nil, unsupported(w, "service")
 	}
-	if w != nil && w.id.ns != s.ns.name && m.visibility(s) == NamespaceOnly {
-		w, p = nil, &problem{"CrossNamespaceWaypointForbidden", fmt.Sprintf("waypoint %q is in another namespace, which a ServiceEntry visible in its own namespace only may not use", w.id), false}
+	if w != nil && m.forbidden(s, w) {
+		w, p = nil, abroad(w)
 	}
 	if w == nil {
 		return binding{problem: p, inherited: inherited, byNamespace: inherited}
@@ -151,6 +151,15 @@ func (m *Model) bindService(s *service) binding {
 	b.ingress, b.ingressSaid = ingressUse(meta.Labels, s.ns.labels())
 	m.bindCanary(&b, s)
 	return b
+}
+
+// forbidden says whether a waypoint may not be a service's because it is in a namespace that does not see the service.
+func (m *Model) forbidden(s *service, w *waypoint) bool {
+	return w.id.ns != s.ns.name && m.visibility(s) == NamespaceOnly
+}
+
+func abroad(w *waypoint) *problem {
+	return &problem{"CrossNamespaceWaypointForbidden", fmt.Sprintf("waypoint %q is in another namespace, which a ServiceEntry visible in its own namespace only may not use", w.id), false}
 }
 
 func unsupported(w *waypoint, want string) *problem {
@@ -189,6 +198,9 @@ func (m *Model) bindCanary(b *binding, s *service) {
 	w, p := m.attach(s.ns, id)
 	if w != nil && !w.fact.services {
 		w, p = nil, unsupported(w, "service")
+	}
+	if w != nil && m.forbidden(s, w) {
+		w, p = nil, abroad(w)
 	}
 	if w == nil {
 		b.problem = p

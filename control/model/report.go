@@ -260,8 +260,8 @@ func (m *Model) reportEntry(r *Report, e *object.ServiceEntry, s *service, b bin
 			r.say(VisibilityApplied, true, "Namespace", "Only its own namespace sees the ServiceEntry")
 		}
 	}
-	if len(e.ExportTo) > 0 && !slices.Contains(e.ExportTo, "*") {
-		r.warn(status.NotHidden, "spec.exportTo", "node proxies do not read exportTo: every namespace sees the hosts", "remove exportTo, or limit visibility mesh-wide")
+	if len(e.ExportTo) > 0 {
+		m.reportExport(r, e, s)
 	}
 	if !resolves(e.Resolution) && e.Resolution != object.ResolutionNone && len(e.Endpoints) == 0 && !e.WorkloadSelector.Present {
 		r.warn(status.EndpointUnusable, "spec.endpoints", "resolution "+e.Resolution.String()+" without endpoints or workloadSelector leaves nothing to connect to", "list endpoints")
@@ -289,6 +289,22 @@ func (m *Model) reportEntry(r *Report, e *object.ServiceEntry, s *service, b bin
 	}
 	if m.exhausted(e) {
 		r.warn(status.AddressConflict, "spec.addresses", "the range for automatic IPv4 addresses is used up", "set spec.addresses")
+	}
+}
+
+// reportExport says where exportTo promises something else than there is. The mesh as a whole says who sees ServiceEntries.
+func (m *Model) reportExport(r *Report, e *object.ServiceEntry, s *service) {
+	own := true // it asks for its own namespace alone
+	for _, ns := range e.ExportTo {
+		own = own && (ns == "." || ns == e.Namespace)
+	}
+	switch v := m.visibility(s); {
+	case v == Public && !slices.Contains(e.ExportTo, "*"):
+		r.warn(status.NotHidden, "spec.exportTo", "node proxies do not read exportTo: every namespace sees the hosts",
+			"remove exportTo, or have all ServiceEntries seen by their own namespaces alone: control.serviceEntryVisibility=namespace among the values of a cluster, ambitd --service-entry-visibility=namespace without one")
+	case v == NamespaceOnly && !own:
+		r.warn(status.NotHidden, "spec.exportTo", "node proxies do not read exportTo: only namespace "+e.Namespace+" sees the hosts, as control.serviceEntryVisibility says for the whole mesh",
+			"write a ServiceEntry in each namespace that is to see them")
 	}
 }
 
