@@ -188,12 +188,16 @@ type Settings struct {
 	RootNamespace   string `json:"rootNamespace"`
 	NetworkPolicies bool   `json:"networkPolicies"`
 	DryRunPolicies  bool   `json:"dryRunPolicies"`
+
+	Revisions              []string `json:"revisions"`
+	ServiceEntryVisibility string   `json:"serviceEntryVisibility,omitempty"`
 }
 
 func (d *Daemon) refusals(w http.ResponseWriter, _ *http.Request) {
 	r := Refusals{Entries: d.status.List(), Objects: d.pusher.Reports(), Settings: Settings{
 		TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,
 		RootNamespace: d.cfg.RootNamespace, NetworkPolicies: d.cfg.NetworkPolicies, DryRunPolicies: d.cfg.DryRunPolicies,
+		Revisions: d.cfg.Revisions, ServiceEntryVisibility: d.cfg.ServiceEntryVisibility,
 	}}
 	if d.source != nil {
 		r.Source = d.source.Stats()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,8 +13,10 @@ import (
 
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/control/jwks"
+	"github.com/ambit-mesh/ambit/control/model"
 	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/control/serve"
+	"github.com/ambit-mesh/ambit/waypoint/deploy"
 )
 
 // Config of the control plane. Default gives the values an empty environment stands for.
@@ -27,8 +30,19 @@ type Config struct {
 	Kubeconfig, KubeContext string
 	// TrustedNodeAccounts, as namespace/name, may ask for the certificates of pods on their node.
 	TrustedNodeAccounts []string
-	// GatewayImage is what runs for Gateways, in a cluster.
-	GatewayImage string
+	// GatewayImage is what runs for Gateways, in a cluster. GatewayPullPolicy is its imagePullPolicy, empty for IfNotPresent, and
+	// GatewayPullSecrets are Secrets of the Gateways' namespaces with credentials for its registry.
+	GatewayImage       string
+	GatewayPullPolicy  string
+	GatewayPullSecrets []string
+	// GatewayXDS and GatewayCA are where what runs for Gateways finds the control plane and the authority, as URLs; empty means
+	// this installation's Service, and the authority where the control plane is.
+	GatewayXDS, GatewayCA string
+	// GatewayLogLevel is how much what runs for Gateways logs, empty for its own default, and GatewayLogJSON how.
+	GatewayLogLevel string
+	GatewayLogJSON  bool
+	// Waypoints is how many pods a waypoint has that does not say so itself.
+	Waypoints Waypoints
 	// UntaintFor selects the pods of the CNI agent; nodes on which one is ready lose the taint cni.istio.io/not-ready. Empty
 	// leaves taints alone.
 	UntaintFor string
@@ -40,6 +54,9 @@ type Config struct {
 	GatewaysFolder string
 	// GatewayOverlays is what, in a cluster, the ConfigMap that a Gateway names may change of what runs for it.
 	GatewayOverlays string
+	// Revisions are this control plane's own and its tags: Gateways whose label istio.io/rev, or else their namespace's, is one of
+	// them are run, and those without one.
+	Revisions []string
 	// GatewayNamespaces are where, in a cluster, Gateways are run and roots are written, and SecretNamespaces those whose Secrets
 	// are read; empty is everywhere.
 	GatewayNamespaces, SecretNamespaces []string
@@ -79,6 +96,8 @@ type Config struct {
 	AllowWaypoints bool
 	// NetworkPolicies has node proxies enforce Kubernetes NetworkPolicies.
 	NetworkPolicies bool
+	// ServiceEntryVisibility says who sees ServiceEntries, in the whole mesh. Empty is VisibilityPublic, of which nothing is said.
+	ServiceEntryVisibility string
 	// AutoAllocate gives ServiceEntries without addresses some.
 	AutoAllocate bool
 
@@ -102,12 +121,29 @@ const (
 	OverlaysAny = "any"
 )
 
+// Waypoints is how many pods a waypoint has.
+type Waypoints struct {
+	// MinReplicas and MaxReplicas are an autoscaler's, which there is if MaxReplicas is more than 0, and CPU the percentage of the
+	// request that it aims at. A MinReplicas of 0 means 1, a CPU of 0 means 80.
+	MinReplicas, MaxReplicas, CPU int
+	// Budget lets one of several pods be evicted at a time.
+	Budget bool
+}
+
+// Who sees ServiceEntries.
+const (
+	// VisibilityPublic is every namespace, VisibilityNamespace that of the ServiceEntry.
+	VisibilityPublic    = "public"
+	VisibilityNamespace = "namespace"
+)
+
 // Default is the configuration without flags and environment.
 func Default() Config {
 	return Config{
 		Listen:              ":" + strconv.Itoa(mesh.PortXDS),
 		AdminAddress:        "127.0.0.1:8080",
 		GatewayOverlays:     OverlaysConfined,
+		Revisions:           []string{mesh.DefaultRevision},
 		TrustDomain:         mesh.DefaultTrustDomain,
 		ClusterID:           mesh.DefaultClusterID,
 		ClusterDomain:       mesh.DefaultClusterDomain,
@@ -144,6 +180,8 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"POD_NAMESPACE":          &c.Namespace,
 		"CLUSTER_DOMAIN":         &c.ClusterDomain,
 		"POD_NAME":               &c.Instance,
+
+		"AMBIT_SERVICE_ENTRY_VISIBILITY": &c.ServiceEntryVisibility,
 	} {
 		if s := lookup(name); s != "" {
 			*v = s
@@ -164,6 +202,9 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	}
 	if s := lookup("CA_TRUSTED_NODE_ACCOUNTS"); s != "" {
 		c.TrustedNodeAccounts = strings.Split(s, ",")
+	}
+	if s := lookup("REVISION"); s != "" {
+		c.Revisions = strings.Split(s, ",")
 	}
 	for name, v := range map[string]*bool{
 		"AMBIT_IN_CLUSTER": &c.InCluster,
@@ -224,6 +265,20 @@ func (c Config) Validate() error {
 			bad("%s is empty", flag)
 		}
 	}
+	if len(c.Revisions) == 0 {
+		bad("--revisions (REVISION) is empty: write the control plane's own revision, %s if it has no other", mesh.DefaultRevision)
+	}
+	for _, r := range c.Revisions {
+		if !isRevision(r) {
+			bad("--revisions (REVISION) has %q, which cannot be the value of label %s: use letters, digits, dashes, dots and underscores, at most 63", r, mesh.LabelRevision)
+		}
+	}
+	switch c.ServiceEntryVisibility {
+	case "", VisibilityPublic, VisibilityNamespace:
+	default:
+		bad("--service-entry-visibility %q is neither %s nor %s", c.ServiceEntryVisibility, VisibilityPublic, VisibilityNamespace)
+	}
+	c.validateGateways(bad)
 	if c.MaxTTL > 0 && c.DefaultTTL > c.MaxTTL {
 		bad("DEFAULT_WORKLOAD_CERT_TTL %s is longer than MAX_WORKLOAD_CERT_TTL %s: a request that names no lifetime could not be granted", c.DefaultTTL, c.MaxTTL)
 	}
@@ -231,6 +286,73 @@ func (c Config) Validate() error {
 		bad("--window %s is not between 0 and %s", c.Window, push.MaxWindow)
 	}
 	return errors.Join(errs...)
+}
+
+// isRevision reports whether a label can have the value.
+func isRevision(s string) bool {
+	alnum := func(r byte) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' }
+	if s == "" || len(s) > 63 || !alnum(s[0]) || !alnum(s[len(s)-1]) {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return r > 127 || !alnum(byte(r)) && !strings.ContainsRune("-._", r) })
+}
+
+// validateGateways says what is wrong with what runs for Gateways.
+func (c Config) validateGateways(bad func(string, ...any)) {
+	switch c.GatewayPullPolicy {
+	case "", "Always", "IfNotPresent", "Never":
+	default:
+		bad("--gateway-pull-policy %q is none of Always, IfNotPresent, Never", c.GatewayPullPolicy)
+	}
+	for flag, v := range map[string]string{"--gateway-xds-address": c.GatewayXDS, "--gateway-ca-address": c.GatewayCA} {
+		if v == "" {
+			continue
+		}
+		u, err := url.Parse(v)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.Port() == "" {
+			bad("%s %q is no address: write https://HOST:PORT", flag, v)
+		}
+	}
+	if s := c.GatewayLogLevel; s != "" {
+		var l slog.Level
+		if l.UnmarshalText([]byte(s)) != nil {
+			bad("--gateway-log-level %q is none of debug, info, warn, error", s)
+		}
+	}
+	w := c.Waypoints
+	switch {
+	case w.MinReplicas < 0 || w.MaxReplicas < 0 || w.CPU < 0:
+		bad("--waypoint-min-replicas, --waypoint-max-replicas and --waypoint-cpu cannot be negative")
+	case w.MaxReplicas > 0 && w.MinReplicas > w.MaxReplicas:
+		bad("--waypoint-min-replicas %d is more than --waypoint-max-replicas %d", w.MinReplicas, w.MaxReplicas)
+	case w.MaxReplicas == 0 && w.MinReplicas > 1:
+		bad("--waypoint-min-replicas %d is an autoscaler's, and there is one only with --waypoint-max-replicas: write that, too", w.MinReplicas)
+	}
+}
+
+// visibility is ServiceEntryVisibility as the model has it.
+func (c Config) visibility() []model.VisibilityRule {
+	switch c.ServiceEntryVisibility {
+	case VisibilityPublic:
+		return []model.VisibilityRule{{Visibility: model.Public}}
+	case VisibilityNamespace:
+		return []model.VisibilityRule{{Visibility: model.NamespaceOnly}}
+	}
+	return nil
+}
+
+// deploy is what is rendered for every Gateway.
+func (c Config) deploy() deploy.Config {
+	d := deploy.Config{
+		TrustDomain: c.TrustDomain, ClusterID: c.ClusterID, ClusterDomain: c.ClusterDomain,
+		SystemNamespace: c.own(), Network: c.Network, XDSAddress: c.GatewayXDS, CAAddress: c.GatewayCA,
+		Image: c.GatewayImage, PullPolicy: c.GatewayPullPolicy, PullSecrets: c.GatewayPullSecrets,
+		LogLevel: c.GatewayLogLevel, LogJSON: c.GatewayLogJSON, Budget: c.Waypoints.Budget,
+	}
+	if w := c.Waypoints; w.MaxReplicas > 0 {
+		d.Autoscaling = &deploy.Autoscaling{Min: w.MinReplicas, Max: w.MaxReplicas, CPUPercent: w.CPU}
+	}
+	return d
 }
 
 // validateCluster says what does not go together with a cluster.

@@ -88,7 +88,7 @@ func New(cfg Config, logger *slog.Logger) (*Daemon, error) {
 		TrustDomain: cfg.TrustDomain, ClusterID: cfg.ClusterID, ClusterDomain: cfg.ClusterDomain,
 		RootNamespace: cfg.RootNamespace, Network: cfg.Network,
 		DryRun: cfg.DryRunPolicies, AllowWaypoints: cfg.AllowWaypoints, NoAutoAllocate: !cfg.AutoAllocate,
-		NetworkPolicies: cfg.NetworkPolicies,
+		NetworkPolicies: cfg.NetworkPolicies, Visibility: cfg.visibility(),
 	})
 	d.keys = jwks.New(jwks.Config{
 		AllowHTTP: cfg.KeysHTTP, AllowPrivate: cfg.KeysPrivate, Refresh: cfg.KeysRefresh, Logger: logger, Registerer: d.registry,

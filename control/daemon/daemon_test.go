@@ -264,6 +264,16 @@ func TestConfig(t *testing.T) {
 		"must be a loopback address":           func(c *Config) { c.AdminAddress = ":8080" },
 		"--trust-domain is empty":              func(c *Config) { c.TrustDomain = "" },
 		"--window":                             func(c *Config) { c.Window = time.Second },
+		"--revisions (REVISION) is empty":      func(c *Config) { c.Revisions = nil },
+		`--revisions (REVISION) has "a b"`:     func(c *Config) { c.Revisions = []string{"default", "a b"} },
+		"--service-entry-visibility \"own\"":   func(c *Config) { c.ServiceEntryVisibility = "own" },
+		"--gateway-pull-policy \"never\"":      func(c *Config) { c.GatewayPullPolicy = "never" },
+		"--gateway-xds-address \"control:15\"": func(c *Config) { c.GatewayXDS = "control:15" },
+		"--gateway-ca-address \"https://ca\"":  func(c *Config) { c.GatewayCA = "https://ca" },
+		"--gateway-log-level \"loud\"":         func(c *Config) { c.GatewayLogLevel = "loud" },
+		"cannot be negative":                   func(c *Config) { c.Waypoints.CPU = -1 },
+		"is more than --waypoint-max-replicas": func(c *Config) { c.Waypoints = Waypoints{MinReplicas: 3, MaxReplicas: 2} },
+		"with --waypoint-max-replicas":         func(c *Config) { c.Waypoints.MinReplicas = 2 },
 		"DEFAULT_WORKLOAD_CERT_TTL 24h0m0s is": func(c *Config) { c.DefaultTTL, c.MaxTTL = 24*time.Hour, 12*time.Hour },
 	} {
 		c := good
@@ -272,9 +282,11 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
-	env := map[string]string{"TRUST_DOMAIN": "td", "CLUSTER_ID": "c2", "NETWORK": "n", "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY": "true", "PILOT_ENABLE_IP_AUTOALLOCATE": "false"}
+	env := map[string]string{"TRUST_DOMAIN": "td", "CLUSTER_ID": "c2", "NETWORK": "n", "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY": "true", "PILOT_ENABLE_IP_AUTOALLOCATE": "false",
+		"REVISION": "blue,stable", "AMBIT_SERVICE_ENTRY_VISIBILITY": "namespace"}
 	c, err := Default().FromEnv(func(k string) string { return env[k] })
-	if err != nil || c.TrustDomain != "td" || c.ClusterID != "c2" || c.Network != "n" || !c.DryRunPolicies || c.AutoAllocate {
+	if err != nil || c.TrustDomain != "td" || c.ClusterID != "c2" || c.Network != "n" || !c.DryRunPolicies || c.AutoAllocate ||
+		!slices.Equal(c.Revisions, []string{"blue", "stable"}) || c.ServiceEntryVisibility != VisibilityNamespace {
 		t.Errorf("%+v %v", c, err)
 	}
 	env["PILOT_ENABLE_IP_AUTOALLOCATE"] = "perhaps"

@@ -10,7 +10,6 @@ import (
 	"github.com/ambit-mesh/ambit/control/object"
 	"github.com/ambit-mesh/ambit/control/push"
 	"github.com/ambit-mesh/ambit/control/status"
-	"github.com/ambit-mesh/ambit/waypoint/deploy"
 )
 
 // gatewayRunner keeps what runs for Gateways in step with them, over the folder of configuration, and writes into objects'
@@ -40,11 +39,9 @@ func newGateways(d *Daemon) *gatewayRunner {
 		Applier: applier, Status: d.status, Logger: log,
 		// Who may write to the folder may write anything into it.
 		Namespaces:      d.cfg.GatewayNamespaces,
+		Revisions:       d.cfg.Revisions,
 		TrustParameters: d.cluster == nil || d.cfg.GatewayOverlays == OverlaysAny,
-		Deploy: deploy.Config{
-			TrustDomain: d.cfg.TrustDomain, ClusterID: d.cfg.ClusterID, ClusterDomain: d.cfg.ClusterDomain,
-			SystemNamespace: d.cfg.own(), Network: d.cfg.Network, Image: d.cfg.GatewayImage,
-		},
+		Deploy:          d.cfg.deploy(),
 	})
 	return g
 }

@@ -113,7 +113,7 @@ func cleaned(v any) any {
 var plain = map[string]bool{
 	"TRUST_DOMAIN": true, "CLUSTER_ID": true, "ISTIO_META_CLUSTER_ID": true, "NETWORK": true, "ISTIO_META_NETWORK": true, "XDS_ADDRESS": true, "CA_ADDRESS": true,
 	"CA_ADDR": true, "AMBIT_REDIRECTION": true, "AMBIENT_DNS_CAPTURE": true, "AMBIENT_IPV6": true, "LOG_LEVEL": true, "RUST_LOG": true, "LOG_FORMAT": true,
-	"ROOT_NAMESPACE": true, "CLUSTER_DOMAIN": true, "EXCLUDE_NAMESPACES": true, "AMBIENT_ENABLEMENT_SELECTOR": true,
+	"AMBIT_LOG_LEVEL": true, "ROOT_NAMESPACE": true, "CLUSTER_DOMAIN": true, "EXCLUDE_NAMESPACES": true, "AMBIENT_ENABLEMENT_SELECTOR": true,
 }
 
 func variables(list []any) []any {

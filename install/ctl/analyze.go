@@ -30,8 +30,12 @@ type analysis struct {
 	namespace string
 	failOn    string
 	least     string
+	entries   string
 	suppress  []string
 }
+
+// visibleOwn is the control plane's setting by which only its own namespace sees a ServiceEntry.
+const visibleOwn = "namespace"
 
 func (a *app) analyze() *cobra.Command {
 	var s analysis
@@ -63,6 +67,8 @@ The exit code is 79 when something is found that is as bad as --fail-on says. Wh
 	f.StringVar(&s.cfg.ClusterDomain, "cluster-domain", "", "DNS domain of Services (files)")
 	f.BoolVar(&s.cfg.NetworkPolicies, "network-policies", false, "node proxies enforce NetworkPolicies (files)")
 	f.BoolVar(&s.cfg.DryRunPolicies, "dry-run-policies", false, "the control plane accepts policies annotated istio.io/dry-run (files)")
+	f.StringSliceVar(&s.cfg.Revisions, "revisions", nil, "revision and tags of the control plane that is to run Gateways (files, default \"default\")")
+	f.StringVar(&s.entries, "service-entry-visibility", "", "who sees ServiceEntries: public or namespace (files, default \"public\")")
 	levels := []string{"error", "warning", "info"}
 	a.complete(cmd, "fail-on", func(*app) []string { return append(levels, "never") })
 	a.complete(cmd, "level", func(*app) []string { return levels })
@@ -74,13 +80,15 @@ The exit code is 79 when something is found that is as bad as --fail-on says. Wh
 			return usagef("--fail-on %q: error, warning, info or never", s.failOn)
 		case analyze.Level(s.least).Severity() == 0:
 			return usagef("--level %q: error, warning or info", s.least)
+		case s.entries != "" && s.entries != "public" && s.entries != visibleOwn:
+			return usagef("--service-entry-visibility %q: public or %s", s.entries, visibleOwn)
 		case s.over && len(args) == 0:
 			return usagef("-k lays files over the mesh: name some, or leave it out to look at the mesh itself")
 		}
 		if err := s.codes(); err != nil {
 			return err
 		}
-		s.cfg.Namespace = s.namespace
+		s.cfg.Namespace, s.cfg.NamespaceEntries = s.namespace, s.entries == visibleOwn
 		r, err := a.analyzed(cmd, &s, args)
 		if err != nil {
 			return err
@@ -126,6 +134,7 @@ func (a *app) analyzed(cmd *cobra.Command, s *analysis, args []string) (analyze.
 	if err == nil {
 		s.cfg.RootNamespace, s.cfg.TrustDomain, s.cfg.ClusterDomain = all.Settings.RootNamespace, all.Settings.TrustDomain, all.Settings.ClusterDomain
 		s.cfg.ClusterID, s.cfg.NetworkPolicies, s.cfg.DryRunPolicies = all.Settings.ClusterID, all.Settings.NetworkPolicies, all.Settings.DryRunPolicies
+		s.cfg.Revisions, s.cfg.NamespaceEntries = all.Settings.Revisions, all.Settings.ServiceEntryVisibility == visibleOwn
 		said, err = findings(append(all.Entries, a.proxyProblems(cmd.Context())...))
 	}
 	if s.over {

@@ -35,6 +35,18 @@ metadata: {name: none, namespace: shop}
 spec: {selector: {matchLabels: {app: wep}}, rules: [{from: [{source: {namespaces: [shop]}}]}]}
 `
 
+// ofCanary is right with a control plane that is told of it.
+const ofCanary = `apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: wp, namespace: shop, labels: {istio.io/rev: canary}}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bank, namespace: shop}
+spec: {hosts: [bank.example], exportTo: ["."], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS}
+`
+
 func TestAnalyze(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{"shop.yaml": analyzedShop, "other.json": `{"keys": []}`, "notes.txt": "a: b: c"} {
@@ -68,6 +80,10 @@ func TestAnalyze(t *testing.T) {
 	if err := os.WriteFile(dry, []byte("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: d, annotations: {istio.io/dry-run: \"true\"}}\nspec: {action: DENY, rules: [{from: [{source: {namespaces: [a]}}]}]}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	gateway := filepath.Join(t.TempDir(), "gateway.yaml")
+	if err := os.WriteFile(gateway, []byte(ofCanary), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args string
 		code int
@@ -89,6 +105,9 @@ func TestAnalyze(t *testing.T) {
 		{"analyze -n cart " + broken, exitIssues, []string{"AMB101", "1 error in 0 objects of namespace cart."}, nil},
 		{"analyze " + dry, exitOK, []string{"AMB409", "control.dryRunPolicies=true"}, nil},
 		{"analyze --dry-run-policies " + dry, exitOK, []string{"Nothing is wrong with 1 object."}, nil},
+		{"analyze " + gateway, exitOK, []string{"warning [AMB307 OtherRevision]", "kubectl label gateway wp -n shop istio.io/rev-", "--set 'control.revisions={default,canary}'", "warning [AMB210 NotHidden]", "control.serviceEntryVisibility=namespace"}, nil},
+		{"analyze --revisions default,canary --service-entry-visibility namespace " + gateway, exitOK, []string{"Nothing is wrong with 2 objects."}, nil},
+		{"analyze --service-entry-visibility own " + gateway, exitUsage, []string{`--service-entry-visibility "own": public or namespace`}, nil},
 		{"analyze " + strangers, exitOK, []string{"info [AMB101", "1 note in 0 objects."}, nil},
 		{"analyze " + strangers + "/values.yaml", exitIssues, []string{"error [AMB103"}, nil},
 		{"analyze -o json " + file, exitIssues, []string{`"analyzer": "BeyondNodeProxy"`, `"level": "error"`, `"namespace": "shop"`}, []string{"in 4 objects"}},
@@ -124,7 +143,7 @@ func TestAnalyze(t *testing.T) {
 func TestAnalyzeMesh(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "control")
-	serve(t, socket, answers{"/debug/refusals": `{"settings": {"networkPolicies": true, "dryRunPolicies": true}, "entries": [
+	serve(t, socket, answers{"/debug/refusals": `{"settings": {"networkPolicies": true, "dryRunPolicies": true, "revisions": ["blue", "canary"], "serviceEntryVisibility": "namespace"}, "entries": [
 		{"severity": "warning", "code": "AMB408", "kind": "Pod", "namespace": "istio-system", "name": "ztunnel-x", "problem": "does not know guards", "fix": "run ours"},
 		{"severity": "refused", "kind": "Gateway", "namespace": "shop", "name": "y", "problem": "no"}]}`})
 	objects := map[string][]cluster.Object{}
@@ -161,6 +180,10 @@ func TestAnalyzeMesh(t *testing.T) {
 	r = run(t, []string{"analyze", "-k", "-"}, with, func(e *Env) { e.In = strings.NewReader(dry) })
 	if strings.Contains(r.out, "AMB409") {
 		t.Errorf("the control plane accepts dry runs:\n%s", r.out)
+	}
+	r = run(t, []string{"analyze", "-k", "-"}, with, func(e *Env) { e.In = strings.NewReader(ofCanary) })
+	if strings.Contains(r.out, "AMB307") || strings.Contains(r.out, "AMB210") {
+		t.Errorf("the control plane serves the revision and hides ServiceEntries:\n%s", r.out)
 	}
 	r = run(t, []string{"analyze", "-k", "-"}, with)
 	if !strings.Contains(r.out, "AuthorizationPolicy shop/new: spec.selector") || strings.Contains(r.out, "shop/none") || strings.Contains(r.out, "ProxyConfig") || r.code != exitIssues {

@@ -121,6 +121,8 @@ type refusals struct {
 	Settings struct {
 		TrustDomain, ClusterID, ClusterDomain, RootNamespace string
 		NetworkPolicies, DryRunPolicies                      bool
+		Revisions                                            []string
+		ServiceEntryVisibility                               string
 	} `json:"settings"`
 }
 

@@ -33,6 +33,10 @@ var cases = map[string][]string{
 	"narrow":  {"control.gatewayNamespaces=[edge, mesh]"},
 	"secrets": {"control.gatewayNamespaces=[edge]", "control.secretNamespaces=[certs, edge]"},
 	"single":  {"control.replicaCount=1"},
+	"waypoints": {
+		"control.waypoints.autoscaling.minReplicas=2", "control.waypoints.autoscaling.maxReplicas=6", "control.waypoints.podDisruptionBudget.enabled=false",
+		"control.revisions=[blue, stable]", "control.serviceEntryVisibility=namespace",
+	},
 	"ebpf":    {"cni.redirection=ebpf", "cni.chained=false", "cni.excludeNamespaces=[kube-system, other]", "cni.ambient.enablementSelectors=[{podSelector: {matchLabels: {mesh: \"yes\"}}}]"},
 	"policies": {
 		"global.networkPolicy.enabled=true", "control.networkPolicies=true", "control.dryRunPolicies=true", "control.taint.enabled=true", "base.validationPolicies=false",

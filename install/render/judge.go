@@ -49,6 +49,7 @@ func (v *Values) judge() []error {
 			}
 		}
 	}
+	out = append(out, v.waypoints()...)
 	classes, _ := v.At(charts.Control, "gatewayClasses").(map[string]any)
 	for _, class := range slices.Sorted(maps.Keys(classes)) {
 		documents, ok := classes[class].(map[string]any)
@@ -63,6 +64,42 @@ func (v *Values) judge() []error {
 				say("%s is %s: write a mapping, as in {spec: {…}}", at, show(documents[key]))
 			}
 		}
+	}
+	return out
+}
+
+// revision is what the value of a label may be.
+var revision = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
+
+// waypoints finds what the control plane would not start with.
+func (v *Values) waypoints() (out []error) {
+	say := func(format string, args ...any) { out = append(out, fmt.Errorf(format, args...)) }
+	list, given := v.At(charts.Control, "revisions").([]any)
+	if given && len(list) == 0 {
+		say("control.revisions is empty: write the control plane's own revision, as in [default]")
+	}
+	for _, r := range list {
+		if s, ok := r.(string); !ok || !revision.MatchString(s) {
+			say("control.revisions has %s, which cannot be the value of a label: use letters, digits, dashes, dots and underscores", show(r))
+		}
+	}
+	scale := func(name string) float64 {
+		switch n := v.At(charts.Control, "waypoints", "autoscaling", name).(type) {
+		case int:
+			return float64(n)
+		case int64:
+			return float64(n)
+		case float64:
+			return n
+		}
+		return 0
+	}
+	const at = "control.waypoints.autoscaling."
+	switch least, most := scale("minReplicas"), scale("maxReplicas"); {
+	case most == 0 && least > 1:
+		say("%sminReplicas is %v and there is no autoscaler: write %smaxReplicas, too, or how many pods there are into control.gatewayClasses.istio-waypoint.deployment.spec.replicas", at, least, at)
+	case most > 0 && least > most:
+		say("%sminReplicas is %v, more than %smaxReplicas, which is %v", at, least, at, most)
 	}
 	return out
 }

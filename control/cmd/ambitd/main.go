@@ -46,7 +46,7 @@ Certificate and key files are read again when they change.
 What most flags say can also stand in the environment: AMBIT_CONFIG_DIR, AMBIT_LISTEN, AMBIT_TLS_DIR, AMBIT_PLAINTEXT,
 AMBIT_TOKEN_KEYS, AMBIT_ADMIN_SOCKET, AMBIT_ADMIN_ADDRESS, TRUST_DOMAIN, CLUSTER_ID, NETWORK, ROOT_NAMESPACE,
 CLUSTER_DOMAIN, AMBIT_IN_CLUSTER, AMBIT_KUBECONFIG, AMBIT_MONITORING, AMBIT_GATEWAY_IMAGE, AMBIT_GATEWAY_OVERLAYS, AMBIT_UNTAINT_FOR, CA_TRUSTED_NODE_ACCOUNTS, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY, PILOT_AUTO_ALLOW_WAYPOINT_POLICY,
-PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_NETWORK_POLICIES, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE. Flags win.`,
+PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_NETWORK_POLICIES, REVISION, AMBIT_SERVICE_ENTRY_VISIBILITY, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE. Flags win.`,
 		Example: `  # as a lab runs it
   ambitd --config-dir mesh/ --tls-dir tls/ --token-keys keys.jwks --admin-socket /run/ambit/control.sock
 
@@ -90,6 +90,17 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.StringVar(&cfg.KubeContext, "kube-context", cfg.KubeContext, "context of the kubeconfig, of --kubeconfig or where kubectl finds it")
 	f.StringSliceVar(&cfg.TrustedNodeAccounts, "trusted-node-accounts", cfg.TrustedNodeAccounts, "accounts, as NAMESPACE/NAME, that get certificates for the pods on their node; in a cluster")
 	f.StringVar(&cfg.GatewayImage, "gateway-image", cfg.GatewayImage, "image that runs for Gateways; in a cluster")
+	f.StringVar(&cfg.GatewayPullPolicy, "gateway-pull-policy", cfg.GatewayPullPolicy, "Always, IfNotPresent (if empty) or Never, for that image; in a cluster")
+	f.StringSliceVar(&cfg.GatewayPullSecrets, "gateway-pull-secrets", cfg.GatewayPullSecrets, "Secrets of the Gateways' namespaces with credentials for its registry; in a cluster")
+	f.StringVar(&cfg.GatewayXDS, "gateway-xds-address", cfg.GatewayXDS, "where what runs for Gateways finds the control plane, as https://HOST:PORT; without it at its Service")
+	f.StringVar(&cfg.GatewayCA, "gateway-ca-address", cfg.GatewayCA, "the same for the authority; without it where the control plane is")
+	f.StringVar(&cfg.GatewayLogLevel, "gateway-log-level", cfg.GatewayLogLevel, "how much what runs for Gateways logs: debug, info, warn or error")
+	f.BoolVar(&cfg.GatewayLogJSON, "gateway-log-json", cfg.GatewayLogJSON, "and in JSON")
+	f.IntVar(&cfg.Waypoints.MinReplicas, "waypoint-min-replicas", cfg.Waypoints.MinReplicas, "how many pods the autoscaler of a waypoint begins with; 0 for 1")
+	f.IntVar(&cfg.Waypoints.MaxReplicas, "waypoint-max-replicas", cfg.Waypoints.MaxReplicas, "how many it may come to; 0 for no autoscaler")
+	f.IntVar(&cfg.Waypoints.CPU, "waypoint-cpu", cfg.Waypoints.CPU, "percentage of the CPU request that it aims at; 0 for 80")
+	f.BoolVar(&cfg.Waypoints.Budget, "waypoint-budget", cfg.Waypoints.Budget, "let only one pod of a waypoint with several be evicted at a time")
+	f.StringSliceVar(&cfg.Revisions, "revisions", cfg.Revisions, "the control plane's revision, and tags of it: Gateways whose label istio.io/rev, else their namespace's, is another one are left to others")
 	f.StringVar(&cfg.GatewayOverlays, "gateway-overlays", cfg.GatewayOverlays, "what the ConfigMap a Gateway names in parametersRef may change of what runs for it: confined (replicas, resources, placement …) or any; in a cluster")
 	f.StringSliceVar(&cfg.GatewayNamespaces, "gateway-namespaces", cfg.GatewayNamespaces, "namespaces in which Gateways are run, where the rights for more are missing; empty for all; in a cluster")
 	f.StringSliceVar(&cfg.SecretNamespaces, "secret-namespaces", cfg.SecretNamespaces, "namespaces whose Secrets are read, for Gateways' TLS, where the rights for more are missing; empty for all; in a cluster")
@@ -117,6 +128,7 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.BoolVar(&cfg.KeysHTTP, "jwks-http", cfg.KeysHTTP, "fetch key sets of RequestAuthentications over plain HTTP too")
 	f.BoolVar(&cfg.KeysPrivate, "jwks-private", cfg.KeysPrivate, "fetch key sets from private addresses too")
 	f.DurationVar(&cfg.KeysRefresh, "jwks-refresh", cfg.KeysRefresh, "how often key sets are fetched again")
+	f.StringVar(&cfg.ServiceEntryVisibility, "service-entry-visibility", cfg.ServiceEntryVisibility, "who sees ServiceEntries: public (every namespace, also if empty) or namespace (their own alone)")
 	f.BoolVar(&cfg.AutoAllocate, "auto-allocate", cfg.AutoAllocate, "give ServiceEntries without addresses some")
 	f.TextVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
 	f.BoolVar(&cfg.LogJSON, "log-json", cfg.LogJSON, "log in JSON")
