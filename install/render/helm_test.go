@@ -37,7 +37,7 @@ var cases = map[string][]string{
 		"control.waypoints.autoscaling.minReplicas=2", "control.waypoints.autoscaling.maxReplicas=6", "control.waypoints.podDisruptionBudget.enabled=false",
 		"control.revisions=[blue, stable]", "control.serviceEntryVisibility=namespace",
 	},
-	"ebpf":    {"cni.redirection=ebpf", "cni.chained=false", "cni.excludeNamespaces=[kube-system, other]", "cni.ambient.enablementSelectors=[{podSelector: {matchLabels: {mesh: \"yes\"}}}]"},
+	"ebpf": {"cni.redirection=ebpf", "cni.chained=false", "cni.excludeNamespaces=[kube-system, other]", "cni.ambient.enablementSelectors=[{podSelector: {matchLabels: {mesh: \"yes\"}}}]"},
 	"policies": {
 		"global.networkPolicy.enabled=true", "control.networkPolicies=true", "control.dryRunPolicies=true", "control.taint.enabled=true", "base.validationPolicies=false",
 		"base.aggregateRoles=false", "base.excludedCRDs=[envoyfilters.networking.istio.io]", "base.dashboards.enabled=true", "base.monitors.enabled=true",
