@@ -42,8 +42,10 @@ type Facts struct {
 	Rivals []string
 	// Foreign are definitions of Istio's kinds that somebody else keeps.
 	Foreign []string
-	// Policies are NetworkPolicies that keep tunnels out of pods of the mesh.
-	Policies []Policy
+	// Policies are NetworkPolicies that keep tunnels out of pods of the mesh, and Widened those that let in by tunnels what they
+	// mean to keep out. Enforced says that node proxies enforce them on the real port, so that nothing is widened.
+	Policies, Widened []Policy
+	Enforced          bool
 	// Namespace of the mesh.
 	Namespace Namespace
 	// Redirection that is or will be used; "auto" by default.
@@ -76,10 +78,15 @@ type GatewayAPI struct {
 	Missing []string
 }
 
-// Policy is a NetworkPolicy that selects pods of the mesh and does not let the tunnel's port in.
+// Policy is a NetworkPolicy that selects pods of the mesh and has rules for ports of the application.
 type Policy struct {
 	Namespace, Name string
 	Pods            int
+	// Rules are the places of these rules in spec.ingress.
+	Rules []int
+	// By is the policy that lets their peers in by tunnels, if one does, and Others says that it lets in others besides.
+	By     string
+	Others bool
 }
 
 // Namespace is the one of the mesh.

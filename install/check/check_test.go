@@ -83,7 +83,21 @@ func TestJudge(t *testing.T) {
 		{"istio", func(f *Facts) { f.Rivals = []string{"daemonset istio-system/istio-cni-node"} }, "failed other-meshes: daemonset istio-system/istio-cni-node would take the same pods"},
 		{"restricted", func(f *Facts) { f.Namespace = Namespace{Name: "n", Exists: true, Enforce: "restricted"} }, "failed namespace: namespace n admits restricted pods only, and node agents are not | kubectl label namespace n"},
 		{"ending", func(f *Facts) { f.Namespace = Namespace{Name: "n", Exists: true, Ending: true} }, "failed namespace: namespace n is being deleted"},
-		{"policy", func(f *Facts) { f.Policies = []Policy{{"shop", "only-http", 4}} }, "failed network-policies: networkpolicy shop/only-http lets no tunnels (port 15008) into 4 pods of the mesh | kubectl -n shop patch networkpolicy only-http"},
+		{"policy", func(f *Facts) {
+			f.Policies = []Policy{{Namespace: "shop", Name: "only-http", Pods: 4, Rules: []int{0, 2}}}
+		}, `failed network-policies: networkpolicy shop/only-http lets no tunnels (port 15008) into 4 pods of the mesh | kubectl -n shop patch networkpolicy only-http --type json -p '[{"op":"add","path":"/spec/ingress/0/ports/-","value":{"port":15008,"protocol":"TCP"}},{"op":"add","path":"/spec/ingress/2/ports/-","value":{"port":15008,"protocol":"TCP"}}]'; before it "ambitctl upgrade --set control.networkPolicies=true", or these peers may then connect to every port of the pods by the tunnel`},
+		{"policy that node proxies enforce", func(f *Facts) {
+			f.Enforced, f.Policies = true, []Policy{{Namespace: "shop", Name: "only-http", Pods: 4, Rules: []int{0}}}
+		}, `failed network-policies: networkpolicy shop/only-http lets no tunnels (port 15008) into 4 pods of the mesh | kubectl -n shop patch networkpolicy only-http --type json -p '[{"op":"add","path":"/spec/ingress/0/ports/-","value":{"port":15008,"protocol":"TCP"}}]'`},
+		{"widened policy", func(f *Facts) {
+			f.Widened = []Policy{{Namespace: "shop", Name: "web", Pods: 2, By: "web"}}
+		}, "warning network-policies: networkpolicy shop/web restricts nothing inside the mesh: whom it admits may connect to every port of 2 pods by the tunnels' port 15008, which it admits | ambitctl upgrade --set control.networkPolicies=true, or say the ports in an AuthorizationPolicy"},
+		{"policy widened by another", func(f *Facts) {
+			f.Widened = []Policy{{Namespace: "shop", Name: "web", Pods: 2, By: "mesh", Others: true}}
+		}, "warning network-policies: networkpolicy shop/web restricts nothing inside the mesh: others than it admits, too, may connect to every port of 2 pods by the tunnels' port 15008, which networkpolicy mesh admits | ambitctl upgrade --set control.networkPolicies=true, or say the ports in an AuthorizationPolicy; and let networkpolicy mesh admit port 15008 only \"from\" the peers of the other rules"},
+		{"policy that is not widened", func(f *Facts) {
+			f.Enforced, f.Widened = true, []Policy{{Namespace: "shop", Name: "web", Pods: 2, By: "web"}}
+		}, ""},
 		{"broken off", func(f *Facts) { f.Mesh.Complete = false }, "failed installation: the installation of v1.0.0 was broken off | ambitctl upgrade"},
 		{"part missing", func(f *Facts) { f.Mesh.Parts[0].Missing = true }, "failed parts: deployment ambitd is missing | ambitctl upgrade"},
 		{"part not ready", func(f *Facts) { f.Mesh.Parts[0].Have, f.Mesh.Parts[0].Trouble = 1, []string{"x: ImagePullBackOff"} }, "failed parts: ambitd: 1 of 2 pods ready: x: ImagePullBackOff | kubectl -n ambit-system describe deployment ambitd"},
@@ -134,13 +148,14 @@ func TestServers(t *testing.T) {
 func TestManyPolicies(t *testing.T) {
 	f := good()
 	for i := range 9 {
-		f.Policies = append(f.Policies, Policy{"shop", fmt.Sprint("np", i), 1})
+		f.Policies = append(f.Policies, Policy{Namespace: "shop", Name: fmt.Sprint("np", i), Pods: 1})
+		f.Widened = append(f.Widened, Policy{Namespace: "shop", Name: fmt.Sprint("wide", i), Pods: 1})
 	}
 	list := Judge(f)
 	if n := Failures(list); n != 5 {
 		t.Errorf("%d failures", n)
 	}
-	if got := tell(list); !strings.Contains(got, "and 4 more") {
+	if got := tell(list); !strings.Contains(got, "and 4 more |") || !strings.Contains(got, "and 4 more are widened") || strings.Contains(got, "wide5") {
 		t.Error(got)
 	}
 }

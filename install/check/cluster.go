@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
 func (j *judge) server(f Facts) {
@@ -185,16 +187,53 @@ func (j *judge) others(f Facts) {
 	}
 }
 
+// manyPolicies is how many are named.
+const manyPolicies = 5
+
 func (j *judge) policies(f Facts) {
+	values := "ambitctl install --set control.networkPolicies=true"
+	if f.Mesh != nil {
+		values = "ambitctl upgrade --set control.networkPolicies=true"
+	}
 	for i, p := range f.Policies {
-		if i == 5 {
+		if i == manyPolicies {
 			j.warn("network-policies", "ambitctl analyze", "and %d more", len(f.Policies)-i)
 			break
 		}
-		j.fail("network-policies", fmt.Sprintf("kubectl -n %s patch networkpolicy %s --type json -p '[{\"op\":\"add\",\"path\":\"/spec/ingress/-\",\"value\":{\"ports\":[{\"port\":15008,\"protocol\":\"TCP\"}]}}]'", p.Namespace, p.Name),
-			"networkpolicy %s/%s lets no tunnels (port 15008) into %d pods of the mesh", p.Namespace, p.Name, p.Pods)
+		fix := p.admit()
+		if !f.Enforced {
+			fix += fmt.Sprintf("; before it %q, or these peers may then connect to every port of the pods by the tunnel", values)
+		}
+		j.fail("network-policies", fix, "networkpolicy %s/%s lets no tunnels (port %d) into %d pods of the mesh", p.Namespace, p.Name, mesh.PortHBONE, p.Pods)
 	}
 	if len(f.Policies) == 0 {
 		j.ok("network-policies", "no NetworkPolicy keeps tunnels out")
 	}
+	if f.Enforced {
+		return
+	}
+	for i, p := range f.Widened {
+		if i == manyPolicies {
+			j.warn("network-policies", "ambitctl analyze", "and %d more are widened", len(f.Widened)-i)
+			break
+		}
+		who, by, fix := "whom it admits", "it", values+", or say the ports in an AuthorizationPolicy"
+		if p.By != p.Name {
+			by = "networkpolicy " + p.By
+		}
+		if p.Others {
+			who, fix = "others than it admits, too,", fix+fmt.Sprintf("; and let %s admit port %d only \"from\" the peers of the other rules", by, mesh.PortHBONE)
+		}
+		j.warn("network-policies", fix, "networkpolicy %s/%s restricts nothing inside the mesh: %s may connect to every port of %d pods by the tunnels' port %d, which %s admits",
+			p.Namespace, p.Name, who, p.Pods, mesh.PortHBONE, by)
+	}
+}
+
+// admit is the command that opens the tunnels' port to the peers that a policy's rules admit already, and to nobody else.
+func (p Policy) admit() string {
+	var patch []string
+	for _, i := range p.Rules {
+		patch = append(patch, fmt.Sprintf(`{"op":"add","path":"/spec/ingress/%d/ports/-","value":{"port":%d,"protocol":"TCP"}}`, i, mesh.PortHBONE))
+	}
+	return fmt.Sprintf("kubectl -n %s patch networkpolicy %s --type json -p '[%s]'", p.Namespace, p.Name, strings.Join(patch, ","))
 }
