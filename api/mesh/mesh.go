@@ -123,6 +123,14 @@ const (
 	TokenAudience = "istio-ca"
 )
 
+// The oldest kernel on which agents redirect with BPF programs, which is what `ambitctl check` asks of nodes: the first whose
+// iterator over TCP sockets may put a socket into a map. Earlier ones hold the socket's spin lock while the program runs, and
+// taking it again hangs the machine. Linux commit "bpf: tcp: Avoid taking fast sock lock in iterator".
+const (
+	EBPFKernelMajor = 6
+	EBPFKernelMinor = 5
+)
+
 // Type URLs of delta xDS.
 const (
 	TypeAddress       = "type.googleapis.com/istio.workload.Address"

@@ -156,7 +156,6 @@ const (
 	admissionKube = 30
 	kernelMajor   = 5
 	kernelMinor   = 10
-	ebpfMinor     = 15
 	skewWarning   = 5 * time.Second
 	skewFailure   = time.Minute
 	rootWarning   = 60 * 24 * time.Hour

@@ -96,8 +96,9 @@ func (j *judge) kernel(f Facts, n Node) bool {
 		j.fail("nodes", "upgrade the node, or keep the mesh from it with cni.nodeSelector and ztunnel.nodeSelector", "node %s has kernel %s, and redirection needs %d.%d or newer", n.Name, n.Kernel, kernelMajor, kernelMinor)
 		return false
 	}
-	if f.Redirection == "ebpf" && older(kernelMajor, ebpfMinor) {
-		j.fail("nodes", "--set cni.redirection=auto, or upgrade the node", "node %s has kernel %s, and redirection by eBPF needs %d.%d or newer", n.Name, n.Kernel, kernelMajor, ebpfMinor)
+	if f.Redirection == "ebpf" && older(mesh.EBPFKernelMajor, mesh.EBPFKernelMinor) {
+		j.fail("nodes", "--set cni.redirection=auto, or upgrade the node", "node %s has kernel %s, and redirection by eBPF needs %d.%d or newer: its iterator over TCP sockets cannot put them into maps, and the agent there would not start",
+			n.Name, n.Kernel, mesh.EBPFKernelMajor, mesh.EBPFKernelMinor)
 		return false
 	}
 	return true

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,25 +26,34 @@ const checkPatience = 30 * time.Second
 
 func (a *app) check() *cobra.Command {
 	var f format
+	var v valueFlags
 	cmd := &cobra.Command{
 		Use: "check", Short: "Check whether a cluster is fit for a mesh, and whether its mesh is well", Args: none,
+		Example: "  ambitctl check\n  ambitctl check --set cni.redirection=ebpf",
 		Long: `check looks at everything that keeps a mesh from working, and says of each thing that is wrong what mends it.
 
 Before an installation: versions, rights, nodes and their kernels, the CNI, clocks, the Gateway API, other meshes, and
 NetworkPolicies that would keep tunnels out. After it also the mesh's own parts, every pod that should be in the mesh and
-is not, certificates, and what is refused of the configuration.
+is not, certificates, versions, and what is refused of the configuration.
+
+With --profile, --values and --set, as install and upgrade have them, the cluster is judged for a mesh of these values.
 
 Exit codes: 0 nothing has failed; 79 something has; 1 the cluster cannot be asked.`,
 	}
 	a.outputFlag(cmd, &f)
+	v.add(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		// What no mesh could be given needs no cluster to be refused.
+		if _, err := v.values(strings.NewReader(""), nil); err != nil {
+			return err
+		}
 		client, err := a.kube()
 		if err != nil {
 			return err
 		}
 		ctx, cancel := patience(cmd.Context(), checkPatience)
 		defer cancel()
-		facts, err := a.facts(ctx, cmd, client)
+		facts, err := a.facts(ctx, cmd, client, &v)
 		if err != nil {
 			return err
 		}
@@ -63,7 +74,7 @@ Exit codes: 0 nothing has failed; 79 something has; 1 the cluster cannot be aske
 }
 
 // facts gathers what the API server and the mesh's parts know.
-func (a *app) facts(ctx context.Context, cmd *cobra.Command, client *apply.Client) (check.Facts, error) {
+func (a *app) facts(ctx context.Context, cmd *cobra.Command, client *apply.Client, v *valueFlags) (check.Facts, error) {
 	facts, err := client.Look(ctx, a.namespace, a.env.Now)
 	if err != nil {
 		return facts, err
@@ -72,12 +83,27 @@ func (a *app) facts(ctx context.Context, cmd *cobra.Command, client *apply.Clien
 	if err != nil {
 		return facts, err
 	}
+	if facts.Redirection, err = v.redirection(cmd.InOrStdin(), record); err != nil {
+		return facts, err
+	}
 	if record == nil {
 		facts.Denied, err = client.Denied(ctx, a.namespace)
 		return facts, err
 	}
 	facts.Mesh, err = a.meshFacts(ctx, cmd, client, record)
 	return facts, err
+}
+
+// redirection is the way to redirect that the flags ask for, or else what is installed. Helm's values are not known.
+func (v *valueFlags) redirection(in io.Reader, record *apply.Record) (string, error) {
+	if record != nil && record.Profile == apply.HelmProfile {
+		record = nil
+	}
+	values, err := v.values(in, record)
+	if err != nil {
+		return "", err
+	}
+	return values.Text(charts.CNI, "redirection"), nil
 }
 
 // installed is what ambitctl installed, or Helm.

@@ -8,12 +8,12 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
+
+	"github.com/ambit-mesh/ambit/api/mesh"
 )
 
-// firstKernel is the first whose iterator over TCP sockets may put a socket into a map: earlier ones hold the socket's
-// spin lock while the program runs, and taking it again hangs the machine. Linux commit "bpf: tcp: Avoid taking fast
-// sock lock in iterator".
-const firstKernel = 6<<16 | 5<<8
+// firstKernel is the first whose iterator over TCP sockets may put a socket into a map.
+const firstKernel = mesh.EBPFKernelMajor<<16 | mesh.EBPFKernelMinor<<8
 
 // Supported is nil if the kernel has all that the programs need, and otherwise names what is missing.
 func Supported() error {
@@ -28,7 +28,7 @@ func Supported() error {
 		{"storage beside sockets (Linux 5.2)", func() error { return features.HaveMapType(ebpf.SkStorage) }},
 		{"cookies of network namespaces in programs on socket events (Linux 5.15)", func() error { return features.HaveProgramHelper(ebpf.SockOps, asm.FnGetNetnsCookie) }},
 		{"the kernel's type information, /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF)", func() error { _, err := btf.LoadKernelSpec(); return err }},
-		{"an iterator over TCP sockets that may put them into maps (Linux 6.5)", tcpIterator},
+		{fmt.Sprintf("an iterator over TCP sockets that may put them into maps (Linux %d.%d)", mesh.EBPFKernelMajor, mesh.EBPFKernelMinor), tcpIterator},
 	} {
 		if err := need.test(); err != nil {
 			return fmt.Errorf("the kernel lacks %s: %w", need.what, err)
