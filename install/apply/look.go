@@ -163,12 +163,13 @@ func (c *Client) lookGateway(ctx context.Context, f *check.Facts) error {
 	return nil
 }
 
-// lookOthers finds agents and proxies of other meshes.
+// lookOthers finds agents and proxies of other meshes, and the cluster's network plugin.
 func (c *Client) lookOthers(ctx context.Context, f *check.Facts) error {
 	list, err := c.Core.AppsV1().DaemonSets(corev1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
+	f.Plugin = c.lookPlugin(ctx, list.Items)
 	for _, d := range list.Items {
 		app := d.Spec.Template.Labels["app"]
 		if d.Labels[LabelMesh] == f.Namespace.Name || d.Labels[labelPartOf] == partOf && d.Namespace == f.Namespace.Name {

@@ -38,6 +38,8 @@ type Facts struct {
 	Denied  []string
 	Nodes   []Node
 	Gateway GatewayAPI
+	// Plugin is the cluster's own network plugin.
+	Plugin Plugin
 	// Rivals are other meshes' parts that would take the same pods.
 	Rivals []string
 	// Foreign are definitions of Istio's kinds that somebody else keeps.
@@ -190,6 +192,7 @@ func Judge(f Facts) []Finding {
 	j.server(f)
 	j.rights(f)
 	j.nodes(f)
+	j.plugin(f.Plugin)
 	j.gateway(f.Gateway, f.Version)
 	j.others(f)
 	j.policies(f)
