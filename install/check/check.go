@@ -111,14 +111,15 @@ type Mesh struct {
 	Silent map[string]string
 	// Root is when the mesh's root certificate ends; zero if it is not known.
 	Root time.Time
-	// Certificates are those of proxies that end soonest.
+	// Certificates are the authority's own, but for roots, and Warned is what it warns about.
 	Certificates []Certificate
+	Warned       []string
 	// Lost are definitions that belong to the installation and are not there.
 	Lost []string
 	// Refused counts documents that are refused. Unknown means that nobody could be asked.
 	Refused int
 	Unknown string
-	// Proxies by version, as the control plane counts them.
+	// Proxies by version, as they introduce themselves to the control plane.
 	Proxies map[string]int
 }
 
@@ -145,10 +146,10 @@ type Agent struct {
 	Waiting               map[string]string
 }
 
-// Certificate of a proxy.
+// Certificate of the authority: its issuer's, one of those between that and the root, or what it serves with.
 type Certificate struct {
-	Identity, Node string
-	NotAfter       time.Time
+	Kind, Subject string
+	NotAfter      time.Time
 }
 
 // Oldest versions that are supported.
@@ -161,6 +162,8 @@ const (
 	skewWarning   = 5 * time.Second
 	skewFailure   = time.Minute
 	rootWarning   = 60 * 24 * time.Hour
+	// issuerWarning is that of the alert AmbitIssuerExpires.
+	issuerWarning = 30 * 24 * time.Hour
 	wantGateway   = "v1.6.1"
 	leastGateway  = "v1.2.0"
 	// API servers before gatewayKube refuse parts of later releases of the Gateway API than oldGateway: the definition of TLSRoutes

@@ -116,7 +116,18 @@ func TestJudge(t *testing.T) {
 		{"silent agent", func(f *Facts) { f.Mesh.Silent = map[string]string{"b": "timeout"} }, "failed cni: the agent of node b does not answer: timeout"},
 		{"root soon", func(f *Facts) { f.Mesh.Root = now.Add(24 * time.Hour) }, "warning certificates: the mesh's root certificate ends on 2026-11-22 | ambitctl ca rotate"},
 		{"root ended", func(f *Facts) { f.Mesh.Root = now.Add(-time.Hour) }, "failed certificates: the mesh's root certificate ended on 2026-11-21"},
-		{"certificate", func(f *Facts) { f.Mesh.Certificates = []Certificate{{"spiffe://x", "a", now.Add(-time.Minute)}} }, "failed certificates: the certificate of spiffe://x on node a ended"},
+		{"serving certificate", func(f *Facts) {
+			f.Mesh.Certificates = []Certificate{{Serving, "CN=ambitd", now.Add(-time.Minute)}}
+		}, "failed certificates: the authority's serving certificate (CN=ambitd) ended at 2026-11-21T11:59:00Z | ambitctl ca status"},
+		{"serving certificate that will be renewed", func(f *Facts) {
+			f.Mesh.Certificates = []Certificate{{Serving, "CN=ambitd", now.Add(time.Hour)}}
+		}, ""},
+		{"issuer soon", func(f *Facts) {
+			f.Mesh.Certificates = []Certificate{{Issuer, "O=shop", now.Add(29 * 24 * time.Hour)}, {Intermediate, "O=corp", now.Add(31 * 24 * time.Hour)}}
+		}, "warning certificates: the authority's issuer certificate (O=shop) ends on 2026-12-20 | replace the Secret cacerts"},
+		{"authority", func(f *Facts) { f.Mesh.Warned = []string{"the new key does not fit"} }, "warning certificates: the authority warns: the new key does not fit | ambitctl ca status"},
+		{"one version", func(f *Facts) { f.Mesh.Proxies = map[string]int{"v1.0.0": 3} }, ""},
+		{"two versions", func(f *Facts) { f.Mesh.Proxies = map[string]int{"v1.0.0": 3, "": 1} }, "warning versions: proxies that are connected are of several versions: 1 of no version, 3 of v1.0.0 | wait for a rollout"},
 		{"refused", func(f *Facts) { f.Mesh.Refused = 2 }, "warning configuration: 2 documents are refused, or have no effect | ambitctl config refused"},
 		{"definitions lost", func(f *Facts) { f.Mesh.Lost = []string{"a.istio.io", "b.istio.io"} }, "failed definitions: 2 definitions of the mesh's kinds are missing (a.istio.io, b.istio.io): "},
 		{"control silent", func(f *Facts) { f.Mesh.Unknown = "timeout" }, "failed control-plane: the control plane does not answer: timeout"},

@@ -32,9 +32,7 @@ func (j *judge) mesh(f Facts) {
 	default:
 		j.ok("configuration", "nothing is refused of the configuration")
 	}
-	if len(m.Proxies) > 1 {
-		j.warn("versions", "wait for a rollout that is under way, then \"ambitctl upgrade\"", "proxies are of several versions: %s", strings.Join(slices.Sorted(maps.Keys(m.Proxies)), ", "))
-	}
+	j.versions(m.Proxies)
 }
 
 // Title names the part, with its namespace where that is not the mesh's own.
@@ -112,8 +110,41 @@ func (j *judge) certificates(f Facts) {
 		}
 	}
 	for _, c := range m.Certificates {
-		if left := c.NotAfter.Sub(f.Now); left <= 0 {
-			j.fail("certificates", "ambitctl zc certificate --node "+c.Node, "the certificate of %s on node %s ended at %s", c.Identity, c.Node, c.NotAfter.Format(time.RFC3339))
+		// What it serves with lasts for days, and is renewed by itself.
+		fix, early := "replace the Secret cacerts; see docs/kubernetes/authority.md", issuerWarning
+		if c.Kind == Serving {
+			fix, early = "ambitctl ca status, and kubectl -n "+f.Namespace.Name+" logs deploy/ambitd", 0
 		}
+		switch left := c.NotAfter.Sub(f.Now); {
+		case left <= 0:
+			j.fail("certificates", fix, "the authority's %s certificate (%s) ended at %s", c.Kind, c.Subject, c.NotAfter.Format(time.RFC3339))
+		case left < early:
+			j.warn("certificates", fix, "the authority's %s certificate (%s) ends on %s", c.Kind, c.Subject, c.NotAfter.Format(time.DateOnly))
+		}
+	}
+	for _, w := range m.Warned {
+		j.warn("certificates", "ambitctl ca status", "the authority warns: %s", w)
+	}
+}
+
+// Kinds of the authority's certificates.
+const (
+	Issuer       = "issuer"
+	Intermediate = "intermediate"
+	Serving      = "serving"
+)
+
+// versions: proxies of several are what a rollout that stopped leaves behind.
+func (j *judge) versions(proxies map[string]int) {
+	var all []string
+	for _, v := range slices.Sorted(maps.Keys(proxies)) {
+		all = append(all, fmt.Sprintf("%d of %s", proxies[v], cmp.Or(v, "no version")))
+	}
+	switch len(all) {
+	case 0:
+	case 1:
+		j.ok("versions", "proxies that are connected: %s", all[0])
+	default:
+		j.warn("versions", "wait for a rollout that is under way (ambitctl status), then \"ambitctl upgrade\"", "proxies that are connected are of several versions: %s", strings.Join(all, ", "))
 	}
 }

@@ -2,9 +2,11 @@ package ctl
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +36,7 @@ func (a *app) check() *cobra.Command {
 
 Before an installation: versions, rights, nodes and their kernels, the CNI, clocks, the Gateway API, other meshes, and
 NetworkPolicies that would keep tunnels out. After it also the mesh's own parts, every pod that should be in the mesh and
-is not, certificates, versions, and what is refused of the configuration.
+is not, certificates of the authority, versions of proxies, and what is refused of the configuration.
 
 With --profile, --values and --set, as install and upgrade have them, the cluster is judged for a mesh of these values.
 
@@ -53,6 +55,7 @@ Exit codes: 0 nothing has failed; 79 something has; 1 the cluster cannot be aske
 		}
 		ctx, cancel := patience(cmd.Context(), checkPatience)
 		defer cancel()
+		cmd.SetContext(ctx) // what asks by the command is bounded, too
 		facts, err := a.facts(ctx, cmd, client, &v)
 		if err != nil {
 			return err
@@ -146,12 +149,54 @@ func (a *app) meshFacts(ctx context.Context, cmd *cobra.Command, client *apply.C
 	if err := a.askAgents(ctx, m); err != nil {
 		return nil, err
 	}
+	a.askControl(cmd, m)
+	return m, nil
+}
+
+// askControl asks the control plane what it refuses and who is connected, and the authority in it about its certificates.
+func (a *app) askControl(cmd *cobra.Command, m *check.Mesh) {
 	all, err := a.refusals(cmd, controlSource{})
 	if err != nil {
 		m.Unknown = err.Error()
+		return
 	}
 	m.Refused = len(all.Entries)
-	return m, nil
+	proxies, err := a.connected(cmd, controlSource{})
+	if err != nil {
+		m.Unknown = err.Error()
+		return
+	}
+	m.Proxies = map[string]int{}
+	for _, p := range proxies {
+		m.Proxies[p.Version]++
+	}
+	data, err := a.authorityDump(cmd, caSource{})
+	if err != nil {
+		m.Unknown = err.Error()
+		return
+	}
+	var d authority
+	if err := json.Unmarshal(data, &d); err != nil {
+		m.Unknown = fmt.Sprintf("certificate authority: %v", err)
+		return
+	}
+	m.Certificates, m.Warned = d.own(), d.Warnings
+}
+
+// own are the certificates that are the authority's, without roots: a root that ended may be trusted on beside the next.
+func (d authority) own() []check.Certificate {
+	var out []check.Certificate
+	add := func(kind string, list ...authorityCert) {
+		for _, c := range list {
+			if !slices.ContainsFunc(d.Roots, func(r authorityCert) bool { return r.Serial == c.Serial && r.Subject == c.Subject }) {
+				out = append(out, check.Certificate{Kind: kind, Subject: c.Subject, NotAfter: c.NotAfter})
+			}
+		}
+	}
+	add(check.Issuer, d.Issuer)
+	add(check.Intermediate, d.Intermediates...)
+	add(check.Serving, d.Serving...)
+	return out
 }
 
 // missingDefinitions are those that the installation brought and that are not there.
