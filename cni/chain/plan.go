@@ -140,6 +140,9 @@ func whole(f File) bool {
 func plan(files []File, s Settings) ([]Change, error) {
 	switch s.Mode {
 	case Standalone:
+		if old := find(files, s.Own); old != nil && !whole(*old) {
+			return nil, fmt.Errorf("%s is somebody else's, and would be written over: choose another name (CNI_CONF_NAME)", s.Own)
+		}
 		return replace(files, s.Own, renderEntry(s.Entry)), nil
 	case Owned:
 		c, err := effective(files, s)

@@ -177,6 +177,7 @@ func TestPlanRefuses(t *testing.T) {
 		"the name is not there":  {Settings{Name: "20-b.conflist"}, folder{"10-a.conflist": conflist(bridge)}, "has not written one yet"},
 		"a version without list": {Settings{}, folder{"10-a.conflist": `{"cniVersion":"0.2.0","name":"n","plugins":[{"type":"a"}]}`}, "0.3.1 or later"},
 		"our own is not first":   {Settings{Mode: Owned, Own: "02-ambit.conflist"}, folder{"01-a.conflist": conflist(bridge)}, "comes before"},
+		"somebody else's alone":  {Settings{Mode: Standalone, Own: "00-multus.conf"}, folder{"00-multus.conf": `{"type":"multus","name":"m"}`}, "00-multus.conf is somebody else's"},
 	} {
 		changes, err := Plan(c.in.files(), c.s)
 		if err == nil || !strings.Contains(err.Error(), c.want) || len(changes) > 0 {
@@ -193,12 +194,16 @@ func TestPlanRefuses(t *testing.T) {
 func FuzzPlan(f *testing.F) {
 	f.Add("10-a.conflist", conflist(bridge, entry), "10-a.conf", `{"type":"x"}`, 0)
 	f.Add("10-a.json", `{"type":"x","name":"n"}`, "02-own.conflist", conflist(bridge), 1)
+	f.Add("10-a.conflist", conflist(bridge), "02-own.conf", `{"type":"x","name":"n"}`, 2)
 	f.Add("a.conflist", `{"plugins":[{"type":"ambit-cni"}],"name":"n","cniVersion":"1.0.0","name":"m"}`, "b", "", 2)
 	f.Fuzz(func(t *testing.T, name1, data1, name2, data2 string, mode int) {
 		if strings.HasSuffix(name1, saved) || strings.HasSuffix(name2, saved) || strings.Contains(name1+name2, "-ambit.") {
 			return // our own names
 		}
 		s := Settings{Mode: Mode(uint(mode) % 3), Own: "02-own.conflist", Entry: json.RawMessage(entry)}
+		if s.Mode == Standalone {
+			s.Own = "02-own.conf" // one plugin is no list
+		}
 		in := folder{name1: data1, name2: data2}
 		before, err := effective(in.files(), s)
 		if err != nil {

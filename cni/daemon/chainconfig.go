@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -17,7 +18,8 @@ type Chain struct {
 	ConfDir, BinDir string
 	// Program is the plugin's program (AMBIT_CNI_PLUGIN).
 	Program string
-	// ConfName is the configuration in effect, if that is not the first one by name (CNI_CONF_NAME).
+	// ConfName is the configuration in effect, if that is not the first one by name (CNI_CONF_NAME). It is the plugin's own
+	// where that is not chained.
 	ConfName string
 	// Chained is false for a configuration of the plugin alone (CHAINED_CNI_PLUGIN).
 	Chained bool
@@ -71,6 +73,8 @@ func (c Chain) validate(podNamespace string) error {
 		return fmt.Errorf("ISTIO_OWNED_CNI_CONFIG_FILENAME=%q: want the name of a .conflist in %s", c.OwnedName, c.ConfDir)
 	case c.ConfName != "" && (filepath.Base(c.ConfName) != c.ConfName || !chain.IsConf(c.ConfName)):
 		return fmt.Errorf("CNI_CONF_NAME=%q: want the name of a .conf or .conflist in %s", c.ConfName, c.ConfDir)
+	case !c.Chained && c.ConfName != "" && filepath.Ext(c.ConfName) != ".conf":
+		return fmt.Errorf("CNI_CONF_NAME=%q: a plugin that is not chained (CHAINED_CNI_PLUGIN=false) has a .conf of its own: name one, or none", c.ConfName)
 	case c.Account != "" && podNamespace == "":
 		return fmt.Errorf("AMBIT_CNI_PLUGIN_ACCOUNT=%q is of the agent's namespace: set POD_NAMESPACE", c.Account)
 	case c.Every <= 0:
@@ -98,7 +102,7 @@ func (c Config) Keeper(credentials func() ([]byte, error)) (chain.Config, error)
 	s := chain.Settings{Entry: data, Name: c.Chain.ConfName}
 	switch {
 	case !c.Chain.Chained:
-		s.Mode, s.Own = chain.Standalone, aloneName
+		s.Mode, s.Own = chain.Standalone, cmp.Or(c.Chain.ConfName, aloneName)
 	case c.Chain.Owned:
 		s.Mode, s.Own = chain.Owned, c.Chain.OwnedName
 	}

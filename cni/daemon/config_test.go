@@ -76,12 +76,16 @@ func TestInstallation(t *testing.T) {
 	if k, err = keeper("ISTIO_OWNED_CNI_CONFIG", "true", "ISTIO_OWNED_CNI_CONF_FILENAME", "00-x.conflist"); err != nil || k.Mode != chain.Owned || k.Own != "00-x.conflist" {
 		t.Errorf("%v %+v", err, k)
 	}
-	if k, err = keeper("CHAINED_CNI_PLUGIN", "false"); err != nil || k.Mode != chain.Standalone {
+	if k, err = keeper("CHAINED_CNI_PLUGIN", "false", "CNI_CONF_NAME", ""); err != nil || k.Mode != chain.Standalone || k.Own != "YYY-ambit-cni.conf" {
+		t.Errorf("%v %+v", err, k)
+	}
+	if k, err = keeper("CHAINED_CNI_PLUGIN", "false", "CNI_CONF_NAME", "istio-cni.conf"); err != nil || k.Mode != chain.Standalone || k.Own != "istio-cni.conf" {
 		t.Errorf("%v %+v", err, k)
 	}
 	for name, bad := range map[string][]string{
 		"KUBECONFIG_MODE":                    {"KUBECONFIG_MODE", "9"},
 		"CNI_CONF_NAME":                      {"CNI_CONF_NAME", "../x.conflist"},
+		"has a .conf of its own":             {"CHAINED_CNI_PLUGIN", "false"},
 		"ISTIO_OWNED_CNI_CONFIG_FILENAME":    {"ISTIO_OWNED_CNI_CONFIG", "true", "ISTIO_OWNED_CNI_CONFIG_FILENAME", "x.conf"},
 		"set POD_NAMESPACE":                  {"AMBIT_CNI_PLUGIN_ACCOUNT", "reader", "POD_NAMESPACE", ""},
 		"has to be an address and port of t": {"AMBIT_ADMIN_ADDRESS", "0.0.0.0:15005"},

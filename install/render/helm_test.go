@@ -42,8 +42,10 @@ var cases = map[string][]string{
 		"global.networkPolicy.enabled=true", "control.networkPolicies=true", "control.dryRunPolicies=true", "control.taint.enabled=true", "base.validationPolicies=false",
 		"base.aggregateRoles=false", "base.excludedCRDs=[envoyfilters.networking.istio.io]", "base.dashboards.enabled=true", "base.monitors.enabled=true",
 	},
-	"openshift": {"global.platform=openshift", "base.enableIstioConfigCRDs=false"},
-	"gke":       {"global.platform=gke", "cni.resourceQuotas.pods=200"},
+	"openshift":           {"global.platform=openshift", "base.enableIstioConfigCRDs=false"},
+	"openshift as others": {"global.platform=openshift", "cni.chained=true", "cni.cniConfDir=/etc/kubernetes/cni/net.d"},
+	"alone":               {"cni.chained=false", "cni.cniConfFileName=zz.conf"},
+	"gke":                 {"global.platform=gke", "cni.resourceQuotas.pods=200"},
 	"placement": {
 		"control.nodeSelector={disk: fast}", "control.tolerations=[{operator: Exists}]", "control.affinity={nodeAffinity: {}}", "ztunnel.nodeSelector={a: b}",
 		"control.topologySpreadConstraints=[{maxSkew: 2, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]",

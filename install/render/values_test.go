@@ -12,25 +12,35 @@ import (
 	"github.com/ambit-mesh/ambit/install/charts"
 )
 
-// TestGolden shows what the profiles come to. Definitions are left out: they are generated.
+// TestGolden shows what the profiles come to, and the nodes' parts on a platform that is unlike others. Definitions are left out:
+// they are generated.
 func TestGolden(t *testing.T) {
-	for _, profile := range Profiles() {
-		v := values(t, profile)
-		v.Disable(charts.Base)
-		components, err := Render(v, Options{Version: "v1.2.3"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var all []Object
-		for _, c := range components {
-			all = append(all, c.Objects...)
-		}
-		text, err := YAML(append([]Object{Namespace(v, "ambit-system")}, all...))
-		if err != nil {
-			t.Fatal(err)
-		}
-		compare(t, filepath.Join("testdata", profile+".yaml"), text)
+	for name, v := range map[string]*Values{"openshift": values(t, DefaultProfile)} {
+		v.SetPlatform(name)
+		v.Disable(charts.Control)
+		shown(t, name, v)
 	}
+	for _, profile := range Profiles() {
+		shown(t, profile, values(t, profile))
+	}
+}
+
+func shown(t *testing.T, name string, v *Values) {
+	t.Helper()
+	v.Disable(charts.Base)
+	components, err := Render(v, Options{Version: "v1.2.3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []Object
+	for _, c := range components {
+		all = append(all, c.Objects...)
+	}
+	text, err := YAML(append([]Object{Namespace(v, "ambit-system")}, all...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, filepath.Join("testdata", name+".yaml"), text)
 }
 
 func TestValuesRefused(t *testing.T) {
@@ -38,6 +48,8 @@ func TestValuesRefused(t *testing.T) {
 		{set: "control.replicaCout=3", want: "there is no value control.replicaCout; did you mean control.replicaCount?"},
 		{set: "control.replicaCount=many", want: `control.replicaCount is "many", which is no integer`},
 		{set: "control.replicaCount=1.5", want: "which is no integer"},
+		{set: "cni.chained=maybe", want: `cni.chained is "maybe": write it like auto`},
+		{file: "cni: {chained: false, cniConfFileName: 10-a.conflist}", want: `cni.cniConfFileName is "10-a.conflist", and cni.chained is false`},
 		{set: "cni.redirection=nft", want: `cni.redirection is "nft": use auto, nftables, iptables, ebpf`},
 		{set: "pilot.replicaCount=2", want: "there is no value pilot: it is control here"},
 		{set: "global.nativeNftables=true", want: "it is cni.redirection=nftables here"},

@@ -48,7 +48,7 @@ func (p properties) MarshalJSON() ([]byte, error) {
 
 // schemaOf derives the schema from the values themselves: types are those of the defaults, and comments say the rest.
 // "one of: A, B" lists all values there are, "pattern: REGEX like EXAMPLE" says how a text is written, "Free form" means whatever
-// Kubernetes takes there, and "Number or percentage" and "At least 1" what they say. No number is negative.
+// Kubernetes takes there, and "Number or percentage", "True, false or auto" and "At least 1" what they say. No number is negative.
 func schemaOf(values []byte) ([]byte, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(values, &doc); err != nil {
@@ -69,7 +69,7 @@ func schemaOf(values []byte) ([]byte, error) {
 
 func derive(n *yaml.Node, comment string) (schema, error) {
 	var s schema
-	free, either, least := false, false, 0
+	free, either, auto, least := false, false, false, 0
 	var text []string
 	for line := range strings.Lines(comment) {
 		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#"))
@@ -95,6 +95,9 @@ func derive(n *yaml.Node, comment string) (schema, error) {
 		}
 		if rest, ok := strings.CutSuffix(line, "Number or percentage"); ok {
 			either, line = true, strings.TrimSpace(rest)
+		}
+		if rest, ok := strings.CutSuffix(line, "True, false or auto"); ok {
+			auto, line = true, strings.TrimSpace(rest)
 		}
 		if line != "" {
 			text = append(text, line)
@@ -130,6 +133,10 @@ func derive(n *yaml.Node, comment string) (schema, error) {
 	if either {
 		s.Type = []string{"integer", "string"}
 		s.Pattern, s.Examples = "^[0-9]+%?$", []string{"25%"}
+	}
+	if auto {
+		s.Type = []string{"boolean", "string"}
+		s.Pattern, s.Examples = "^auto$", []string{"auto"}
 	}
 	if either || t == "integer" {
 		s.Minimum = &least

@@ -12,3 +12,11 @@
 {{- define "cni.netns" -}}
 {{ .Values.cniNetnsDir | default (get (dict "minikube" "/var/run/docker/netns") .Values.global.platform) | default "/var/run/netns" }}
 {{- end -}}
+
+{{- define "cni.chained" -}}
+{{- if eq (.Values.chained | quote) (quote "auto") }}{{ ne .Values.global.platform "openshift" }}{{ else }}{{ .Values.chained }}{{ end -}}
+{{- end -}}
+
+{{- define "cni.name" -}}
+{{ .Values.cniConfFileName | default (ternary "istio-cni.conf" "" (and (eq .Values.global.platform "openshift") (eq (include "cni.chained" .) "false"))) }}
+{{- end -}}
