@@ -48,6 +48,7 @@ func TestValuesRefused(t *testing.T) {
 		{set: "control.replicaCout=3", want: "there is no value control.replicaCout; did you mean control.replicaCount?"},
 		{set: "control.replicaCount=many", want: `control.replicaCount is "many", which is no integer`},
 		{set: "control.replicaCount=1.5", want: "which is no integer"},
+		{set: "gateway.gatewayClassName=istio-east-west", want: `gateway.gatewayClassName is "istio-east-west": use istio, istio-waypoint`},
 		{set: "cni.chained=maybe", want: `cni.chained is "maybe": write it like auto`},
 		{file: "cni: {chained: false, cniConfFileName: 10-a.conflist}", want: `cni.cniConfFileName is "10-a.conflist", and cni.chained is false`},
 		{set: "cni.redirection=nft", want: `cni.redirection is "nft": use auto, nftables, iptables, ebpf`},

