@@ -75,6 +75,8 @@ type Config struct {
 	Resync time.Duration
 
 	LogLevel slog.Level
+	// LogJSON has a line of JSON written for each thing that is said (LOG_FORMAT=json).
+	LogJSON bool
 }
 
 // Default is the configuration without environment or flags.
@@ -139,6 +141,12 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 	}
 	if text := ""; e.text("LOG_LEVEL", &text) {
 		e.note("LOG_LEVEL", c.LogLevel.UnmarshalText([]byte(text)))
+	}
+	if text := ""; e.text("LOG_FORMAT", &text) {
+		c.LogJSON = text == "json"
+		if text != "json" && text != "plain" {
+			e.note("LOG_FORMAT", fmt.Errorf("%q is neither json nor plain", text))
+		}
 	}
 	return c, errors.Join(e.problems...)
 }

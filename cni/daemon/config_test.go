@@ -25,7 +25,7 @@ func TestFromEnv(t *testing.T) {
 		"NODE_NAME": "n", "ZTUNNEL_UDS_ADDRESS": "/z", "CNI_AGENT_RUN_DIR": "/r", "AMBIENT_DNS_CAPTURE": "false", "AMBIENT_IPV6": "0",
 		"HOST_PROBE_SNAT_IP": "169.254.9.9", "EXCLUDE_NAMESPACES": "a, b", "NATIVE_NFTABLES": "true", "MONITORING_PORT": "9",
 		"AMBIENT_ENABLEMENT_SELECTOR": "- podSelector: {matchLabels: {a: b}}", "SYSTEM_NAMESPACE": "sys", "LOG_LEVEL": "debug",
-		"AMBIT_LEAVE_LIMIT": "10m",
+		"AMBIT_LEAVE_LIMIT": "10m", "LOG_FORMAT": "json",
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -33,6 +33,7 @@ func TestFromEnv(t *testing.T) {
 	want := Default()
 	want.Node, want.ProxySocket, want.RunDir, want.DNS, want.IPv6 = "n", "/z", "/r", false, false
 	want.ProbeIPv4, want.Backend, want.MonitoringAddr, want.LogLevel = netip.MustParseAddr("169.254.9.9"), "nftables", ":9", -4
+	want.LogJSON = true
 	want.LeaveLimit = 10 * time.Minute
 	want.Policy = enroll.Policy{
 		Selectors:       []enroll.Selector{{Pod: enroll.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}},
@@ -98,9 +99,9 @@ func TestInstallation(t *testing.T) {
 
 func TestBadSettingsAreNamed(t *testing.T) {
 	_, err := Default().FromEnv(lookup(map[string]string{
-		"AMBIENT_IPV6": "maybe", "HOST_PROBE_SNAT_IP": "x", "AMBIENT_ENABLEMENT_SELECTOR": "{}", "LOG_LEVEL": "loud",
+		"AMBIENT_IPV6": "maybe", "HOST_PROBE_SNAT_IP": "x", "AMBIENT_ENABLEMENT_SELECTOR": "{}", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
 	}))
-	for _, name := range []string{"AMBIENT_IPV6", "HOST_PROBE_SNAT_IP", "AMBIENT_ENABLEMENT_SELECTOR", "LOG_LEVEL"} {
+	for _, name := range []string{"AMBIENT_IPV6", "HOST_PROBE_SNAT_IP", "AMBIENT_ENABLEMENT_SELECTOR", "LOG_LEVEL", "LOG_FORMAT"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not named in %v", name, err)
 		}

@@ -122,7 +122,7 @@ func (a *app) installed(ctx context.Context, client *apply.Client) (*apply.Recor
 func (a *app) meshFacts(ctx context.Context, cmd *cobra.Command, client *apply.Client, record *apply.Record) (*check.Mesh, error) {
 	m := &check.Mesh{Version: record.Version, Profile: record.Profile, Complete: record.Complete}
 	// The values say their profile themselves; Helm's are not known, and all parts are looked for then.
-	values, err := render.NewValues("", render.Source{Name: "values of the mesh that is installed", File: []byte(record.Values)})
+	values, err := render.NewValues("", render.Installed(record.Values))
 	if err != nil {
 		return nil, err
 	}

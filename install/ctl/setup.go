@@ -68,7 +68,7 @@ func (v *valueFlags) values(in io.Reader, before *apply.Record) (*render.Values,
 		if profile == "" {
 			profile = before.Profile
 		}
-		sources = append([]render.Source{{Name: "values of the mesh that is installed", File: []byte(before.Values)}}, sources...)
+		sources = append([]render.Source{render.Installed(before.Values)}, sources...)
 	}
 	values, err := render.NewValues(profile, sources...)
 	if err != nil {

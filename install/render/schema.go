@@ -136,9 +136,13 @@ var elsewhere = map[string]string{
 	"pilot": "control", "istiod": "control", "istio-cni": "cni", "istio_cni": "cni", "meshConfig": "global", "components": "control.enabled, cni.enabled and ztunnel.enabled",
 	"meshConfig.trustDomain": "global.trustDomain", "revision": "nothing: one mesh per namespace, upgraded in place",
 	"global.nativeNftables": "cni.redirection=nftables", "global.variant": "nothing: images hold one program each",
+	"global.meshID": "nothing, because a mesh is known by its trust domain,",
 	"global.istiod": "control", "gateways": "gateway, or Gateways of the Gateway API", "ingressGateways": "gateway, or Gateways of the Gateway API",
 	"spec": "its content, without apiVersion, kind and spec around it",
 }
+
+// retired are values that were taken once and meant nothing. What is installed may have them, and goes without.
+var retired = [][]string{{"global", "meshID"}}
 
 // hint says what may have been meant.
 func (s *schema) hint(path, key string) string {

@@ -46,6 +46,13 @@ type Source struct {
 	// File is YAML; Set is KEY=VALUE, with dots in KEY.
 	File []byte
 	Set  string
+
+	installed bool
+}
+
+// Installed are the values of a mesh that is there already, as they are recorded.
+func Installed(values string) Source {
+	return Source{Name: "values of the mesh that is installed", File: []byte(values), installed: true}
 }
 
 // NewValues puts values together: the charts' defaults, then a profile, then the sources in their order. Everything that is
@@ -113,10 +120,24 @@ func gather(sources []Source) (given map[string]any, profile string, err error) 
 		if p, ok := add["profile"].(string); ok {
 			profile = p
 		}
+		if s.installed {
+			for _, path := range retired {
+				forget(add, path)
+			}
+		}
 		merge(given, add)
 	}
 	delete(given, "profile")
 	return given, profile, errors.Join(problems...)
+}
+
+// forget takes a value out.
+func forget(tree map[string]any, path []string) {
+	for len(path) > 1 {
+		next, _ := tree[path[0]].(map[string]any)
+		tree, path = next, path[1:]
+	}
+	delete(tree, path[0])
 }
 
 // parseFile reads a file of values.

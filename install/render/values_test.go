@@ -48,6 +48,7 @@ func TestValuesRefused(t *testing.T) {
 		{set: "control.replicaCout=3", want: "there is no value control.replicaCout; did you mean control.replicaCount?"},
 		{set: "control.replicaCount=many", want: `control.replicaCount is "many", which is no integer`},
 		{set: "control.replicaCount=1.5", want: "which is no integer"},
+		{set: "global.meshID=x", want: "there is no value global.meshID: it is nothing, because a mesh is known by its trust domain, here"},
 		{set: "gateway.gatewayClassName=istio-east-west", want: `gateway.gatewayClassName is "istio-east-west": use istio, istio-waypoint`},
 		{set: "cni.chained=maybe", want: `cni.chained is "maybe": write it like auto`},
 		{file: "cni: {chained: false, cniConfFileName: 10-a.conflist}", want: `cni.cniConfFileName is "10-a.conflist", and cni.chained is false`},
@@ -242,5 +243,19 @@ func TestJudged(t *testing.T) {
 	v := values(t, "")
 	if _, err := Render(v, Options{Namespace: "Bad_NS"}); err == nil || !strings.Contains(err.Error(), `"Bad_NS" is no name for a namespace`) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestRetired: a mesh that was installed with a value that means nothing is upgraded all the same, without it.
+func TestRetired(t *testing.T) {
+	v, err := NewValues("", Installed("global: {meshID: x, trustDomain: td}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Says("global", "meshID") || v.Text("global", "trustDomain") != "td" {
+		t.Errorf("%v", v.Given())
+	}
+	if _, err := NewValues("", Installed("control: {replicaCount: 3}")); err != nil {
+		t.Error(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -65,6 +66,7 @@ func run(args []string) error {
 	flags.DurationVar(&cfg.Resync, "resync", cfg.Resync, "how often rules are read back and repaired; 0: never")
 	flags.DurationVar(&cfg.LeaveLimit, "leave-limit", cfg.LeaveLimit, "how long a pod that leaves the mesh keeps its connections through the proxy; 0: they are cut (AMBIT_LEAVE_LIMIT)")
 	flags.TextVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error (LOG_LEVEL)")
+	flags.BoolVar(&cfg.LogJSON, "log-json", cfg.LogJSON, "log in JSON (LOG_FORMAT=json)")
 	showVersion := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -76,7 +78,7 @@ func run(args []string) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	log := slog.New(handler(os.Stderr, cfg))
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	cfg.Version = version
@@ -91,6 +93,15 @@ func run(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return agent.Run(ctx)
+}
+
+// handler writes the log as it is asked for.
+func handler(to io.Writer, cfg daemon.Config) slog.Handler {
+	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	if cfg.LogJSON {
+		return slog.NewJSONHandler(to, options)
+	}
+	return slog.NewTextHandler(to, options)
 }
 
 // assemble chooses where pods come from, and what belongs to that.
