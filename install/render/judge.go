@@ -23,6 +23,9 @@ var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 func (v *Values) judge() []error {
 	var out []error
 	say := func(format string, args ...any) { out = append(out, fmt.Errorf(format, args...)) }
+	if name := v.Text(charts.CNI, "cniConfFileName"); v.At(charts.CNI, "chained") == false && name != "" && !strings.HasSuffix(name, ".conf") {
+		say("cni.cniConfFileName is %q, and cni.chained is false: what is not chained has a .conf of its own, as istio-cni.conf; leave the name out, or chain", name)
+	}
 	for _, chart := range []string{charts.Control, charts.CNI, charts.Ztunnel} {
 		if !v.Enabled(chart) {
 			continue
@@ -50,9 +53,6 @@ func (v *Values) judge() []error {
 		}
 	}
 	out = append(out, v.waypoints()...)
-	if name := v.Text(charts.CNI, "cniConfFileName"); v.At(charts.CNI, "chained") == false && name != "" && !strings.HasSuffix(name, ".conf") {
-		say("cni.cniConfFileName is %q, and cni.chained is false: what is not chained has a .conf of its own, as istio-cni.conf; leave the name out, or chain", name)
-	}
 	classes, _ := v.At(charts.Control, "gatewayClasses").(map[string]any)
 	for _, class := range slices.Sorted(maps.Keys(classes)) {
 		documents, ok := classes[class].(map[string]any)
