@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net/url"
@@ -34,11 +35,15 @@ type CA struct {
 	ttl   time.Duration
 	hook  func(ctx context.Context, id identity.ID) error
 	calls []identity.ID
+	// inter is what signs in the root's place, if anything does; issued are serial numbers by issuer and identity.
+	inter    *x509.Certificate
+	interKey *ecdsa.PrivateKey
+	issued   map[string][]*big.Int
 }
 
 // New is an authority whose certificates last for a day.
 func New() *CA {
-	ca := &CA{ttl: 24 * time.Hour}
+	ca := &CA{ttl: 24 * time.Hour, issued: map[string][]*big.Int{}}
 	ca.Rotate()
 	return ca
 }
@@ -78,7 +83,45 @@ func (ca *CA) Rotate() {
 	}
 	root := must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key))))
 	ca.key, ca.root = key, root
+	ca.inter, ca.interKey = nil, nil
 	ca.roots = append(ca.roots, root)
+}
+
+// Intermediate signs with an intermediate of the root from now on, until the next Rotate.
+func (ca *CA) Intermediate() {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	tmpl := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{Organization: []string{"catest"}, CommonName: "intermediate"},
+		NotBefore: ca.root.NotBefore, NotAfter: ca.root.NotAfter,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	ca.inter = must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, tmpl, ca.root, key.Public(), ca.key))))
+	ca.interKey = key
+}
+
+// signer is what signs at present. The lock is held.
+func (ca *CA) signer() (*x509.Certificate, *ecdsa.PrivateKey) {
+	if ca.inter != nil {
+		return ca.inter, ca.interKey
+	}
+	return ca.root, ca.key
+}
+
+// RevocationList is a list, in PEM and good until a time, of what signs at present, with all that it has certified for
+// these identities.
+func (ca *CA) RevocationList(until time.Time, ids ...string) []byte {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	by, key := ca.signer()
+	list := &x509.RevocationList{Number: serial(), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: until}
+	for _, id := range ids {
+		for _, n := range ca.issued[string(by.RawSubject)+id] {
+			list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: time.Now()})
+		}
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: must(x509.CreateRevocationList(rand.Reader, list, by, key))})
 }
 
 // Forget drops all roots but the newest from the bundle, as an operator who replaces a root without overlap.
@@ -143,8 +186,17 @@ func (ca *CA) chain(pub crypto.PublicKey, names *x509.Certificate) []string {
 	if leaf.NotAfter.IsZero() {
 		leaf.NotAfter = time.Now().Add(ca.ttl)
 	}
-	cert := must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, &leaf, ca.root, pub, ca.key))))
-	return []string{string(certs.EncodeCertificates(cert)), string(certs.EncodeCertificates(ca.roots...))}
+	by, key := ca.signer()
+	cert := must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, &leaf, by, pub, key))))
+	for _, u := range leaf.URIs {
+		id := string(by.RawSubject) + u.String()
+		ca.issued[id] = append(ca.issued[id], leaf.SerialNumber)
+	}
+	out := []string{string(certs.EncodeCertificates(cert))}
+	if ca.inter != nil {
+		out = append(out, string(certs.EncodeCertificates(ca.inter)))
+	}
+	return append(out, string(certs.EncodeCertificates(ca.roots...)))
 }
 
 func serial() *big.Int {

@@ -17,6 +17,8 @@ import (
 type RevocationFile struct {
 	// Path of the file. A file that is not there revokes nothing.
 	Path string
+	// Keep has Lists return what was read.
+	Keep bool
 
 	lists atomic.Pointer[revoked]
 }
@@ -24,6 +26,7 @@ type RevocationFile struct {
 type revoked struct {
 	sum     [32]byte
 	serials map[string]bool
+	lists   []*x509.RevocationList // only if they are to be kept
 }
 
 // maxRevocationFile bounds the file; a list entry takes some 40 bytes.
@@ -33,6 +36,14 @@ const maxRevocationFile = 16 << 20
 func (f *RevocationFile) Revoked(c *x509.Certificate) bool {
 	lists := f.lists.Load()
 	return lists != nil && lists.serials[serialOf(c.RawIssuer, c.SerialNumber.Bytes())]
+}
+
+// Lists are those in use, for who checks certificates by other means than Revoked. They are nil without Keep.
+func (f *RevocationFile) Lists() []*x509.RevocationList {
+	if lists := f.lists.Load(); lists != nil {
+		return lists.lists
+	}
+	return nil
 }
 
 func serialOf(issuer, serial []byte) string { return string(issuer) + "\x00" + string(serial) }
@@ -58,30 +69,36 @@ func (f *RevocationFile) Refresh() (changed bool, err error) {
 	if old := f.lists.Load(); old != nil && old.sum == sum {
 		return false, nil
 	}
-	serials, err := parseRevocations(data)
+	now, err := parseRevocations(data, f.Keep)
 	if err != nil {
 		return false, fmt.Errorf("revocation list %s refused, the last good one stays in use: %w", f.Path, err)
 	}
-	f.lists.Store(&revoked{sum, serials})
+	now.sum = sum
+	f.lists.Store(now)
 	return true, nil
 }
 
 // parseRevocations reads all lists in data. RFC 5280 §5.
-func parseRevocations(data []byte) (map[string]bool, error) {
-	serials := map[string]bool{}
+func parseRevocations(data []byte, keep bool) (*revoked, error) {
+	out := &revoked{serials: map[string]bool{}}
 	add := func(der []byte) error {
 		list, err := x509.ParseRevocationList(der)
 		if err != nil {
 			return err
 		}
 		for _, e := range list.RevokedCertificateEntries {
-			serials[serialOf(list.RawIssuer, e.SerialNumber.Bytes())] = true
+			out.serials[serialOf(list.RawIssuer, e.SerialNumber.Bytes())] = true
+		}
+		if keep {
+			out.lists = append(out.lists, list)
 		}
 		return nil
 	}
-	if !bytes.Contains(data, []byte("-----BEGIN")) {
-		return serials, add(data)
+	begins := bytes.Count(data, []byte("-----BEGIN"))
+	if begins == 0 {
+		return out, add(data)
 	}
+	blocks := 0
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "X509 CRL" {
 			return nil, fmt.Errorf("PEM block %q where an X509 CRL was expected", block.Type)
@@ -89,6 +106,11 @@ func parseRevocations(data []byte) (map[string]bool, error) {
 		if err := add(block.Bytes); err != nil {
 			return nil, err
 		}
+		blocks++
 	}
-	return serials, nil
+	// pem.Decode goes past what is cut off or damaged, and who is listed there would be let in.
+	if blocks != begins {
+		return nil, fmt.Errorf("of %d PEM blocks %d can be read: is the file complete?", begins, blocks)
+	}
+	return out, nil
 }

@@ -41,7 +41,13 @@ func TestRevocationFile(t *testing.T) {
 		}
 		return der
 	}
-	f := &certs.RevocationFile{Path: filepath.Join(t.TempDir(), "crl.pem")}
+	f := &certs.RevocationFile{Path: filepath.Join(t.TempDir(), "crl.pem"), Keep: true}
+	kept := func(want int) {
+		t.Helper()
+		if got := f.Lists(); len(got) != want {
+			t.Errorf("%d lists are kept, not %d", len(got), want)
+		}
+	}
 	leaf := func(serial int64) *x509.Certificate {
 		return &x509.Certificate{RawIssuer: root.RawSubject, SerialNumber: big.NewInt(serial)}
 	}
@@ -76,11 +82,16 @@ func TestRevocationFile(t *testing.T) {
 	step("DER", list(6, 7), true, true, 6, 7)
 	step("cut in half", list(6, 7)[:30], false, false, 6, 7)
 	step("a certificate", certs.EncodeCertificates(root), false, false, 6, 7)
+	kept(1)
 	step("two lists", append(asPEM(list(5)), asPEM(list(8))...), true, true, 5, 8)
+	kept(2)
+	whole := append(asPEM(list(5)), asPEM(list(6))...)
+	step("PEM cut in half", whole[:len(whole)-40], false, false, 5, 8)
 	if err := os.Remove(f.Path); err != nil {
 		t.Fatal(err)
 	}
 	step("removed", nil, true, true)
+	kept(0)
 }
 
 func FuzzRevocations(f *testing.F) {
