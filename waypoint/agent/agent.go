@@ -85,6 +85,8 @@ type agent struct {
 	// guarded by mu
 	renderer *render.Renderer
 	rejected map[rejectedID]rejection
+	// unrevoked says why revoked peers are let in; nil if they are not.
+	unrevoked *rejection
 }
 
 // Run serves until ctx ends, drains, and returns when everything it started has ended.

@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -16,37 +17,73 @@ import (
 	"github.com/ambit-mesh/ambit/waypoint/envoy"
 )
 
-// followCertificate hands every new certificate of this pod's identity to Envoy. Connections that are open keep the
-// one they were made with.
+// followCertificate hands every new certificate of this pod's identity to Envoy, and every change of who is revoked.
+// Connections that are open keep what they were made with.
 func (a *agent) followCertificate(ctx context.Context) error {
 	a.offerSystemRoots()
 	id := a.cfg.self()
 	defer a.certs.Hold(id)()
+	var revoked revoker
+	var tick <-chan time.Time
+	if a.cfg.CRLFile != "" {
+		revoked.file = &certs.RevocationFile{Path: a.cfg.CRLFile, Keep: true}
+		t := time.NewTicker(a.cfg.CRLCheck)
+		defer t.Stop()
+		tick = t.C
+	}
 	var last *certs.SVID
+	var lists revocations
 	for {
 		svid, news := a.certs.Watch(id)
-		if svid != nil && svid != last {
-			update, err := secretUpdate(svid)
-			if err != nil {
-				return fmt.Errorf("hand the certificate to Envoy: %w", err)
+		if svid != nil {
+			now := a.revocations(&revoked, svid)
+			if svid != last || now != lists {
+				update, err := secretUpdate(svid, now)
+				if err != nil {
+					return fmt.Errorf("hand the certificate to Envoy: %w", err)
+				}
+				a.ads.Apply(update)
 			}
-			a.ads.Apply(update)
-			a.log.Info("certificate", "identity", id.String(), "expires", svid.NotAfter, "first", last == nil)
+			if now != lists {
+				a.log.Info("revocation list", "used", now.lists != "", "intermediates", !now.leafOnly)
+			}
+			if svid != last {
+				a.log.Info("certificate", "identity", id.String(), "expires", svid.NotAfter, "first", last == nil)
+			}
 			if last == nil {
 				close(a.certified)
 			}
-			last = svid
+			last, lists = svid, now
 		}
 		select {
 		case <-news:
+		case <-tick:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// secretUpdate puts a certificate into Envoy's form.
-func secretUpdate(svid *certs.SVID) (ads.Update, error) {
+// revocations is what Envoy is to check peers by now. What is wrong with it is a problem of this instance.
+func (a *agent) revocations(r *revoker, svid *certs.SVID) revocations {
+	now := time.Now()
+	out, err := r.look(svid, now)
+	if err != nil {
+		a.log.Error("not all that is revoked is refused", "error", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case r.told == "":
+		a.unrevoked = nil
+	case a.unrevoked == nil || a.unrevoked.text != r.told:
+		a.unrevoked = &rejection{r.told, now}
+	}
+	return out
+}
+
+// secretUpdate puts a certificate, the roots that go with it and what is revoked into Envoy's form.
+func secretUpdate(svid *certs.SVID, revoked revocations) (ads.Update, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(svid.TLS.PrivateKey)
 	if err != nil {
 		return ads.Update{}, err
@@ -55,15 +92,17 @@ func secretUpdate(svid *certs.SVID) (ads.Update, error) {
 	for _, c := range svid.TLS.Certificate {
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})...)
 	}
+	peers := &tlsv3.CertificateValidationContext{TrustedCa: inline(certs.EncodeCertificates(svid.RootCerts...))}
+	if revoked.lists != "" {
+		peers.Crl, peers.OnlyVerifyLeafCertCrl = inline([]byte(revoked.lists)), revoked.leafOnly
+	}
 	u := ads.Update{Type: ads.TypeSecret}
 	for _, s := range []*tlsv3.Secret{
 		{Name: envoy.SecretIdentity, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
 			CertificateChain: inline(chain),
 			PrivateKey:       inline(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
 		}}},
-		{Name: envoy.SecretRoots, Type: &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
-			TrustedCa: inline(certs.EncodeCertificates(svid.RootCerts...)),
-		}}},
+		{Name: envoy.SecretRoots, Type: &tlsv3.Secret_ValidationContext{ValidationContext: peers}},
 	} {
 		body, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
 		if err != nil {

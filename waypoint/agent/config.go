@@ -51,6 +51,9 @@ type Config struct {
 	AltCAHostname  string
 	// SecretTTL is the lifetime asked for in certificate requests.
 	SecretTTL time.Duration
+	// CRLFile lists revoked certificates; it is looked at every CRLCheck.
+	CRLFile  string
+	CRLCheck time.Duration
 
 	// EnvoyPath is the binary; empty looks for one and fetches it if there is none.
 	EnvoyPath string
@@ -109,6 +112,7 @@ func Default() Config {
 		CARootCA:       "/var/run/secrets/istio/root-cert.pem",
 		TokenFile:      "/var/run/secrets/tokens/istio-token",
 		SecretTTL:      24 * time.Hour,
+		CRLCheck:       5 * time.Second,
 		EnvoyLogLevel:  slog.LevelWarn,
 		PodInfo:        "/etc/istio/pod",
 		MetricsAddress: ":15020",
@@ -147,6 +151,7 @@ func (c Config) FromEnv(getenv func(string) string) (Config, error) {
 	e.text(&c.AltXDSHostname, "ALT_XDS_HOSTNAME")
 	e.text(&c.AltCAHostname, "ALT_CA_HOSTNAME")
 	e.duration(&c.SecretTTL, "SECRET_TTL")
+	e.text(&c.CRLFile, "CRL_PATH")
 	e.text(&c.EnvoyPath, "AMBIT_ENVOY")
 	e.cpus(&c.EnvoyConcurrency, "ISTIO_CPU_LIMIT")
 	e.level(&c.EnvoyLogLevel, "AMBIT_ENVOY_LOG_LEVEL")

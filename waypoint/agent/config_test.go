@@ -27,7 +27,7 @@ func TestFromEnv(t *testing.T) {
 	c, err := Default().FromEnv(lookup(
 		"GATEWAY_NAME", "gw", "POD_NAME", "gw-1", "POD_NAMESPACE", "ns", "SERVICE_ACCOUNT", "gw", "INSTANCE_IP", "10.0.0.1",
 		"CA_ADDR", "ca:15012", "ISTIO_CPU_LIMIT", "3", "TERMINATION_DRAIN_DURATION_SECONDS", "45", "AMBIT_DRAIN_WAIT", "2s",
-		"AMBIT_ENVOY_LOG_LEVEL", "trace", "AMBIT_LOG_LEVEL", "debug"))
+		"AMBIT_ENVOY_LOG_LEVEL", "trace", "AMBIT_LOG_LEVEL", "debug", "CRL_PATH", "/lists.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestFromEnv(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.InstanceIP != netip.MustParseAddr("10.0.0.1") || c.CAAddress != "ca:15012" || c.concurrency() != 3 || c.DrainDuration != 45*time.Second ||
-		c.DrainWait != 2*time.Second || c.EnvoyLogLevel >= slog.LevelDebug || c.LogLevel != slog.LevelDebug {
+		c.DrainWait != 2*time.Second || c.EnvoyLogLevel >= slog.LevelDebug || c.LogLevel != slog.LevelDebug || c.CRLFile != "/lists.pem" {
 		t.Errorf("%+v", c)
 	}
 	if got := c.nodeID(); got != "waypoint~10.0.0.1~gw-1.ns~ns.svc.cluster.local" {

@@ -11,8 +11,8 @@ import (
 
 // Problem is something that is not in force as it was written. /problems lists them.
 type Problem struct {
-	// Source is who found it: "facts" (a fact was refused), "expansion" (it has no meaning in Envoy's words), "envoy"
-	// or "expiry".
+	// Source is who found it: "facts" (a fact was refused), "expansion" (it has no meaning in Envoy's words), "envoy",
+	// "expiry" or "revocation".
 	Source string `json:"source"`
 	// Objects are what to mend, as "VirtualService namespace/name", as far as known.
 	Objects []string `json:"objects,omitempty"`
@@ -68,6 +68,9 @@ func (a *agent) problems() []Problem {
 		out = append(out, Problem{Source: "facts", Type: shortType(id.typeURL), Resource: id.name, Text: r.text, Kept: true, Since: &r.since})
 	}
 	slices.SortFunc(out, func(a, b Problem) int { return strings.Compare(a.Type+a.Resource, b.Type+b.Resource) })
+	if r := a.unrevoked; r != nil {
+		out = append(out, Problem{Source: "revocation", Text: r.text, Since: &r.since})
+	}
 	type told struct{ object, text string }
 	seen := map[told]bool{} // a service says the same for each of its ports
 	for _, p := range a.renderer.Problems() {

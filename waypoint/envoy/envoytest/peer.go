@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/ambit-mesh/ambit/ca/catest"
+	"github.com/ambit-mesh/ambit/ca/certs"
 )
 
 // Peer speaks HBONE to a proxy, as the node proxy of a client does: one connection with mTLS and HTTP/2, one CONNECT for
@@ -35,9 +36,11 @@ type Peer struct {
 func (p *Proxy) Peer(id string) *Peer { return p.PeerOf(p.CA, id) }
 
 // PeerOf is a client with a certificate of another authority.
-func (p *Proxy) PeerOf(ca *catest.CA, id string) *Peer {
-	svid := ca.MustSVID(id)
-	roots := p.CA.MustSVID(id).Roots
+func (p *Proxy) PeerOf(ca *catest.CA, id string) *Peer { return p.PeerWith(ca.MustSVID(id)) }
+
+// PeerWith is a client with this certificate, which trusts the mesh's roots of now.
+func (p *Proxy) PeerWith(svid *certs.SVID) *Peer {
+	roots := p.CA.MustSVID(Identity).Roots
 	return p.peer(&tls.Config{
 		Certificates: []tls.Certificate{svid.TLS}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
 		InsecureSkipVerify: true, // there is no name to verify; the identity is, below
