@@ -78,39 +78,59 @@ func (f *RevocationFile) Refresh() (changed bool, err error) {
 	return true, nil
 }
 
-// parseRevocations reads all lists in data. RFC 5280 §5.
+// parseRevocations reads all lists in data.
 func parseRevocations(data []byte, keep bool) (*revoked, error) {
+	lists, err := ParseRevocationLists(data)
+	if err != nil {
+		return nil, err
+	}
 	out := &revoked{serials: map[string]bool{}}
-	add := func(der []byte) error {
-		list, err := x509.ParseRevocationList(der)
-		if err != nil {
-			return err
-		}
+	for _, list := range lists {
 		for _, e := range list.RevokedCertificateEntries {
 			out.serials[serialOf(list.RawIssuer, e.SerialNumber.Bytes())] = true
 		}
-		if keep {
-			out.lists = append(out.lists, list)
-		}
-		return nil
 	}
-	begins := bytes.Count(data, []byte("-----BEGIN"))
-	if begins == 0 {
-		return out, add(data)
-	}
-	blocks := 0
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "X509 CRL" {
-			return nil, fmt.Errorf("PEM block %q where an X509 CRL was expected", block.Type)
-		}
-		if err := add(block.Bytes); err != nil {
-			return nil, err
-		}
-		blocks++
-	}
-	// pem.Decode goes past what is cut off or damaged, and who is listed there would be let in.
-	if blocks != begins {
-		return nil, fmt.Errorf("of %d PEM blocks %d can be read: is the file complete?", begins, blocks)
+	if keep {
+		out.lists = lists
 	}
 	return out, nil
 }
+
+// ParseRevocationLists reads the lists in data, which are PEM, or one of them DER. RFC 5280 §5.
+func ParseRevocationLists(data []byte) ([]*x509.RevocationList, error) {
+	begins := bytes.Count(data, []byte("-----BEGIN"))
+	if begins == 0 {
+		list, err := x509.ParseRevocationList(data)
+		if err != nil {
+			return nil, err
+		}
+		return []*x509.RevocationList{list}, nil
+	}
+	var lists []*x509.RevocationList
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != blockRevocations {
+			return nil, fmt.Errorf("PEM block %q where an %s was expected", block.Type, blockRevocations)
+		}
+		list, err := x509.ParseRevocationList(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		lists = append(lists, list)
+	}
+	// pem.Decode goes past what is cut off or damaged, and who is listed there would be let in.
+	if len(lists) != begins {
+		return nil, fmt.Errorf("of %d PEM blocks %d can be read: is the file complete?", begins, len(lists))
+	}
+	return lists, nil
+}
+
+// EncodeRevocationLists is the lists in PEM.
+func EncodeRevocationLists(lists ...*x509.RevocationList) []byte {
+	var out []byte
+	for _, l := range lists {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: blockRevocations, Bytes: l.Raw})...)
+	}
+	return out
+}
+
+const blockRevocations = "X509 CRL"

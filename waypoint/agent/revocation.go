@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"time"
@@ -54,11 +53,7 @@ func revocationsFor(lists []*x509.RevocationList, chain, roots []*x509.Certifica
 		}
 		out.leafOnly = out.leafOnly || n == 0
 	}
-	var text bytes.Buffer
-	for _, l := range good {
-		_ = pem.Encode(&text, &pem.Block{Type: "X509 CRL", Bytes: l.Raw}) // a buffer takes everything
-	}
-	out.lists = text.String()
+	out.lists = string(certs.EncodeRevocationLists(good...))
 	return out, nil
 }
 
@@ -127,7 +122,7 @@ func nameOf(ca *x509.Certificate) string {
 }
 
 // issuers are the authorities known here: those that sign certificates of peers, and those above them. What signed our own is
-// of the first, and so is every root but one that is known to sign intermediates: there is no telling of it.
+// of the first, and so is every root but one that is known to sign intermediates, or to be replaced for long: there is no telling of it.
 func issuers(chain, roots []*x509.Certificate, now time.Time) (peers, above []*x509.Certificate) {
 	signerOf := func(c *x509.Certificate, among []*x509.Certificate) *x509.Certificate {
 		for _, ca := range among {
@@ -137,12 +132,14 @@ func issuers(chain, roots []*x509.Certificate, now time.Time) (peers, above []*x
 		}
 		return nil
 	}
-	var over *x509.Certificate
+	var over, direct *x509.Certificate
 	for c, steps := chain[0], 0; steps < len(chain); steps++ {
 		if root := signerOf(c, roots); root != nil {
 			if steps > 0 {
 				over = root
 				above = append(above, root)
+			} else {
+				direct = root
 			}
 			break
 		}
@@ -156,11 +153,25 @@ func issuers(chain, roots []*x509.Certificate, now time.Time) (peers, above []*x
 		}
 	}
 	for _, r := range roots {
-		if r != over && now.Before(r.NotAfter) {
+		if r != over && now.Before(r.NotAfter) && !replaced(r, direct, chain[1:], now) {
 			peers = append(peers, r)
 		}
 	}
 	return peers, above
+}
+
+// longest is how long a certificate of a replaced root may go on; it is the authority's own bound.
+const longest = 90 * 24 * time.Hour
+
+// replaced says whether nothing that r has signed can be good any more, because the root by is in its place for long enough: then
+// the chain has that root signed by r. The key of r is gone with it, and there will be no list by it.
+func replaced(r, by *x509.Certificate, intermediates []*x509.Certificate, now time.Time) bool {
+	if by == nil || r == by || now.Before(by.NotBefore.Add(longest)) {
+		return false
+	}
+	return slices.ContainsFunc(intermediates, func(c *x509.Certificate) bool {
+		return bytes.Equal(c.RawSubject, by.RawSubject) && bytes.Equal(c.RawSubjectPublicKeyInfo, by.RawSubjectPublicKeyInfo) && c.CheckSignatureFrom(r) == nil
+	})
 }
 
 // revoker has the lists that are in use.

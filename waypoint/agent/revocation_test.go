@@ -227,6 +227,11 @@ func TestRevocationsFor(t *testing.T) {
 	// A root that is new, and known to those who trust the one before.
 	crossed := other.signed(t, &x509.Certificate{SerialNumber: big.NewInt(2), Subject: other.cert.Subject, NotBefore: root.cert.NotBefore, NotAfter: root.cert.NotAfter,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: other.cert.KeyUsage, SubjectKeyId: other.cert.SubjectKeyId}, root)
+	// The same root, a hundred days later.
+	aged := *other
+	tmpl := *other.cert
+	tmpl.NotBefore = time.Now().Add(-100 * 24 * hour)
+	aged.cert = other.signed(t, &tmpl, nil)
 	ok := func(a *authority) *x509.RevocationList { return a.list(t, -hour, hour) }
 	type list = []*x509.RevocationList
 	type chain = []*x509.Certificate
@@ -250,6 +255,8 @@ func TestRevocationsFor(t *testing.T) {
 		"new root, list of the old":      {list{ok(root)}, chain{leaf(other), crossed}, chain{other.cert, root.cert}, false, `none by "CN=other"`},
 		"new root, list of the new":      {list{ok(other)}, chain{leaf(other), crossed}, chain{other.cert, root.cert}, false, `none by "CN=root"`},
 		"new root, both":                 {list{ok(other), ok(root)}, chain{leaf(other), crossed}, chain{other.cert, root.cert}, false, ""},
+		"new root, long ago":             {list{ok(&aged)}, chain{leaf(&aged), crossed}, chain{aged.cert, root.cert}, false, ""},
+		"another root, long ago":         {list{ok(&aged)}, chain{leaf(&aged)}, chain{aged.cert, root.cert}, false, `none by "CN=root"`},
 		"twins, one list":                {list{ok(root)}, chain{leaf(root)}, chain{root.cert, twin.cert}, false, `none by "CN=root"`},
 		"twins, both":                    {list{ok(root), ok(twin)}, chain{leaf(root)}, chain{root.cert, twin.cert}, false, ""},
 		"unknown issuer besides":         {list{ok(root), ok(other)}, chain{leaf(root)}, chain{root.cert}, false, ""},
