@@ -169,8 +169,8 @@ func (c *clusterRunner) runAuthority(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// runLeader writes, while this replica is the leader, until ctx ends: status, what runs for Gateways, the roots of every
-// namespace, and Events.
+// runLeader writes, while this replica is the leader, until ctx ends: status, what runs for Gateways, the roots and revocation
+// lists of every namespace, and Events.
 func (c *clusterRunner) runLeader(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -199,6 +199,13 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 		wg.Go(func() { _ = c.d.gateways.reconciler.Run(ctx) })                       // ends only with ctx
 		wg.Go(func() { _ = conditions.New(conditionsOver(c.d, c.writer)).Run(ctx) }) // so does this
 		wg.Go(func() { kube.NewEvents(c.source, c.d.status, c.d.cfg.own(), c.d.logger).Run(ctx) })
+		revoked := kube.NewRevocations(kube.RevocationsConfig{Cluster: c.cluster, Namespace: c.d.cfg.own(), ConfigMap: c.d.cfg.CRLConfigMap, Logger: c.d.logger})
+		wg.Go(func() { revoked.Run(ctx) })
+		wg.Go(func() {
+			kube.NewLists(kube.RootsConfig{
+				Cluster: c.cluster, Bundle: revoked.Lists, Changed: revoked.Changed, Namespaces: c.d.cfg.rootNamespaces(), Logger: c.d.logger,
+			}).Run(ctx)
+		})
 		if c.authority == nil {
 			return
 		}

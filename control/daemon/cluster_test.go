@@ -22,6 +22,7 @@ import (
 	"github.com/ambit-mesh/ambit/api/mesh"
 	"github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/api/xds"
+	"github.com/ambit-mesh/ambit/ca/catest"
 	"github.com/ambit-mesh/ambit/ca/client"
 	"github.com/ambit-mesh/ambit/ca/identity"
 	"github.com/ambit-mesh/ambit/control/kube/kubetest"
@@ -47,6 +48,7 @@ func newTestCluster(t *testing.T) *cluster {
 	}
 	cfg := Default()
 	cfg.Kubeconfig, cfg.Listen, cfg.AdminAddress, cfg.AdminSocket, cfg.StateDir = config, l.Addr().String(), "", filepath.Join(dir, "admin.sock"), dir
+	cfg.CRLConfigMap = "revoked"
 	l.Close() // for the control plane
 	for _, k := range [][2]string{{"gateways", "Gateway"}, {"httproutes", "HTTPRoute"}} {
 		api.Serve("apis/gateway.networking.k8s.io/v1/"+k[0], k[1], true)
@@ -106,6 +108,20 @@ func (c *cluster) authority() {
 		_, now := c.get("/ca/roots")
 		return strings.Count(now, "BEGIN CERTIFICATE") > strings.Count(before, "BEGIN CERTIFICATE")
 	})
+}
+
+// lists gives the mesh a revocation list, and takes it back.
+func (c *cluster) lists() {
+	list := string(catest.New().RevocationList(time.Now().Add(time.Hour)))
+	there := func() string {
+		data, _ := c.api.Object("api/v1/configmaps", "shop", "istio-ca-crl")["data"].(kubetest.Doc)
+		text, _ := data["ca-crl.pem"].(string)
+		return text
+	}
+	c.api.PutDoc(kubetest.Doc{"apiVersion": "v1", "kind": "ConfigMap", "metadata": kubetest.Doc{"name": "revoked", "namespace": "ambit-system"}, "data": kubetest.Doc{"ca-crl.pem": list}})
+	c.await("the revocation list", func() bool { return there() == list })
+	c.api.Remove("api/v1/configmaps", "ambit-system", "revoked")
+	c.await("its end", func() bool { return there() == "" })
 }
 
 func (c *cluster) roots() ([]byte, error) {
@@ -210,6 +226,7 @@ func TestCluster(t *testing.T) {
 		t.Error("the metrics do not say that this replica leads")
 	}
 	c.authority()
+	c.lists()
 	c.waypoint()
 
 	// The API server goes away: proxies that come back are served, and nothing they know is taken back.

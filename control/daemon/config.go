@@ -61,6 +61,9 @@ type Config struct {
 	// are read; empty is everywhere.
 	GatewayNamespaces, SecretNamespaces []string
 
+	// CRLConfigMap has, in a cluster, revocation lists in this installation's own namespace, beside those of the Secret cacerts.
+	CRLConfigMap string
+
 	// Listen is where node proxies connect over TLS, with the certificate in TLSDir (tls.crt, tls.key, and root-cert.pem
 	// to accept client certificates). Plaintext is a listener without TLS, for this machine only unless PlaintextAnywhere.
 	Listen            string
@@ -172,6 +175,7 @@ func (c Config) FromEnv(lookup func(string) string) (Config, error) {
 		"AMBIT_GATEWAY_IMAGE":    &c.GatewayImage,
 		"AMBIT_GATEWAY_OVERLAYS": &c.GatewayOverlays,
 		"AMBIT_UNTAINT_FOR":      &c.UntaintFor,
+		"AMBIT_CRL_CONFIG_MAP":   &c.CRLConfigMap,
 		"AMBIT_MONITORING":       &c.MonitoringAddress,
 		"TRUST_DOMAIN":           &c.TrustDomain,
 		"CLUSTER_ID":             &c.ClusterID,

@@ -19,7 +19,8 @@ import (
 // RootsConfig of Roots. All but Logger are required.
 type RootsConfig struct {
 	Cluster *Cluster
-	// Bundle is what everybody is to trust, in PEM, and Changed is closed when it is different.
+	// Bundle is what everybody is to trust, or of NewLists the revocation lists, in PEM, and Changed is closed when it is
+	// different. Nil means that it is not known: nothing is written then.
 	Bundle  func() []byte
 	Changed func() <-chan struct{}
 	// Namespaces are those that may be written to.
@@ -27,11 +28,13 @@ type RootsConfig struct {
 	Logger     *slog.Logger
 }
 
-// Roots keeps the ConfigMap istio-ca-root-cert with the mesh's roots in every namespace: pods mount it. It is the
-// leader's to do.
+// Roots keeps the ConfigMap istio-ca-root-cert with the mesh's roots in every namespace, or istio-ca-crl with its revocation
+// lists: pods mount them. It is the leader's to do.
 type Roots struct {
 	cfg  RootsConfig
 	wake chan struct{}
+	// name and key are the ConfigMap's and its content's, and lost is what is said where it cannot be written.
+	name, key, lost string
 
 	// Run's alone
 	failing map[string]failure // by namespace
@@ -40,11 +43,15 @@ type Roots struct {
 	mu         sync.Mutex
 	namespaces map[string]bool
 	have       map[string]string // what a namespace's ConfigMap says
+	foreign    map[string]bool   // where it is not of ours
 }
 
 const (
 	rootsName = "istio-ca-root-cert"
 	rootsKey  = "root-cert.pem"
+	// As Istio has them. Istio pilot/pkg/serviceregistry/kube/controller namespacecontroller.go CRLNamespaceConfigMap
+	listsName = "istio-ca-crl"
+	listsKey  = "ca-crl.pem"
 )
 
 // without are namespaces in which no workload of the mesh runs. Istio pkg/kube/inject IgnoredNamespaces
@@ -58,10 +65,19 @@ func without(namespace string) bool {
 
 // NewRoots does nothing before Run.
 func NewRoots(cfg RootsConfig) *Roots {
+	return newRoots(cfg, rootsName, rootsKey, "the mesh's roots cannot be written, trying again: pods of the namespace that mount them wait")
+}
+
+// NewLists is for revocation lists. Where there are none, the ConfigMap is taken away, unless somebody else made it.
+func NewLists(cfg RootsConfig) *Roots {
+	return newRoots(cfg, listsName, listsKey, "the mesh's revocation lists cannot be written, trying again: proxies of the namespace go by those they have")
+}
+
+func newRoots(cfg RootsConfig, name, key, lost string) *Roots {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Roots{cfg: cfg, wake: make(chan struct{}, 1)}
+	return &Roots{cfg: cfg, wake: make(chan struct{}, 1), name: name, key: key, lost: lost}
 }
 
 // Run writes until ctx ends.
@@ -69,7 +85,7 @@ func (r *Roots) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	r.mu.Lock()
-	r.namespaces, r.have = make(map[string]bool), make(map[string]string)
+	r.namespaces, r.have, r.foreign = make(map[string]bool), make(map[string]string), make(map[string]bool)
 	r.mu.Unlock()
 	listed := make(chan struct{}, 2)
 	feeds := []*names{
@@ -78,10 +94,10 @@ func (r *Roots) Run(ctx context.Context) {
 	}
 	res := made()
 	wg.Go(func() {
-		follow(ctx, r.cfg.Cluster, "roots namespaces", r.cfg.Cluster.untyped(res["Namespace"], "", ""), feeds[0])
+		follow(ctx, r.cfg.Cluster, r.name+" namespaces", r.cfg.Cluster.untyped(res["Namespace"], "", ""), feeds[0])
 	})
 	wg.Go(func() {
-		follow(ctx, r.cfg.Cluster, "roots configmaps", r.cfg.Cluster.untyped(res["ConfigMap"], "", "metadata.name="+rootsName), feeds[1])
+		follow(ctx, r.cfg.Cluster, r.name+" configmaps", r.cfg.Cluster.untyped(res["ConfigMap"], "", "metadata.name="+r.name), feeds[1])
 	})
 	for range feeds {
 		select {
@@ -128,11 +144,15 @@ func (r *Roots) found(name object.Key, u *unstructured.Unstructured) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.poke()
+	delete(r.foreign, name.Namespace)
 	if u == nil {
 		delete(r.have, name.Namespace)
 		return
 	}
-	r.have[name.Namespace], _, _ = unstructured.NestedString(u.Object, "data", rootsKey)
+	r.have[name.Namespace], _, _ = unstructured.NestedString(u.Object, "data", r.key)
+	if !slices.ContainsFunc(u.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool { return m.Manager == managerRoots }) {
+		r.foreign[name.Namespace] = true
+	}
 }
 
 const (
@@ -141,14 +161,21 @@ const (
 	rootsTold  = 100 // different errors that are remembered
 )
 
-// round writes what is missing or different, but for what has failed just now, and returns how long it is until something is
+// round writes what is missing or different and removes what is not to be, but for what has failed just now, and returns how long it is until something is
 // to be tried again.
 func (r *Roots) round(ctx context.Context) time.Duration {
-	want, now := string(r.cfg.Bundle()), time.Now()
+	bundle, now := r.cfg.Bundle(), time.Now()
+	if bundle == nil {
+		return rootsMost
+	}
+	want := string(bundle)
 	var todo []string
 	r.mu.Lock()
 	maps.DeleteFunc(r.failing, func(ns string, _ failure) bool { return !r.namespaces[ns] || r.have[ns] == want })
 	for ns := range r.namespaces {
+		if want == "" && r.foreign[ns] {
+			continue
+		}
 		if r.have[ns] != want && !now.Before(r.failing[ns].at) {
 			todo = append(todo, ns)
 		}
@@ -200,18 +227,22 @@ func (r *Roots) tell(troubles map[string]*trouble) {
 	for text, t := range troubles {
 		if !r.told[text] {
 			r.told[text] = true
-			r.cfg.Logger.Warn("the mesh's roots cannot be written, trying again: pods of the namespace that mount them wait", "namespace", t.namespace, "namespaces", t.count, "err", t.err)
+			r.cfg.Logger.Warn(r.lost, "namespace", t.namespace, "namespaces", t.count, "err", t.err)
 		}
 	}
 }
 
 func (r *Roots) write(ctx context.Context, namespace, pem string) error {
+	client := r.cfg.Cluster.dynamic.Resource(made()["ConfigMap"]).Namespace(namespace)
+	if pem == "" {
+		return client.Delete(ctx, r.name, metav1.DeleteOptions{})
+	}
 	u := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "ConfigMap",
-		"metadata": map[string]any{"name": rootsName, "namespace": namespace, "labels": map[string]any{"istio.io/config": "true"}},
-		"data":     map[string]any{rootsKey: pem},
+		"metadata": map[string]any{"name": r.name, "namespace": namespace, "labels": map[string]any{"istio.io/config": "true"}},
+		"data":     map[string]any{r.key: pem},
 	}}
-	_, err := r.cfg.Cluster.dynamic.Resource(made()["ConfigMap"]).Namespace(namespace).Apply(ctx, rootsName, u, metav1.ApplyOptions{FieldManager: managerRoots, Force: true})
+	_, err := client.Apply(ctx, r.name, u, metav1.ApplyOptions{FieldManager: managerRoots, Force: true})
 	return err
 }
 

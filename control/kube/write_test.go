@@ -21,6 +21,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/ambit-mesh/ambit/ca/catest"
 	"github.com/ambit-mesh/ambit/ca/issuer"
 	"github.com/ambit-mesh/ambit/control/conditions"
 	"github.com/ambit-mesh/ambit/control/gateways"
@@ -308,6 +309,87 @@ func TestRoots(t *testing.T) {
 	if a.Object("api/v1/configmaps", "kube-system", rootsName) != nil {
 		t.Error("kube-system has no use for them")
 	}
+}
+
+// Revocation lists of both sources are in every namespace, in PEM, for as long as there are any; what is damaged changes nothing,
+// and what somebody else made is not taken away.
+func TestLists(t *testing.T) {
+	a := kubetest.New(t)
+	a.Put(shop)
+	a.Put("apiVersion: v1\nkind: Namespace\nmetadata: {name: later}\n")
+	ca, other := catest.New(), catest.New()
+	one, two := string(ca.RevocationList(time.Now().Add(time.Hour))), string(other.RevocationList(time.Now().Add(time.Hour)))
+	named := func(text string) {
+		a.PutDoc(kubetest.Doc{"apiVersion": "v1", "kind": "ConfigMap", "metadata": kubetest.Doc{"name": "revoked", "namespace": "ambit-system"}, "data": kubetest.Doc{listsKey: text}})
+	}
+	secret := func(text string) {
+		a.PutDoc(kubetest.Doc{"apiVersion": "v1", "kind": "Secret", "metadata": kubetest.Doc{"name": pluggedSecret, "namespace": "ambit-system"},
+			"data": kubetest.Doc{listsKey: base64.StdEncoding.EncodeToString([]byte(text))}})
+	}
+	// There before the mesh's first list, by a control plane of Istio's.
+	theirs := func(ns string) {
+		a.PutDoc(kubetest.Doc{"apiVersion": "v1", "kind": "ConfigMap", "metadata": kubetest.Doc{"name": listsName, "namespace": ns}, "data": kubetest.Doc{listsKey: "theirs"}})
+	}
+	theirs("later")
+	var log lockedBuffer
+	cluster := clusterOf(t, a)
+	from := NewRevocations(RevocationsConfig{Cluster: cluster, Namespace: "ambit-system", ConfigMap: "revoked", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	r := NewLists(RootsConfig{Cluster: cluster, Bundle: from.Lists, Changed: from.Changed})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { from.Run(ctx) })
+	wg.Go(func() { r.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	says := func(ns, want string) func() bool {
+		return func() bool {
+			data, _ := a.Object("api/v1/configmaps", ns, listsName)["data"].(kubetest.Doc)
+			text, _ := data[listsKey].(string)
+			return text == want
+		}
+	}
+	await(t, "both sources", func() bool { return from.Lists() != nil })
+	a.Put("apiVersion: v1\nkind: Namespace\nmetadata: {name: last}\n")
+	theirs("last")
+	named("# of today\n" + one)
+	await(t, "the ConfigMap's list", func() bool { return says("shop", one)() && says("later", one)() && says("last", one)() })
+	secret(two)
+	await(t, "the Secret's as well", func() bool { return says("shop", two+one)() && says("later", two+one)() })
+	named(one[:len(one)/2])
+	await(t, "a word about half a list", func() bool { return strings.Contains(log.String(), "refused") })
+	secret(one)
+	await(t, "the last good one beside", says("shop", one+one))
+	a.Remove("api/v1/configmaps", "ambit-system", "revoked")
+	await(t, "the Secret's alone", says("shop", one))
+	a.Remove("api/v1/secrets", "ambit-system", pluggedSecret)
+	await(t, "the end of the ConfigMap", func() bool { return a.Object("api/v1/configmaps", "shop", listsName) == nil })
+	theirs("shop")
+	a.PutDoc(kubetest.Doc{"apiVersion": "v1", "kind": "ConfigMap", "data": kubetest.Doc{listsKey: one},
+		"metadata": kubetest.Doc{"name": listsName, "namespace": "last", "managedFields": []any{kubetest.Doc{"manager": managerRoots}}}})
+	await(t, "the end of one that an earlier leader left", func() bool { return a.Object("api/v1/configmaps", "last", listsName) == nil })
+	if !says("shop", "theirs")() {
+		t.Error("what somebody else made is taken away")
+	}
+}
+
+// As long as a source was never well there is no telling what is revoked, and what an earlier leader wrote stays.
+func TestListsUnknown(t *testing.T) {
+	a := kubetest.New(t)
+	a.Put(shop)
+	a.PutDoc(kubetest.Doc{"apiVersion": "v1", "kind": "ConfigMap", "metadata": kubetest.Doc{"name": "revoked", "namespace": "ambit-system"}, "data": kubetest.Doc{listsKey: "nonsense"}})
+	var log lockedBuffer
+	from := NewRevocations(RevocationsConfig{Cluster: clusterOf(t, a), Namespace: "ambit-system", ConfigMap: "revoked", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { from.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	await(t, "a word about it", func() bool { return strings.Contains(log.String(), "name=revoked") })
+	if from.Lists() != nil {
+		t.Error("what cannot be read is taken for no list")
+	}
+	a.Remove("api/v1/configmaps", "ambit-system", "revoked")
+	await(t, "no list", func() bool { l := from.Lists(); return l != nil && len(l) == 0 })
 }
 
 // Namespaces that cannot be written to are tried less and less, said once, and hold up no other.

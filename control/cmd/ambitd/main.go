@@ -38,15 +38,17 @@ A document with a mistake is refused alone, and what was good before stays in fo
 Or it reads a cluster's API server, with --in-cluster or --kubeconfig. Then tokens are the cluster's own, and without
 --tls-dir ambitd is the certificate authority, too, on the same port: with the key in Secret cacerts of the root
 namespace, else in istio-ca-secret, which it makes. One of several replicas writes: status, what runs for Gateways,
-ConfigMap istio-ca-root-cert in every namespace, and Events.
+ConfigMaps istio-ca-root-cert and istio-ca-crl in every namespace, and Events.
 
 Clients prove who they are with a bearer token (a service account's JWT for audience istio-ca) or a client certificate.
 Certificate and key files are read again when they change.
 
 What most flags say can also stand in the environment: AMBIT_CONFIG_DIR, AMBIT_LISTEN, AMBIT_TLS_DIR, AMBIT_PLAINTEXT,
 AMBIT_TOKEN_KEYS, AMBIT_ADMIN_SOCKET, AMBIT_ADMIN_ADDRESS, TRUST_DOMAIN, CLUSTER_ID, NETWORK, ROOT_NAMESPACE,
-CLUSTER_DOMAIN, AMBIT_IN_CLUSTER, AMBIT_KUBECONFIG, AMBIT_MONITORING, AMBIT_GATEWAY_IMAGE, AMBIT_GATEWAY_OVERLAYS, AMBIT_UNTAINT_FOR, CA_TRUSTED_NODE_ACCOUNTS, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY, PILOT_AUTO_ALLOW_WAYPOINT_POLICY,
-PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_NETWORK_POLICIES, REVISION, AMBIT_SERVICE_ENTRY_VISIBILITY, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE. Flags win.`,
+CLUSTER_DOMAIN, AMBIT_IN_CLUSTER, AMBIT_KUBECONFIG, AMBIT_MONITORING, AMBIT_GATEWAY_IMAGE, AMBIT_GATEWAY_OVERLAYS,
+AMBIT_UNTAINT_FOR, AMBIT_CRL_CONFIG_MAP, CA_TRUSTED_NODE_ACCOUNTS, AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY,
+PILOT_AUTO_ALLOW_WAYPOINT_POLICY, PILOT_ENABLE_IP_AUTOALLOCATE, AMBIT_NETWORK_POLICIES, REVISION,
+AMBIT_SERVICE_ENTRY_VISIBILITY, AMBIT_JWKS_ALLOW_HTTP and AMBIT_JWKS_ALLOW_PRIVATE. Flags win.`,
 		Example: `  # as a lab runs it
   ambitd --config-dir mesh/ --tls-dir tls/ --token-keys keys.jwks --admin-socket /run/ambit/control.sock
 
@@ -105,6 +107,7 @@ func flags(cmd *cobra.Command, cfg *daemon.Config) {
 	f.StringSliceVar(&cfg.GatewayNamespaces, "gateway-namespaces", cfg.GatewayNamespaces, "namespaces in which Gateways are run, where the rights for more are missing; empty for all; in a cluster")
 	f.StringSliceVar(&cfg.SecretNamespaces, "secret-namespaces", cfg.SecretNamespaces, "namespaces whose Secrets are read, for Gateways' TLS, where the rights for more are missing; empty for all; in a cluster")
 	f.StringVar(&cfg.UntaintFor, "untaint-for", cfg.UntaintFor, "label selector of the CNI agent's pods, whose nodes lose the taint cni.istio.io/not-ready when they are ready; in a cluster")
+	f.StringVar(&cfg.CRLConfigMap, "crl-config-map", cfg.CRLConfigMap, "ConfigMap of the own namespace whose key ca-crl.pem has revocation lists, beside those of Secret cacerts; in a cluster")
 	f.StringSliceVar(&cfg.ServingNames, "serving-name", cfg.ServingNames, "further names of the control plane's certificate; in a cluster")
 	f.StringVar(&cfg.StateDir, "state-dir", cfg.StateDir, "private folder for the last good versions of policies; without it a restart forgets them")
 	f.StringVar(&cfg.GatewaysFolder, "gateways-folder", cfg.GatewaysFolder, "folder within --config-dir for the objects that run Gateways; without it none are made")

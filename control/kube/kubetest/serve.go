@@ -206,6 +206,9 @@ func (a *Server) change(w http.ResponseWriter, r *http.Request, k *kind, namespa
 		a.refuse(w, 409)
 		return
 	}
+	if by := r.URL.Query().Get("fieldManager"); r.Method == "PATCH" && by != "" && len(rest) == 1 {
+		managed(in, there, by)
+	}
 	switch {
 	case r.Method == "POST" && there != nil:
 		a.answer(w, 409, Doc{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "AlreadyExists", "code": 409})
@@ -230,6 +233,19 @@ func (a *Server) change(w http.ResponseWriter, r *http.Request, k *kind, namespa
 		}
 		a.answer(w, 200, a.note(k, "MODIFIED", out))
 	}
+}
+
+// managed notes in an object that is applied who applied it, after those who did before.
+func managed(in, there Doc, by string) {
+	meta := asDoc(in["metadata"])
+	if meta == nil {
+		return
+	}
+	before, _ := asDoc(there["metadata"])["managedFields"].([]any)
+	if slices.ContainsFunc(before, func(e any) bool { return text(asDoc(e)["manager"]) == by }) {
+		return
+	}
+	meta["managedFields"] = append(slices.Clone(before), Doc{"manager": by, "operation": "Apply"})
 }
 
 func asDoc(v any) Doc { d, _ := v.(Doc); return d }
