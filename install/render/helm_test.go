@@ -54,7 +54,7 @@ var cases = map[string][]string{
 	"extras": {
 		"control.gatewayOverlays=any",
 		"control.env={PILOT_AUTO_ALLOW_WAYPOINT_POLICY: \"true\"}", "control.extraArgs=[--jwks-private=false]", "control.servingNames=[mesh.example]",
-		"ztunnel.env={A: 1}", "ztunnel.crlConfigMap=revoked", "control.rootNamespace=istio-system", "cni.env={B: true}", "control.gatewayClasses={istio-waypoint: {podDisruptionBudget: {spec: {minAvailable: 1}}}}",
+		"ztunnel.env={A: 1}", "ztunnel.crlConfigMap=revoked", "control.crlConfigMap=revoked", "control.rootNamespace=istio-system", "cni.env={B: true}", "control.gatewayClasses={istio-waypoint: {podDisruptionBudget: {spec: {minAvailable: 1}}}}",
 		"global.network=west", "global.xdsAddress=https://control.example:15012", "global.caAddress=https://ca.example:443", "global.logAsJson=true",
 		"ztunnel.terminationGracePeriodSeconds=1000000", "global.istioNamespace=elsewhere", "control.trustedZtunnelNamespace=kube-system",
 	},

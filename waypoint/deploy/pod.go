@@ -102,6 +102,7 @@ func (r renderer) container() Object {
 			Object{"name": "istio-podinfo", "mountPath": dirPodInfo},
 			Object{"name": "istio-token", "mountPath": dirToken},
 			Object{"name": "istiod-ca-cert", "mountPath": dirRoots},
+			Object{"name": "istio-ca-crl", "mountPath": dirLists},
 		},
 	}
 	return c
@@ -115,6 +116,7 @@ const (
 	dirData    = "/var/lib/istio/data"
 	dirToken   = "/var/run/secrets/tokens"
 	dirRoots   = "/var/run/secrets/istio"
+	dirLists   = "/var/run/secrets/crl"
 	// tokenSeconds is how long a token lives; whoever hands them out renews them before that.
 	tokenSeconds = 43200
 )
@@ -149,6 +151,7 @@ func (r renderer) env() []any {
 	limit("GOMEMLIMIT", "memory")
 	value("XDS_ADDRESS", r.c.XDSAddress)
 	value("CA_ADDR", r.c.CAAddress)
+	value("CRL_PATH", dirLists+"/ca-crl.pem")
 	value("TRUST_DOMAIN", r.c.TrustDomain)
 	value("CLUSTER_DOMAIN", r.c.ClusterDomain)
 	value("ISTIO_META_CLUSTER_ID", r.c.ClusterID)
@@ -186,5 +189,7 @@ func (r renderer) volumes() []any {
 			Object{"serviceAccountToken": Object{"audience": mesh.TokenAudience, "expirationSeconds": int64(tokenSeconds), "path": "istio-token"}},
 		}}},
 		Object{"name": "istiod-ca-cert", "configMap": Object{"name": "istio-ca-root-cert"}},
+		// It is there only while somebody is revoked, and read when it comes.
+		Object{"name": "istio-ca-crl", "configMap": Object{"name": "istio-ca-crl", "optional": true}},
 	}
 }

@@ -1,4 +1,4 @@
-{{- /* What runs for Gateways, and the mesh's root certificate, which their pods mount. */ -}}
+{{- /* What runs for Gateways, and the mesh's root certificate and revocation lists, which their pods mount. */ -}}
 {{- define "control.gatewayRights" -}}
 - apiGroups: [""]
   resources: [serviceaccounts, services]
@@ -22,6 +22,10 @@
   resources: [configmaps]
   resourceNames: [istio-ca-root-cert]
   verbs: [patch]
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [istio-ca-crl]
+  verbs: [patch, delete]
 {{- end -}}
 
 {{- /* Secrets that Gateways name for TLS. */ -}}
