@@ -161,8 +161,8 @@ const (
 	rootsTold  = 100 // different errors that are remembered
 )
 
-// round writes what is missing or different and removes what is not to be, but for what has failed just now, and returns how long it is until something is
-// to be tried again.
+// round writes what is missing or different and removes what is not to be, but for what has failed just now, and returns
+// how long it is until something is to be tried again.
 func (r *Roots) round(ctx context.Context) time.Duration {
 	bundle, now := r.cfg.Bundle(), time.Now()
 	if bundle == nil {

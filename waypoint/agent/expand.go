@@ -165,7 +165,6 @@ func (a *agent) apply(s *facts.Snapshot, c facts.Changes, modules []wasm.Key) {
 	}
 	took := time.Since(start)
 	a.own.expansions.Observe(took.Seconds())
-	a.own.problems.Set(float64(len(problems)))
 	n := 0
 	for _, u := range updates {
 		n += len(u.Put) + len(u.Remove)

@@ -24,7 +24,6 @@ import (
 type metrics struct {
 	reg        *prometheus.Registry
 	expansions prometheus.Histogram   // ambit_waypoint_expansion_seconds
-	problems   prometheus.Gauge       // ambit_waypoint_problems
 	rejected   prometheus.Gauge       // ambit_waypoint_rejected_facts
 	refusals   *prometheus.CounterVec // ambit_waypoint_envoy_refusals_total{type}
 	responses  *prometheus.CounterVec // ambit_waypoint_envoy_responses_total{type,result}
@@ -37,8 +36,6 @@ func newMetrics(reg *prometheus.Registry, version string) metrics {
 		expansions: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "ambit_waypoint_expansion_seconds", Help: "How long it took to turn changed facts into configuration.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 8)}),
-		problems: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "ambit_waypoint_problems", Help: "Parts of the facts that could not be expanded; see /problems."}),
 		rejected: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ambit_waypoint_rejected_facts", Help: "Facts of the control plane that were refused; see /problems."}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -52,7 +49,7 @@ func newMetrics(reg *prometheus.Registry, version string) metrics {
 		Name: "ambit_build_info", Help: "Always 1.",
 		ConstLabels: prometheus.Labels{"component": "waypoint", "version": version, "goversion": runtime.Version(), "envoy": fetch.Version}})
 	info.Set(1)
-	reg.MustRegister(m.expansions, m.problems, m.rejected, m.refusals, m.responses, m.scrapes, info,
+	reg.MustRegister(m.expansions, m.rejected, m.refusals, m.responses, m.scrapes, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -67,6 +64,15 @@ func (m *metrics) follow(a *agent) {
 			return 1
 		}
 		return 0
+	})
+	gauge("ambit_waypoint_problems", "Parts of the facts that could not be expanded, and revocation lists that are not used; see /problems.", func() float64 {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		n := len(a.renderer.Problems())
+		if a.unrevoked != nil {
+			n++
+		}
+		return float64(n)
 	})
 	gauge("ambit_waypoint_services", "Services behind this Gateway.", func() float64 { return float64(a.facts.Current().Counts().Services) })
 	gauge("ambit_waypoint_workloads", "Workloads known.", func() float64 { return float64(a.facts.Current().Counts().Workloads) })

@@ -24,18 +24,23 @@ const envoyTime = 15 * time.Second
 // revocationsFor is what lists mean for Envoy, on a proxy with this chain and these roots.
 //
 // Envoy's check is not ours (certs.RevocationFile): where it has any list, it refuses whoever's issuer has none that is in
-// date, and has no setting for another answer (envoy default_validator.cc initializeSslContexts, BoringSSL x509_vfy.c check_crl).
+// date, and no setting changes that (envoy default_validator.cc initializeSslContexts, BoringSSL x509_vfy.c check_cert).
 // So lists are used only when they cover all from whom a peer's certificate can come as far as is known here; else one list
 // would close the mesh.
 func revocationsFor(lists []*x509.RevocationList, chain, roots []*x509.Certificate, now time.Time) (revocations, error) {
 	if len(lists) == 0 {
 		return revocations{}, nil
 	}
+	peers, above, gone := issuers(chain, roots, now)
+	lists = slices.DeleteFunc(slices.Clone(lists), func(l *x509.RevocationList) bool {
+		return slices.ContainsFunc(gone, func(ca *x509.Certificate) bool {
+			return bytes.Equal(l.RawIssuer, ca.RawSubject) && bytes.Equal(l.AuthorityKeyId, ca.SubjectKeyId)
+		})
+	})
 	good, err := inDate(lists, now)
 	if err != nil {
 		return revocations{}, err
 	}
-	peers, above := issuers(chain, roots, now)
 	for _, ca := range peers {
 		n, err := listsOf(good, ca)
 		if err != nil {
@@ -121,9 +126,10 @@ func nameOf(ca *x509.Certificate) string {
 	return fmt.Sprintf("%q (serial number %x)", ca.Subject, ca.SerialNumber)
 }
 
-// issuers are the authorities known here: those that sign certificates of peers, and those above them. What signed our own is
-// of the first, and so is every root but one that is known to sign intermediates, or to be replaced for long: there is no telling of it.
-func issuers(chain, roots []*x509.Certificate, now time.Time) (peers, above []*x509.Certificate) {
+// issuers are the authorities known here: those that sign certificates of peers, those above them, and roots of which
+// nothing can be good any more. What signed our own is of the first, and so is every root but one that is known to sign
+// intermediates.
+func issuers(chain, roots []*x509.Certificate, now time.Time) (peers, above, gone []*x509.Certificate) {
 	signerOf := func(c *x509.Certificate, among []*x509.Certificate) *x509.Certificate {
 		for _, ca := range among {
 			if bytes.Equal(c.RawIssuer, ca.RawSubject) && c.CheckSignatureFrom(ca) == nil {
@@ -153,18 +159,22 @@ func issuers(chain, roots []*x509.Certificate, now time.Time) (peers, above []*x
 		}
 	}
 	for _, r := range roots {
-		if r != over && now.Before(r.NotAfter) && !replaced(r, direct, chain[1:], now) {
+		switch {
+		case r == over:
+		case !now.Before(r.NotAfter) || replaced(r, direct, chain[1:], now):
+			gone = append(gone, r)
+		default:
 			peers = append(peers, r)
 		}
 	}
-	return peers, above
+	return peers, above, gone
 }
 
 // longest is how long a certificate of a replaced root may go on; it is the authority's own bound.
 const longest = 90 * 24 * time.Hour
 
-// replaced says whether nothing that r has signed can be good any more, because the root by is in its place for long enough: then
-// the chain has that root signed by r. The key of r is gone with it, and there will be no list by it.
+// replaced says whether nothing that r has signed can be good any more, because the root by is in its place for long
+// enough: then the chain has that root signed by r. The key of r is gone with it, and there will be no list by it.
 func replaced(r, by *x509.Certificate, intermediates []*x509.Certificate, now time.Time) bool {
 	if by == nil || r == by || now.Before(by.NotBefore.Add(longest)) {
 		return false
@@ -181,8 +191,8 @@ type revoker struct {
 	told string // what is wrong, "" for nothing
 }
 
-// look reads the file again and says what Envoy is to go by. What is wrong is returned once; until it is mended the lists before
-// stay, if they still can.
+// look reads the file again and says what Envoy is to go by. What is wrong is returned once; until it is mended the lists
+// before stay, if they still can.
 func (r *revoker) look(svid *certs.SVID, now time.Time) (revocations, error) {
 	if r.file == nil {
 		return revocations{}, nil

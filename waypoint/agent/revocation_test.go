@@ -140,6 +140,9 @@ func TestRevocationSpares(t *testing.T) {
 	// A list by one root of two: the certificates of the other are good.
 	r.write(r.ca.RevocationList(later, idRevoked))
 	r.said("add a list by it")
+	if text := r.tool("/metrics"); !strings.Contains(text, "ambit_waypoint_problems 1") {
+		t.Error("the metrics say nothing of it")
+	}
 	r.admits(r.good, true)
 	r.admits(old, true)
 	// One that is out of date.
@@ -256,6 +259,7 @@ func TestRevocationsFor(t *testing.T) {
 		"new root, list of the new":      {list{ok(other)}, chain{leaf(other), crossed}, chain{other.cert, root.cert}, false, `none by "CN=root"`},
 		"new root, both":                 {list{ok(other), ok(root)}, chain{leaf(other), crossed}, chain{other.cert, root.cert}, false, ""},
 		"new root, long ago":             {list{ok(&aged)}, chain{leaf(&aged), crossed}, chain{aged.cert, root.cert}, false, ""},
+		"and its list has ended":         {list{ok(&aged), root.list(t, -2*hour, -hour)}, chain{leaf(&aged), crossed}, chain{aged.cert, root.cert}, false, ""},
 		"another root, long ago":         {list{ok(&aged)}, chain{leaf(&aged)}, chain{aged.cert, root.cert}, false, `none by "CN=root"`},
 		"twins, one list":                {list{ok(root)}, chain{leaf(root)}, chain{root.cert, twin.cert}, false, `none by "CN=root"`},
 		"twins, both":                    {list{ok(root), ok(twin)}, chain{leaf(root)}, chain{root.cert, twin.cert}, false, ""},

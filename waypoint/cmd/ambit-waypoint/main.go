@@ -47,6 +47,7 @@ It is configured by its environment, with the variables of Istio's gateways; fla
   XDS_ADDRESS CA_ADDRESS           control plane and certificate authority, https://HOST:PORT; http:// is plaintext
   XDS_ROOT_CA CA_ROOT_CA           PEM files with the roots of their certificates
   AUTH_TOKEN                       file with the bearer token
+  CRL_PATH                         file with revocation lists; it need not be there, and is read again when it changes
   TRUST_DOMAIN ISTIO_META_CLUSTER_ID ISTIO_META_NETWORK ISTIO_META_DNS_DOMAIN ISTIO_META_NODE_NAME ISTIO_META_WORKLOAD_NAME
   ISTIO_CPU_LIMIT                  worker threads of Envoy; otherwise the CPU limit of the cgroup
   AMBIT_ENVOY                      Envoy's binary
