@@ -12,7 +12,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net/url"
@@ -115,13 +114,30 @@ func (ca *CA) RevocationList(until time.Time, ids ...string) []byte {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	by, key := ca.signer()
-	list := &x509.RevocationList{Number: serial(), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: until}
+	var serials []*big.Int
 	for _, id := range ids {
-		for _, n := range ca.issued[string(by.RawSubject)+id] {
-			list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: time.Now()})
-		}
+		serials = append(serials, ca.issued[string(by.RawSubject)+id]...)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: must(x509.CreateRevocationList(rand.Reader, list, by, key))})
+	return listBy(by, key, until, serials)
+}
+
+// RootRevocationList is one of the root's, with certificates that it has signed.
+func (ca *CA) RootRevocationList(until time.Time, revoked ...*x509.Certificate) []byte {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	var serials []*big.Int
+	for _, c := range revoked {
+		serials = append(serials, c.SerialNumber)
+	}
+	return listBy(ca.root, ca.key, until, serials)
+}
+
+func listBy(by *x509.Certificate, key *ecdsa.PrivateKey, until time.Time, serials []*big.Int) []byte {
+	list := &x509.RevocationList{Number: serial(), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: until}
+	for _, n := range serials {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: time.Now()})
+	}
+	return certs.EncodeRevocationLists(must(x509.ParseRevocationList(must(x509.CreateRevocationList(rand.Reader, list, by, key)))))
 }
 
 // Forget drops all roots but the newest from the bundle, as an operator who replaces a root without overlap.

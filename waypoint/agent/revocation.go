@@ -170,7 +170,8 @@ func issuers(chain, roots []*x509.Certificate, now time.Time) (peers, above, gon
 	return peers, above, gone
 }
 
-// longest is how long a certificate of a replaced root may go on; it is the authority's own bound.
+// longest is how long a certificate of a replaced root may go on: what the authority grants at most unless it is told to
+// grant more, which nobody here knows of.
 const longest = 90 * 24 * time.Hour
 
 // replaced says whether nothing that r has signed can be good any more, because the root by is in its place for long

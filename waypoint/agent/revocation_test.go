@@ -152,16 +152,25 @@ func TestRevocationSpares(t *testing.T) {
 	r.expect(r.good.Client("10.96.0.1:80"), "http://echo/", 200, "echo")
 }
 
-// TestRevocationIntermediate: a list by the intermediate alone is enough, and one that ends ends as it has to.
+// TestRevocationIntermediate: a list by the intermediate alone is enough, one by the root beside it counts for the intermediate, and
+// one that ends ends as it has to.
 func TestRevocationIntermediate(t *testing.T) {
 	r := startRevocable(t, echoWorld(t, "127.0.28.4"), func(r *running) { r.ca.Intermediate() })
 	r.Node("127.0.28.4", idEcho)
-	r.write(r.ca.RevocationList(time.Now().Add(envoyTime+4*time.Second), idRevoked))
+	r.write(r.ca.RevocationList(time.Now().Add(time.Hour), idRevoked))
 	r.admits(r.poor, false)
 	r.admits(r.good, true)
 	c := r.good.Client("10.96.0.1:80")
 	c.Transport.(*http.Transport).DisableKeepAlives = true
 	r.expect(c, "http://echo/", 200, "echo")
+	later := time.Now().Add(time.Hour)
+	r.write(append(r.ca.RevocationList(later, idRevoked), r.ca.RootRevocationList(later, r.ca.MustSVID(idClient).Chain()[1])...))
+	r.admits(r.good, false)
+	r.write(append(r.ca.RevocationList(later, idRevoked), r.ca.RootRevocationList(later)...))
+	r.admits(r.good, true)
+	r.admits(r.poor, false)
+
+	r.write(r.ca.RevocationList(time.Now().Add(envoyTime+4*time.Second), idRevoked))
 	r.said("out of date")
 	r.admits(r.poor, true)
 	r.admits(r.good, true)
