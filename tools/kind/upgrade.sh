@@ -30,6 +30,7 @@ make --no-print-directory -C "$before/tree" kind NAME="$NAME" VERSION="$old"
 
 say "this version: $VERSION"
 make --no-print-directory build images
+go build -o bin/ambit-kind ./tools/kind/cmd/ambit-kind
 bin/ambit-kind load bin/images/*.tar
 eval "$(bin/ambit-kind env)"
 kubectl apply -f e2e/samples/shop.yaml
