@@ -141,7 +141,7 @@ func (c Config) FromEnv(getenv func(string) string) (Config, error) {
 	e.text(&c.Subzone, "AMBIT_SUBZONE")
 	e.text(&c.TrustDomain, "TRUST_DOMAIN")
 	e.text(&c.ClusterID, "ISTIO_META_CLUSTER_ID")
-	e.text(&c.ClusterDomain, "ISTIO_META_DNS_DOMAIN")
+	e.text(&c.ClusterDomain, "CLUSTER_DOMAIN", "ISTIO_META_DNS_DOMAIN")
 	e.text(&c.Network, "ISTIO_META_NETWORK")
 	e.text(&c.XDSAddress, "XDS_ADDRESS")
 	e.text(&c.CAAddress, "CA_ADDRESS", "CA_ADDR")

@@ -27,7 +27,7 @@ func TestFromEnv(t *testing.T) {
 	c, err := Default().FromEnv(lookup(
 		"GATEWAY_NAME", "gw", "POD_NAME", "gw-1", "POD_NAMESPACE", "ns", "SERVICE_ACCOUNT", "gw", "INSTANCE_IP", "10.0.0.1",
 		"CA_ADDR", "ca:15012", "ISTIO_CPU_LIMIT", "3", "TERMINATION_DRAIN_DURATION_SECONDS", "45", "AMBIT_DRAIN_WAIT", "2s",
-		"AMBIT_ENVOY_LOG_LEVEL", "trace", "AMBIT_LOG_LEVEL", "debug", "CRL_PATH", "/lists.pem"))
+		"AMBIT_ENVOY_LOG_LEVEL", "trace", "AMBIT_LOG_LEVEL", "debug", "CRL_PATH", "/lists.pem", "CLUSTER_DOMAIN", "mesh.example"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestFromEnv(t *testing.T) {
 		c.DrainWait != 2*time.Second || c.EnvoyLogLevel >= slog.LevelDebug || c.LogLevel != slog.LevelDebug || c.CRLFile != "/lists.pem" {
 		t.Errorf("%+v", c)
 	}
-	if got := c.nodeID(); got != "waypoint~10.0.0.1~gw-1.ns~ns.svc.cluster.local" {
+	if got := c.nodeID(); got != "waypoint~10.0.0.1~gw-1.ns~ns.svc.mesh.example" {
 		t.Errorf("node id %q", got)
 	}
 	if got := c.self().String(); got != "spiffe://cluster.local/ns/ns/sa/gw" {

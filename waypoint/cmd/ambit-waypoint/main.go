@@ -48,7 +48,7 @@ It is configured by its environment, with the variables of Istio's gateways; fla
   XDS_ROOT_CA CA_ROOT_CA           PEM files with the roots of their certificates
   AUTH_TOKEN                       file with the bearer token
   CRL_PATH                         file with revocation lists; it need not be there, and is read again when it changes
-  TRUST_DOMAIN ISTIO_META_CLUSTER_ID ISTIO_META_NETWORK ISTIO_META_DNS_DOMAIN ISTIO_META_NODE_NAME ISTIO_META_WORKLOAD_NAME
+  TRUST_DOMAIN CLUSTER_DOMAIN ISTIO_META_CLUSTER_ID ISTIO_META_NETWORK ISTIO_META_NODE_NAME ISTIO_META_WORKLOAD_NAME
   ISTIO_CPU_LIMIT                  worker threads of Envoy; otherwise the CPU limit of the cgroup
   AMBIT_ENVOY                      Envoy's binary
   AMBIT_DRAIN_WAIT TERMINATION_DRAIN_DURATION_SECONDS   see --drain-wait and --drain-duration
