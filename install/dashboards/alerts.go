@@ -23,7 +23,7 @@ func Alerts() []Alert {
 		{"AmbitNodeWithoutProxy", "ztunnel_connected == 0", "2m", "critical",
 			"no ztunnel is connected to {{ $labels.pod }}: new pods of its node do not start, and connections of others fail", "look at the ztunnel of that node"},
 		{"AmbitProxiesWithoutControlPlane",
-			"count(workload_manager_active_proxy_count) + (count(ambit_waypoint_ready) or vector(0)) - sum(pilot_xds) > 0", "10m", "warning",
+			"count(workload_manager_active_proxy_count) + (count(ambit_waypoint_ready) or vector(0)) - (sum(pilot_xds) or vector(0)) > 0", "10m", "warning",
 			"{{ $value }} proxies are connected to no control plane and go on with what they know", "ambitctl proxy-status; check port 15012 of ambitd and NetworkPolicies"},
 		{"AmbitCertificateExpires", "min by (namespace, pod) (ambit_cert_seconds_to_expiry) < 3600", "10m", "critical",
 			"certificates that {{ $labels.namespace }}/{{ $labels.pod }} uses expire in {{ $value | humanizeDuration }} and were not renewed", "ambitctl ca status, and the log of the pod"},

@@ -15,7 +15,7 @@ finish() {
   if [ -n "${KEEP:-}" ]; then
     say "the cluster stays (make kind-delete NAME=$NAME)"
   else
-    make --no-print-directory kind-delete NAME="$NAME" || code=1
+    env -u KUBECONFIG make --no-print-directory kind-delete NAME="$NAME" || code=1
   fi
   git worktree remove --force "$before/tree" || true
   rm -rf "$before"
