@@ -31,7 +31,6 @@ import (
 )
 
 const (
-	root   = "../.."
 	system = "ambit-system"
 	// soon is how long anything that should happen at once may take on a busy machine.
 	soon = 90 * time.Second
@@ -47,6 +46,7 @@ type cluster struct {
 	// discovery keeps what it was told until the mapper, which rests on it, is reset.
 	discovery discovery.CachedDiscoveryInterface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
+	hub       hub
 	// began bounds the logs and events that a failed story prints.
 	began time.Time
 }
@@ -60,6 +60,9 @@ func open(t *testing.T) *cluster {
 	}
 	config.QPS, config.Burst = 200, 400
 	c := &cluster{T: t, ctx: t.Context(), config: config, began: time.Now()}
+	if c.hub, err = hubOf(os.Getenv); err != nil {
+		t.Fatal(err)
+	}
 	if c.client, err = kubernetes.NewForConfig(config); err != nil {
 		t.Fatal(err)
 	}
@@ -277,8 +280,9 @@ func (c *cluster) deleteNow(kind, ns, name string) error {
 	return r.Delete(c.ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &none})
 }
 
+// each hands on the objects of a YAML text, with images from where the nodes have them.
 func (c *cluster) each(ns, text string, do func(*unstructured.Unstructured) error) error {
-	dec := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
+	dec := yaml.NewYAMLOrJSONDecoder(strings.NewReader(c.hub.images(text)), 4096)
 	for {
 		o := &unstructured.Unstructured{}
 		if err := dec.Decode(&o.Object); errors.Is(err, io.EOF) {

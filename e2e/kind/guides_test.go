@@ -33,6 +33,12 @@ func TestGuides(t *testing.T) {
 	if bin, err = filepath.Abs(bin); err != nil {
 		t.Fatal(err)
 	}
+	dir := root
+	if c.hub.name != "" {
+		// Guides name the samples as they lie in a checkout.
+		dir = t.TempDir()
+		c.must(c.hub.samples(root, dir))
+	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".md"), func(t *testing.T) {
 			f, err := os.Open(file)
@@ -43,6 +49,9 @@ func TestGuides(t *testing.T) {
 			steps, err := guides.Parse(f)
 			if err != nil || len(steps) == 0 {
 				t.Fatalf("%s: %d steps, %v", file, len(steps), err)
+			}
+			for i := range steps {
+				steps[i].Command = c.hub.images(steps[i].Command)
 			}
 			whole, c := c, c.in(t) // the part's context has ended when it is cleaned up
 			// What a guide that failed has left would be in the way of the next one.
@@ -62,7 +71,7 @@ func TestGuides(t *testing.T) {
 			})
 			// A lab that runs on this machine would come before the cluster, so there is none to be seen.
 			env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1", "TMPDIR="+t.TempDir(), labfile.EnvRoot+"="+t.TempDir(), "AMBIT_LAB=")
-			for _, problem := range (guides.Session{Dir: root, Env: env, Limit: guideLimit}).Follow(t.Context(), file, steps) {
+			for _, problem := range (guides.Session{Dir: dir, Env: env, Limit: guideLimit}).Follow(t.Context(), file, steps) {
 				t.Error(problem)
 			}
 		})

@@ -10,8 +10,6 @@ import (
 	"testing"
 )
 
-const samples = "e2e/samples/"
-
 // bookinfo brings the bookshop up, in the mesh or not, and returns the name of the client pod.
 func (c *cluster) bookinfo(meshed bool) {
 	c.Helper()
