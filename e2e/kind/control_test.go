@@ -5,6 +5,7 @@ package kind
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -15,8 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// replicas gives the control plane so many pods for the rest of the story.
-func (c *cluster) replicas(n int) {
+// replicas gives the control plane so many pods for the rest of the story. It returns how many there were.
+func (c *cluster) replicas(n int) int {
 	c.Helper()
 	d, err := c.client.AppsV1().Deployments(system).Get(c.ctx, "ambitd", metav1.GetOptions{})
 	c.must(err)
@@ -34,6 +35,7 @@ func (c *cluster) replicas(n int) {
 		})
 	}
 	c.rollout("Deployment", system, "ambitd")
+	return int(before)
 }
 
 // leader is the pod that writes.
@@ -108,6 +110,111 @@ func TestReplicaKilled(t *testing.T) {
 	c.delete("replicas", nobody)
 	c.answers("replicas", "client", url)
 }
+
+// seven is the shop once more, as a service behind the namespace's waypoint.
+const seven = `
+apiVersion: v1
+kind: Service
+metadata: {name: web7, labels: {istio.io/use-waypoint: waypoint}}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+`
+
+// TestNoControlPlane takes all control planes away, under load that goes straight to a service and through a waypoint: none of it
+// fails, and everybody says what is away. A pod that starts meanwhile is captured and ready, and has to wait to be known: what it
+// asks for and whoever asks it is refused, and a line says why. When a control plane is back proxies find it by themselves, the pod
+// is one of the mesh, and what was changed meanwhile acts.
+func TestNoControlPlane(t *testing.T) {
+	const ns = "headless"
+	c := open(t)
+	url := c.shop(ns)
+	c.ambitctl("waypoint", "apply", "-n", ns, "--wait")
+	c.apply(ns, seven)
+	through := "http://web7." + ns
+	c.eventually("web7 is behind the waypoint", func() error { return c.throughEnvoy(ns, "client", through) })
+	node := c.pods(ns, "role=client")[0].Spec.NodeName
+	c.apply(ns, "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: late}\n")
+
+	straight, behind := c.load(ns, "client", url, 50), c.load(ns, "client", through, 50)
+	was := c.replicas(0)
+	c.eventually("no control plane runs", func() error {
+		list, err := c.client.CoreV1().Pods(system).List(c.ctx, metav1.ListOptions{LabelSelector: "app=ambitd"})
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("%d do", len(list.Items))
+		}
+		return err
+	})
+	others := c.restarts()
+	c.fails("check", "the control plane does not answer")
+	c.says("status", "the control plane does not answer")
+
+	since := metav1.Now()
+	c.apply(ns, strings.Replace(onNode("late", node, ""), "spec:\n", "spec:\n  serviceAccountName: late\n", 1))
+	c.ready(ns, "app=late")
+	c.redirection(ns, "late", "enabled")
+	late := "http://" + net.JoinHostPort(c.pods(ns, "app=late")[0].Status.PodIP, "8080")
+	// It has no certificate, and nobody knows which policies guard it.
+	for reason, ask := range map[string][2]string{"no-certificate": {"late", url}, "unknown-destination": {"client", late}} {
+		if out, err := c.fetch(ns, ask[0], ask[1], "--timeout", "20s"); err == nil {
+			t.Errorf("%s was answered by %s: %s", ask[0], ask[1], out)
+		}
+		c.eventually("the node proxy says "+reason, func() error {
+			for _, p := range c.pods(system, "app=ztunnel") {
+				if p.Spec.NodeName != node {
+					continue
+				}
+				log, err := c.client.CoreV1().Pods(system).GetLogs(p.Name, &corev1.PodLogOptions{SinceTime: &since}).DoRaw(c.ctx)
+				if err != nil {
+					return err
+				}
+				if !strings.Contains(string(log), reason) {
+					return fmt.Errorf("%s does not: %s", p.Name, telling(string(log)))
+				}
+			}
+			return nil
+		})
+	}
+	// Somebody changes something that has to wait.
+	c.apply(ns, nobodyToLate)
+	c.answers(ns, "client", url)
+	c.answers(ns, "client", through)
+
+	c.patch("Deployment", system, "ambitd", fmt.Sprintf(`{"spec":{"replicas":%d}}`, was))
+	c.rollout("Deployment", system, "ambitd")
+	began := time.Now()
+	c.within(20*time.Second, "every proxy is connected", func() error {
+		out, stderr, err := c.try("proxy-status")
+		for _, p := range append(c.pods(system, "app=ztunnel"), c.pods(ns, "gateway.networking.k8s.io/gateway-name=waypoint")...) {
+			if err == nil && !connected(out, p.Name) {
+				err = fmt.Errorf("%s is not: %s%s", p.Name, out, stderr)
+			}
+		}
+		return err
+	})
+	t.Logf("every proxy is connected %s after the control plane is ready", time.Since(began).Round(100*time.Millisecond))
+	c.answers(ns, "late", url)
+	c.refused(ns, "client", late)
+	c.delete(ns, nobodyToLate)
+	c.answers(ns, "client", late)
+	c.unharmed(straight)
+	c.unharmed(behind)
+	c.says("check", "ok")
+	now := c.restarts()
+	for name, n := range others {
+		if m, ok := now[name]; !ok || m != n {
+			t.Errorf("%s was started again (%d times before, %d now)", name, n, m)
+		}
+	}
+	c.works(ns, url)
+}
+
+const nobodyToLate = `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody-to-late}
+spec: {selector: {matchLabels: {app: late}}}
+`
 
 // many is how many namespaces there are in TestManyNamespaces.
 const many = 200

@@ -29,6 +29,23 @@ func (c *cluster) says(args string, want ...string) {
 	})
 }
 
+// fails runs ambitctl and expects that it finds something wrong, in words. It is asked again until it does.
+func (c *cluster) fails(args string, want ...string) {
+	c.Helper()
+	c.eventually("ambitctl "+args+" finds "+strings.Join(want, ", "), func() error {
+		out, stderr, err := c.try(strings.Fields(args)...)
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 79 {
+			return fmt.Errorf("it does not say that something has failed: %v: %s%s", err, out, stderr)
+		}
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				return fmt.Errorf("no %q in:\n%s%s", w, out, stderr)
+			}
+		}
+		return nil
+	})
+}
+
 // TestCommands runs every command that looks into a mesh against the cluster.
 func TestCommands(t *testing.T) {
 	c := open(t)

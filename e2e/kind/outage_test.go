@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os/exec"
 	"slices"
 	"strings"
@@ -139,6 +140,20 @@ metadata: {name: nobody}
 spec: {}
 `
 
+// unreadable waits until every control plane says of how many kinds it goes on with what it knew; -1 is any number but none. That
+// is what the alert AmbitKindsUnreadable asks for.
+func (c *cluster) unreadable(want float64) {
+	c.Helper()
+	c.eventually(fmt.Sprintf("%v kinds are unreadable, by ambit_control_unreadable_kinds", want), func() error {
+		for _, p := range c.ready(system, "app=ambitd") {
+			if n, err := c.gauge(p.Name, "ambit_control_unreadable_kinds"); err != nil || n != want && (want >= 0 || n == 0) {
+				return fmt.Errorf("%s: %v, %v", p.Name, n, err)
+			}
+		}
+		return nil
+	})
+}
+
 // TestKubelet kills the kubelet of the node that has the client, which is nobody's business but new pods'.
 func TestKubelet(t *testing.T) {
 	c := open(t)
@@ -176,6 +191,10 @@ spec: {mtls: {mode: STRICT}}
 `)
 	c.answers("away", "client", url)
 	before := c.restarts()
+	var planes []string
+	for _, p := range c.ready(system, "app=ambitd") {
+		planes = append(planes, net.JoinHostPort(p.Status.PodIP, "15014"))
+	}
 	const manifest, shelf = "/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/kube-apiserver.yaml"
 	load := c.apart("away", url, 50, 75*time.Second)
 	docker("exec", node, "mv", manifest, shelf)
@@ -189,7 +208,26 @@ spec: {mtls: {mode: STRICT}}
 		return nil
 	})
 	gone := time.Now()
-	<-time.After(30 * time.Second) // the length of the outage, which nothing signals
+	// Nobody can ask the mesh through an API server that is away, but whoever collects metrics asks the control planes themselves.
+	if _, stderr, err := c.try("check"); err == nil || strings.TrimSpace(stderr) == "" {
+		t.Errorf("ambitctl check without an API server: %v, %q", err, stderr)
+	}
+	for _, addr := range planes {
+		c.eventually("the control plane at "+addr+" says that it cannot read", func() error {
+			out, err := exec.CommandContext(c.ctx, "docker", "exec", node, "curl", "-sS", "--max-time", "5", "http://"+addr+"/metrics").CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			for line := range strings.Lines(string(out)) {
+				if n, ok := strings.CutPrefix(line, "ambit_control_unreadable_kinds "); ok && strings.TrimSpace(n) != "0" {
+					return nil
+				}
+			}
+			return fmt.Errorf("it does not")
+		})
+	}
+	t.Logf("it is told after %s", time.Since(gone).Round(time.Second))
+	<-time.After(time.Until(gone.Add(30 * time.Second))) // the length of the outage, which nothing signals
 	docker("exec", node, "mv", shelf, manifest)
 	c.within(2*soon, "the API server is back", func() error {
 		_, err := c.client.Discovery().ServerVersion()
@@ -197,8 +235,26 @@ spec: {mtls: {mode: STRICT}}
 	})
 	t.Logf("the API server was away for %s", time.Since(gone).Round(time.Second))
 	c.unharmed(load)
+	c.unreadable(0)
 	c.works("away", url)
 	c.sameAs(before)
+}
+
+// restartAPIServer ends the API server's process, and with it every watch, and waits until another one answers.
+func (c *cluster) restartAPIServer() {
+	c.Helper()
+	docker := c.machines()
+	node := c.controlPlane()
+	was := strings.TrimSpace(docker("exec", node, "pgrep", "-x", "kube-apiserver"))
+	docker("exec", node, "kill", was)
+	c.within(2*soon, "another API server answers", func() error {
+		out, err := exec.CommandContext(c.ctx, "docker", "exec", node, "pgrep", "-x", "kube-apiserver").CombinedOutput()
+		if now := strings.TrimSpace(string(out)); err != nil || now == was {
+			return fmt.Errorf("%q runs, %v", now, err)
+		}
+		_, err = c.client.CoreV1().Namespaces().Get(c.ctx, system, metav1.GetOptions{})
+		return err
+	})
 }
 
 // TestControlPlaneFrozen stops everything on the control plane's node in the middle of what it does, for half a minute: the API
@@ -226,8 +282,8 @@ func TestControlPlaneFrozen(t *testing.T) {
 	c.works("frozen", url)
 }
 
-// TestRightsTaken takes the control plane's rights away: traffic goes on, and when they are given back so does the mesh, without a
-// restart.
+// TestRightsTaken takes the control plane's rights away: traffic goes on, everybody is told what cannot be read any more and which
+// rights are lacking, and when they are given back so does the mesh, without a restart.
 func TestRightsTaken(t *testing.T) {
 	c := open(t)
 	url := c.shop("rights")
@@ -252,14 +308,32 @@ func TestRightsTaken(t *testing.T) {
 		}
 	})
 	t.Cleanup(give)
-	load := c.load("rights", "client", url, 50)
+	load := c.apart("rights", url, 50, 90*time.Second)
 	for _, b := range taken {
 		c.must(c.client.RbacV1().ClusterRoleBindings().Delete(c.ctx, b.Name, metav1.DeleteOptions{}))
 	}
-	// The control plane notices when it next lists or watches; a restarted API client would at once.
-	<-time.After(20 * time.Second)
+	gone := time.Now()
+	// The control plane notices when it next lists or watches, which is some minutes away, or when its watches end.
+	if !t.Run("it is told", func(t *testing.T) {
+		c := c.in(t)
+		c.restartAPIServer()
+		c.unreadable(-1)
+		c.says("config refused", "cannot be read from the API server", "AuthorizationPolicy", "give the control plane's service account the verbs list and watch for it", "stays in force")
+		c.says("check", "documents are refused, or have no effect", "ambitctl config refused")
+		for _, p := range c.pods(system, "app=ambitd") {
+			log, err := c.client.CoreV1().Pods(system).GetLogs(p.Name, &corev1.PodLogOptions{SinceTime: &metav1.Time{Time: c.began}}).DoRaw(c.ctx)
+			c.must(err)
+			if !strings.Contains(string(log), "the API server does not let the control plane read a kind") {
+				t.Errorf("%s does not say so in its log: %s", p.Name, telling(string(log)))
+			}
+		}
+	}) {
+		t.Error("nobody was told")
+	}
+	<-time.After(time.Until(gone.Add(20 * time.Second))) // where no watch can be ended
 	give()
 	c.unharmed(load)
+	c.unreadable(0)
 	c.works("rights", url)
 	c.sameAs(before)
 }
