@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
 	"slices"
@@ -194,13 +195,31 @@ func (c *cluster) redirection(ns, pod, want string) {
 // the connection was cut.
 func (c *cluster) hold(ns, pod, to string, d time.Duration) func() {
 	c.Helper()
+	return c.held(d+soon, nil, ns, pod, to, "--duration", d.String())
+}
+
+// keep is hold for as long as the story wants: until the function it returns is called.
+func (c *cluster) keep(ns, pod, to string) func() {
+	c.Helper()
+	in, stop := io.Pipe()
+	end := c.held(soon, in, ns, pod, to, "--duration", "30m", "--until-eof")
+	c.Cleanup(func() { stop.Close() })
+	return func() {
+		c.Helper()
+		stop.Close()
+		end()
+	}
+}
+
+func (c *cluster) held(patience time.Duration, in io.Reader, ns, pod, to string, flags ...string) func() {
+	c.Helper()
 	type end struct {
 		out string
 		err error
 	}
 	done := make(chan end, 1)
 	go func() {
-		out, err := c.exec(ns, pod, "ambit-echo", "hold", to, "--duration", d.String())
+		out, err := c.execIn(c.ctx, ns, pod, "", in, append([]string{"ambit-echo", "hold", to}, flags...)...)
 		done <- end{out, err}
 	}()
 	return func() {
@@ -209,11 +228,25 @@ func (c *cluster) hold(ns, pod, to string, d time.Duration) func() {
 		case e := <-done:
 			if e.err != nil {
 				c.Errorf("a connection that was open was cut: %v %s", e.err, e.out)
+			} else {
+				c.Log(strings.TrimSpace(e.out))
 			}
-		case <-time.After(d + soon):
+		case <-time.After(patience):
 			c.Error("the open connection does not end")
 		}
 	}
+}
+
+// carries waits until a node proxy says that it carries a connection from a namespace to an address.
+func (c *cluster) carries(ns, to string) {
+	c.Helper()
+	c.eventually("a connection to "+to+" goes through the proxy", func() error {
+		out, stderr, err := c.try("ztunnel-config", "connections", "--raw", "--workload-namespace", ns)
+		if err == nil && !strings.Contains(out, to) {
+			err = fmt.Errorf("%s%s", out, stderr)
+		}
+		return err
+	})
 }
 
 // TestRunningPods brings pods that run into the mesh and out of it again: no restart, and what is open stays open, whether it
@@ -246,13 +279,7 @@ spec: {mtls: {mode: STRICT}}
 	c.refused("running", "loner", "http://"+net.JoinHostPort(ip, "8080"))
 	c.answers("running", "client", "http://"+net.JoinHostPort(ip, "8080"))
 	encrypted := c.hold("running", "client", net.JoinHostPort(ip, "9000"), 40*time.Second)
-	c.eventually("the connection goes through the proxy", func() error {
-		out, stderr, err := c.try("ztunnel-config", "connections", "--workload-namespace", "running")
-		if err == nil && !strings.Contains(out, ":9000") {
-			err = fmt.Errorf("%s%s", out, stderr)
-		}
-		return err
-	})
+	c.carries("running", net.JoinHostPort(ip, "9000"))
 
 	c.label("Namespace", "", "running", "istio.io/dataplane-mode-")
 	c.redirection("running", "server", "")
@@ -531,22 +558,30 @@ spec: {mtls: {mode: STRICT}}
 }
 
 // TestRedirections takes the nodes from one way of redirecting traffic to the next and back, under load, with a connection
-// that stays open throughout.
+// that stays open throughout: it was opened by the first way, goes on under the others, and under the first again.
 func TestRedirections(t *testing.T) {
 	c := open(t)
 	url := c.shop("ways")
 	c.restore()
 	load := c.load("ways", "client", url, 50)
-	for _, way := range []string{"iptables", "ebpf", "nftables"} {
+	open := net.JoinHostPort(c.pods("ways", "app=web")[0].Status.PodIP, "9000")
+	var stays func()
+	for i, way := range []string{"nftables", "iptables", "ebpf", "nftables"} {
 		c.change(func(ds *appsv1.DaemonSet) { redirectBy(ds, way) })
 		c.rollout("DaemonSet", system, agents)
 		c.allOfAll()
 		c.answers("ways", "client", url)
-		c.apply("ways", onNode("new-"+way, c.worker(), ""))
-		c.ready("ways", "app=new-"+way)
-		c.redirection("ways", "new-"+way, "enabled")
-		c.answers("ways", "new-"+way, url)
+		fresh := fmt.Sprintf("new-%d-%s", i, way)
+		c.apply("ways", onNode(fresh, c.worker(), ""))
+		c.ready("ways", "app="+fresh)
+		c.redirection("ways", fresh, "enabled")
+		c.answers("ways", fresh, url)
+		if stays == nil {
+			stays = c.keep("ways", "client", open)
+		}
+		c.carries("ways", open)
 	}
+	stays()
 	c.unharmed(load)
 }
 

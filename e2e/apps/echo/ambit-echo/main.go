@@ -124,11 +124,7 @@ func loop() *cobra.Command {
 			defer cancel()
 			l.URL = args[0]
 			if untilEOF {
-				go func() {
-					// Nothing waits for this reader: it ends with the process.
-					io.Copy(io.Discard, os.Stdin)
-					cancel()
-				}()
+				atEOF(cancel)
 			}
 			if !quiet {
 				l.Progress = os.Stderr
@@ -160,10 +156,14 @@ func loop() *cobra.Command {
 
 func hold() *cobra.Command {
 	var duration, interval time.Duration
+	var untilEOF bool
 	c := &cobra.Command{Use: "hold HOST:PORT", Short: "Keep a TCP connection open, and say if and when it is cut", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), duration)
 			defer cancel()
+			if untilEOF {
+				atEOF(cancel)
+			}
 			h, err := echo.Hold(ctx, args[0], interval, func(local, remote net.Addr) { fmt.Printf("open from %s to %s\n", local, remote) })
 			if err != nil {
 				return err
@@ -173,7 +173,16 @@ func hold() *cobra.Command {
 		}}
 	c.Flags().DurationVar(&duration, "duration", 10*time.Second, "how long")
 	c.Flags().DurationVar(&interval, "interval", 100*time.Millisecond, "between two lines")
+	c.Flags().BoolVar(&untilEOF, "until-eof", false, "end when standard input does")
 	return c
+}
+
+// atEOF calls end when standard input ends. Nothing waits for this reader: it ends with the process.
+func atEOF(end func()) {
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		end()
+	}()
 }
 
 func bulk() *cobra.Command {
