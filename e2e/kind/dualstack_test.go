@@ -51,15 +51,7 @@ spec:
   selector: {matchLabels: {app: web}}
   rules: [{from: [{source: {principals: [cluster.local/ns/twofold/sa/client]}}]}]
 `)
-	var urls []string
-	for _, name := range []string{"both", "six"} {
-		svc, err := c.client.CoreV1().Services(ns).Get(c.ctx, name, metav1.GetOptions{})
-		c.must(err)
-		for _, ip := range svc.Spec.ClusterIPs {
-			urls = append(urls, "http://"+net.JoinHostPort(ip, "80"))
-		}
-		urls = append(urls, "http://"+name+"."+ns)
-	}
+	urls := c.urls(ns, "both", "six")
 	for _, p := range c.pods(ns, "app=web") {
 		if len(p.Status.PodIPs) != 2 {
 			t.Fatalf("%s has the addresses %v", p.Name, p.Status.PodIPs)
@@ -93,5 +85,76 @@ spec:
 				}
 			}
 		})
+	}
+	t.Run("through a waypoint", func(t *testing.T) { c.in(t).behindWaypoint(ns) })
+}
+
+// urls are those of services, by each of their addresses and by name.
+func (c *cluster) urls(ns string, services ...string) []string {
+	c.Helper()
+	var out []string
+	for _, name := range services {
+		svc, err := c.client.CoreV1().Services(ns).Get(c.ctx, name, metav1.GetOptions{})
+		c.must(err)
+		for _, ip := range svc.Spec.ClusterIPs {
+			out = append(out, "http://"+net.JoinHostPort(ip, "80"))
+		}
+		out = append(out, "http://"+name+"."+ns)
+	}
+	return out
+}
+
+// twofoldBehind is services of both families and of IPv6 alone behind a waypoint, which lets one caller read, and the pods' policy,
+// by which the waypoint may come.
+const twofoldBehind = `
+apiVersion: v1
+kind: Service
+metadata: {name: both7, labels: {istio.io/use-waypoint: waypoint}}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: six7, labels: {istio.io/use-waypoint: waypoint}}
+spec:
+  ipFamilyPolicy: SingleStack
+  ipFamilies: [IPv6]
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: readers}
+spec:
+  targetRefs: [{group: "", kind: Service, name: both7}, {group: "", kind: Service, name: six7}]
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/twofold/sa/client]}}]
+    to: [{operation: {methods: [GET]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/twofold/sa/waypoint]}}]}]
+`
+
+// behindWaypoint reaches services through a waypoint over both families, and is refused by what the waypoint alone can tell.
+func (c *cluster) behindWaypoint(ns string) {
+	c.Helper()
+	c.apply(ns, plain("other"))
+	c.ready(ns, "role=client")
+	c.says("waypoint apply -n "+ns+" --wait", "is ready!")
+	c.apply(ns, twofoldBehind)
+	urls := c.urls(ns, "both7", "six7")
+	if len(urls) != 5 {
+		c.Fatalf("addresses are missing: %v", urls)
+	}
+	for _, url := range urls {
+		c.eventually(url+" answers through the waypoint", func() error { return c.throughEnvoy(ns, "client", url) })
+		c.refused(ns, "client", url, "-X", "POST")
+		c.refused(ns, "other", url)
 	}
 }

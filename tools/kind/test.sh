@@ -54,7 +54,8 @@ if [ -z "${RUN:-}${SHORT:-}${KUBECONFIG:-}${IP_FAMILY:-}" ]; then
   small=(NAME="$twofold" IP_FAMILY=dual WORKERS=1)
   say 'a cluster whose pods have two addresses'
   if make --no-print-directory kind "${small[@]}"; then
-    stories 'both addresses of a pod' 20m '^TestDualStack$' "env NAME=$twofold"
+    # What a kubelet, a node's port and headless names do is different there, as well.
+    stories 'both addresses of a pod' 30m '^(TestDualStack|TestProbes|TestHostPort|TestStatefulSet)$' "env NAME=$twofold"
   else
     failed+=('a cluster whose pods have two addresses')
   fi
