@@ -137,6 +137,8 @@ spec:
 	policies := c.undefine(ns, "authorizationpolicies.security.istio.io")
 	entries := c.undefine(ns, "serviceentries.networking.istio.io")
 	c.says("config refused", "AuthorizationPolicy", "ServiceEntry", "does not serve the kind any more", "stay in force")
+	c.fails("check", "definitions of the mesh's kinds are missing", "authorizationpolicies.security.istio.io", "serviceentries.networking.istio.io", "ambitctl upgrade")
+	c.unreadable(2)
 	inForce()
 
 	// Other kinds, and pods.
@@ -178,6 +180,8 @@ spec:
 	c.answers(ns, "client", url)
 	c.delete(ns, onlyTheClient)
 	c.answers(ns, "stranger", url)
+	c.unreadable(0)
+	c.says("check", "ok")
 	c.sameAs(before)
 }
 
