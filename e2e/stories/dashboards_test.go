@@ -60,6 +60,7 @@ func TestDashboards(t *testing.T) {
 	// What only a cluster has; the story of the same name in e2e/kind promises nothing.
 	m.Promise("ambit_control_leader")
 	m.Promise("ambit_control_unreadable_kinds")
+	m.Promise("ambit_control_last_good_not_kept")
 	m.Promise("istio_cni_install_ready")
 	m.Promise("istio_cni_plugin_requests_total", "response_code")
 
