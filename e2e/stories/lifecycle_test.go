@@ -49,34 +49,52 @@ func TestDaemonsDie(t *testing.T) {
 	}
 }
 
-// TestRestartUnnoticed replaces the ztunnels of both nodes in the path as a rolling update does, the new process beside
-// the old: no connection fails, and what is open stays open until the drain's deadline.
-func TestRestartUnnoticed(t *testing.T) {
-	w := start(t, options{nodes: 2, mesh: mesh.Options{ZtunnelEnv: []string{"CONNECTION_TERMINATION_DEADLINE=3s"}}})
+// startDraining is a client and a server on two nodes, whose proxies drain for three seconds, and the service between them.
+func startDraining(t *testing.T) (w *world, vip string) {
+	t.Helper()
+	w = start(t, options{nodes: 2, mesh: mesh.Options{ZtunnelEnv: []string{"CONNECTION_TERMINATION_DEADLINE=3s"}}})
 	w.namespace("shop", "istio.io/dataplane-mode: ambient")
 	w.pod("shop", "client", "client", "node1")
 	w.pod("shop", "web", "web", "node2")
-	vip := w.service("shop", "web", 80, 8080)
+	vip = w.service("shop", "web", 80, 8080)
 	w.serve("shop", "web", 8080)
 	w.protocol("shop", "HBONE")
 	w.want("shop", "client", vip, "web "+w.podIP("shop", "client"))
-	open := w.held("shop", "client", vip)
-	// Several at once and without pause: a connection that is just arriving when a listener closes must not be lost.
+	return w, vip
+}
+
+// flood is several clients at once and without pause, until the returned function is called: it wants no call to have failed, and
+// returns how many there were.
+func (w *world) flood(clients int, vip string) (stop func() int) {
+	w.Helper()
 	var stops []func() load
-	for range 8 {
+	for range clients {
 		stops = append(stops, w.load("shop", "client", vip))
 	}
+	return func() (calls int) {
+		w.Helper()
+		for _, stop := range stops {
+			got := stop()
+			calls += got.Calls
+			if len(got.Errors) > 0 {
+				w.Errorf("%s", got)
+			}
+		}
+		return calls
+	}
+}
+
+// TestRestartUnnoticed replaces the ztunnels of both nodes in the path as a rolling update does, the new process beside
+// the old: no connection fails, and what is open stays open until the drain's deadline.
+func TestRestartUnnoticed(t *testing.T) {
+	w, vip := startDraining(t)
+	open := w.held("shop", "client", vip)
+	// A connection that is just arriving when a listener closes must not be lost.
+	stop := w.flood(8, vip)
 	for _, node := range []string{"node1", "node2", "node1"} {
 		w.must(mesh.RollZtunnel(w.soon(), w.Lab, node))
 	}
-	calls := 0
-	for _, stop := range stops {
-		got := stop()
-		calls += got.Calls
-		if len(got.Errors) > 0 {
-			t.Errorf("during the restarts: %s", got)
-		}
-	}
+	calls := stop()
 	// The proxy it was on drained for as long as it was allowed to.
 	if err := open(); err == nil {
 		t.Error("the held connection outlived the process it was on")
@@ -87,31 +105,14 @@ func TestRestartUnnoticed(t *testing.T) {
 // TestNextProxyLeaves takes back a node proxy that was started beside the one there is, as when an upgrade is broken off: no
 // connection fails, and the one that stays serves alone.
 func TestNextProxyLeaves(t *testing.T) {
-	w := start(t, options{nodes: 2, mesh: mesh.Options{ZtunnelEnv: []string{"CONNECTION_TERMINATION_DEADLINE=3s"}}})
-	w.namespace("shop", "istio.io/dataplane-mode: ambient")
-	w.pod("shop", "client", "client", "node1")
-	w.pod("shop", "web", "web", "node2")
-	vip := w.service("shop", "web", 80, 8080)
-	w.serve("shop", "web", 8080)
-	w.protocol("shop", "HBONE")
-	w.want("shop", "client", vip, "web "+w.podIP("shop", "client"))
-	var stops []func() load
-	for range 4 {
-		stops = append(stops, w.load("shop", "client", vip))
-	}
+	w, vip := startDraining(t)
+	stop := w.flood(4, vip)
 	for _, node := range []string{"node1", "node2"} {
 		_, next, err := mesh.StartNextZtunnel(w.soon(), w.Lab, node)
 		w.must(err)
 		w.must(w.Lab.Stop(w.soon(), next))
 	}
-	calls := 0
-	for _, stop := range stops {
-		got := stop()
-		calls += got.Calls
-		if len(got.Errors) > 0 {
-			t.Errorf("while a second proxy came and went: %s", got)
-		}
-	}
+	calls := stop()
 	w.want("shop", "client", vip, "web "+w.podIP("shop", "client"))
 	t.Logf("%d connections", calls)
 }
