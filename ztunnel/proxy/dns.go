@@ -30,10 +30,12 @@ func (d *dnsSockets) close() {
 // lastQuestions is how long a datagram may be on its way from the kernel's choice of a socket into that socket's queue.
 const lastQuestions = 50 * time.Millisecond
 
-// leave gives new datagrams to the next proxy; those that are here are still answered by those who serve the sockets.
-func (d *dnsSockets) leave() {
+// leave gives new datagrams to the next proxy if they are this one's to give; those that are here are still answered by those who serve the sockets.
+func (d *dnsSockets) leave(give bool) {
 	for _, c := range d.packets {
-		leave(c)
+		if give {
+			leave(c)
+		}
 		_ = c.SetReadDeadline(time.Now().Add(lastQuestions))
 	}
 }
@@ -79,6 +81,7 @@ func (pd *pod) resolver() *dns.Server {
 		Zone:  dns.Zone{Domain: cfg.ClusterDomain, Network: cfg.Network, PreferredNamespace: cfg.PreferredNamespace, Search: pd.proxy.Upstream.Search},
 		State: pd.proxy.State.Current,
 		Client: func(s *state.Snapshot) *state.Workload {
+			pd.serve()
 			return pd.self(s, netip.Addr{})
 		},
 		Upstream: pd.proxy.Upstream,

@@ -71,13 +71,13 @@ func TestNoQuestionIsLostBetweenProxies(t *testing.T) {
 	}
 	for range 10 {
 		next := serve(at)
-		current.leave()
+		current.leave(true)
 		current.serving.Wait()
 		current = next
 	}
 	close(done)
 	asking.Wait()
-	current.leave()
+	current.leave(true)
 	current.serving.Wait()
 	if n := lost.Load(); n > 0 {
 		t.Errorf("%d of %d questions got no answer", n, asked.Load())

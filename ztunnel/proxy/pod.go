@@ -39,6 +39,8 @@ type pod struct {
 	handshakes handshakes
 	tunnels    atomic.Int64
 	crowded    telemetry.Gate // of the warnings that there are too many
+	// served says that anybody, or any question, was sent here: it is or was this proxy's turn.
+	served atomic.Bool
 
 	// written by listen, before anything runs
 	outboundL, plaintextL, hboneL net.Listener
@@ -112,12 +114,16 @@ func (pd *pod) listeners() []net.Listener {
 	return slices.DeleteFunc(all, func(l net.Listener) bool { return l == nil })
 }
 
-// leave gives what comes from now on to the next proxy, if there is one. What was sent here before is still taken.
+// leave gives what comes from now on to the next proxy, if there is one. What was sent here before is still taken. A proxy to
+// which nothing was sent has nothing to give: it may be the next one itself, started and taken back, and would take everything.
 func (pd *pod) leave() {
-	for _, l := range pd.listeners() {
-		leave(l)
+	served := pd.served.Load()
+	if served {
+		for _, l := range pd.listeners() {
+			leave(l)
+		}
 	}
-	pd.dns.leave()
+	pd.dns.leave(served)
 }
 
 // refuse takes no more connections. Questions that were sent here as datagrams are still answered.
@@ -163,6 +169,13 @@ func (pd *pod) run() {
 	wg.Wait()
 }
 
+// serve notes that something was sent here.
+func (pd *pod) serve() {
+	if !pd.served.Load() {
+		pd.served.Store(true)
+	}
+}
+
 // accept hands each connection to a goroutine of its own, as many as the pod may have.
 func (pd *pod) accept(l net.Listener, wg *sync.WaitGroup, handle func(context.Context, *net.TCPConn)) {
 	pause := time.Duration(0)
@@ -182,6 +195,7 @@ func (pd *pod) accept(l net.Listener, wg *sync.WaitGroup, handle func(context.Co
 			continue
 		}
 		pause = 0
+		pd.serve()
 		tcp := c.(*net.TCPConn)
 		done, ok := pd.conns.accept(pd.proxy.cfg.MaxConnections)
 		if !ok {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/ambit-mesh/ambit/ztunnel/inpod"
 )
 
 // sharing is one of several proxies at a port: it counts whom it serves.
@@ -90,6 +93,48 @@ func TestPortIsKeptUntilLeft(t *testing.T) {
 		current.end()
 		serves(next, current)
 		current = next
+	}
+}
+
+// A proxy that was started beside another, and is taken back before its turn, is sent nobody while it leaves either.
+func TestDrainBeforeItsTurn(t *testing.T) {
+	w := start(t, cartWorld(t), nil)
+	// One that comes when there are too many is refused; what matters is by whom.
+	call := func() {
+		if c, err := w.ns.Dial(t.Context(), "tcp", netip.AddrPort{}, netip.MustParseAddrPort("10.0.0.1:15008"), nil); err == nil {
+			c.Close()
+		}
+	}
+	call()
+	w.until("the first is served", w.pod.served.Load)
+	own, err := w.ns.Dup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := New(w.proxy.cfg, w.proxy.Deps)
+	if err := next.Start(t.Context(), inpod.Pod{UID: "uid-1", Info: w.pod.info, Netns: own}); err != nil {
+		t.Fatal(err)
+	}
+	pod := next.pods["uid-1"]
+	ctx, cancel := context.WithCancel(t.Context())
+	running := make(chan error, 1)
+	go func() { running <- next.Run(ctx) }()
+	drained := make(chan struct{})
+	go func() { defer close(drained); next.Drain(ctx) }()
+	for drains := true; drains; {
+		call()
+		select {
+		case <-drained:
+			drains = false
+		default:
+		}
+	}
+	cancel()
+	if err := <-running; err != nil {
+		t.Error(err)
+	}
+	if pod.served.Load() {
+		t.Error("callers were sent to it")
 	}
 }
 
