@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ambit-mesh/ambit/ztunnel/inpod"
 )
 
@@ -44,6 +46,20 @@ func startSharing(t *testing.T, at string) *sharing {
 	})
 	t.Cleanup(s.end)
 	return s
+}
+
+// waiting is how many are in its queue, which is where the kernel says it of a listening socket: net/ipv4/tcp.c tcp_get_info.
+func (s *sharing) waiting(t *testing.T) (n uint32) {
+	t.Helper()
+	raw, err := s.Listener.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info *unix.TCPInfo
+	if ctlErr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); ctlErr != nil || err != nil {
+		t.Fatal(ctlErr, err)
+	}
+	return info.Unacked
 }
 
 // end closes it, and with it resets who is in its queue.
@@ -166,6 +182,7 @@ func TestNobodyIsResetBetweenProxies(t *testing.T) {
 		// On loopback no packet is lost: those who call before others are served have arrived when those are.
 		enough := called.Load() + 200
 		until(t, "200 more callers", func() bool { return called.Load() >= enough })
+		until(t, "nobody waits for it", func() bool { return current.waiting(t) == 0 })
 		current.end()
 		current = next
 	}
