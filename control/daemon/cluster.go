@@ -202,7 +202,7 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 		revoked := kube.NewRevocations(kube.RevocationsConfig{Cluster: c.cluster, Namespace: c.d.cfg.own(), ConfigMap: c.d.cfg.CRLConfigMap, Logger: c.d.logger})
 		wg.Go(func() { revoked.Run(ctx) })
 		wg.Go(func() {
-			kube.NewLists(kube.RootsConfig{
+			kube.NewLists(kube.PublisherConfig{
 				Cluster: c.cluster, Bundle: revoked.Lists, Changed: revoked.Changed, Namespaces: c.d.cfg.rootNamespaces(), Logger: c.d.logger,
 			}).Run(ctx)
 		})
@@ -216,7 +216,7 @@ func (c *clusterRunner) runLeader(ctx context.Context) error {
 		}
 		iss := c.issuer.Load()
 		wg.Go(func() { _ = c.authority.Rotate(ctx) }) // and this
-		kube.NewRoots(kube.RootsConfig{
+		kube.NewRoots(kube.PublisherConfig{
 			Cluster: c.cluster, Bundle: func() []byte { return iss.Bundle().PEM() }, Changed: iss.Changed, Namespaces: c.d.cfg.rootNamespaces(), Logger: c.d.logger,
 		}).Run(ctx)
 	})

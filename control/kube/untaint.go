@@ -33,8 +33,12 @@ type Untaint struct {
 	Logger              *slog.Logger
 }
 
-// untaintMost is how long a node that could not be untainted waits for the next try: rights come back, too.
-const untaintMost = 30 * time.Second
+// untaintPause and untaintMost are how long a node that could not be untainted waits for the next try, at first and at the most:
+// rights come back, too.
+const (
+	untaintPause = 100 * time.Millisecond
+	untaintMost  = 30 * time.Second
+)
 
 // Run untaints until ctx ends.
 func (u *Untaint) Run(ctx context.Context) {
@@ -74,19 +78,18 @@ type nodes struct {
 	news uint64 // how many there were
 }
 
-// attempt is when a node is tried, and for how long it waits if that fails.
+// attempt is for which news a node is tried, and when, after it failed.
 type attempt struct {
 	agent object.Key
 	news  uint64 // which news of the node it is for
-	at    time.Time
-	pause time.Duration
+	failure
 }
 
 func (n *nodes) add(node string, agent object.Key) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.news++
-	n.due[node] = attempt{agent: agent, news: n.news, pause: 100 * time.Millisecond}
+	n.due[node] = attempt{agent: agent, news: n.news}
 	select {
 	case n.wake <- struct{}{}:
 	default:
@@ -127,7 +130,7 @@ func (n *nodes) tried(node string, was attempt, err error) (first bool) {
 		return false
 	}
 	next := was
-	next.at, next.pause = time.Now().Add(was.pause), min(2*was.pause, untaintMost)
+	next.failure = was.again(untaintPause, untaintMost)
 	n.due[node] = next
 	return was.at.IsZero()
 }

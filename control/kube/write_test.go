@@ -280,7 +280,7 @@ func TestRoots(t *testing.T) {
 	a.Put("apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system}\n")
 	var mu sync.Mutex
 	bundle, changed := "one", make(chan struct{})
-	r := NewRoots(RootsConfig{Cluster: clusterOf(t, a), Bundle: func() []byte { mu.Lock(); defer mu.Unlock(); return []byte(bundle) },
+	r := NewRoots(PublisherConfig{Cluster: clusterOf(t, a), Bundle: func() []byte { mu.Lock(); defer mu.Unlock(); return []byte(bundle) },
 		Changed: func() <-chan struct{} { mu.Lock(); defer mu.Unlock(); return changed }})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -334,7 +334,7 @@ func TestLists(t *testing.T) {
 	var log lockedBuffer
 	cluster := clusterOf(t, a)
 	from := NewRevocations(RevocationsConfig{Cluster: cluster, Namespace: "ambit-system", ConfigMap: "revoked", Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	r := NewLists(RootsConfig{Cluster: cluster, Bundle: from.Lists, Changed: from.Changed})
+	r := NewLists(PublisherConfig{Cluster: cluster, Bundle: from.Lists, Changed: from.Changed})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { from.Run(ctx) })
@@ -408,7 +408,7 @@ func TestRootsAreRefused(t *testing.T) {
 		return 0
 	})
 	var log lockedBuffer
-	r := NewRoots(RootsConfig{Cluster: clusterOf(t, a), Bundle: func() []byte { return []byte("one") }, Changed: func() <-chan struct{} { return nil }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	r := NewRoots(PublisherConfig{Cluster: clusterOf(t, a), Bundle: func() []byte { return []byte("one") }, Changed: func() <-chan struct{} { return nil }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { r.Run(ctx) })
@@ -627,7 +627,7 @@ func TestUntaintAgain(t *testing.T) {
 
 // A node whose time came while others were tried is tried next, not after the longest pause.
 func TestUntaintIsDue(t *testing.T) {
-	n := &nodes{due: map[string]attempt{"past": {at: time.Now().Add(-time.Second)}, "later": {at: time.Now().Add(time.Hour)}}}
+	n := &nodes{due: map[string]attempt{"past": {failure: failure{at: time.Now().Add(-time.Second)}}, "later": {failure: failure{at: time.Now().Add(time.Hour)}}}}
 	if list, wait := n.now(); len(list) != 1 || wait != 0 {
 		t.Errorf("%v after %s", list, wait)
 	}

@@ -15,15 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// behind is the shop once more, as a service behind the namespace's waypoint, and a budget for its pods.
-const behind = `
-apiVersion: v1
-kind: Service
-metadata: {name: web7, labels: {istio.io/use-waypoint: waypoint}}
-spec:
-  selector: {app: web}
-  ports: [{name: http, port: 80, targetPort: 8080}]
----
+// behind is the shop behind the namespace's waypoint, and a budget for its pods.
+const behind = seven + `---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata: {name: web}

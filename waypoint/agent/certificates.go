@@ -36,16 +36,16 @@ func (a *agent) followCertificate(ctx context.Context) error {
 	for {
 		svid, news := a.certs.Watch(id)
 		if svid != nil {
-			now := a.revocations(&revoked, svid)
-			if svid != last || now != lists {
-				update, err := secretUpdate(svid, now)
+			current := a.revocations(&revoked, svid)
+			if svid != last || current != lists {
+				update, err := secretUpdate(svid, current)
 				if err != nil {
 					return fmt.Errorf("hand the certificate to Envoy: %w", err)
 				}
 				a.ads.Apply(update)
 			}
-			if now != lists {
-				a.log.Info("revocation list", "used", now.lists != "", "intermediates", !now.leafOnly)
+			if current != lists {
+				a.log.Info("revocation list", "used", current.lists != "", "intermediates", !current.leafOnly)
 			}
 			if svid != last {
 				a.log.Info("certificate", "identity", id.String(), "expires", svid.NotAfter, "first", last == nil)
@@ -53,7 +53,7 @@ func (a *agent) followCertificate(ctx context.Context) error {
 			if last == nil {
 				close(a.certified)
 			}
-			last, lists = svid, now
+			last, lists = svid, current
 		}
 		select {
 		case <-news:

@@ -16,8 +16,8 @@ import (
 	"github.com/ambit-mesh/ambit/control/object"
 )
 
-// RootsConfig of Roots. All but Logger are required.
-type RootsConfig struct {
+// PublisherConfig of Publisher. All but Logger are required.
+type PublisherConfig struct {
 	Cluster *Cluster
 	// Bundle is what everybody is to trust, or of NewLists the revocation lists, in PEM, and Changed is closed when it is
 	// different. Nil means that it is not known: nothing is written then.
@@ -28,10 +28,10 @@ type RootsConfig struct {
 	Logger     *slog.Logger
 }
 
-// Roots keeps the ConfigMap istio-ca-root-cert with the mesh's roots in every namespace, or istio-ca-crl with its revocation
-// lists: pods mount them. It is the leader's to do.
-type Roots struct {
-	cfg  RootsConfig
+// Publisher keeps a ConfigMap in every namespace that pods mount: istio-ca-root-cert with the mesh's roots, or istio-ca-crl with
+// its revocation lists. It is the leader's to do.
+type Publisher struct {
+	cfg  PublisherConfig
 	wake chan struct{}
 	// name and key are the ConfigMap's and its content's, and lost is what is said where it cannot be written.
 	name, key, lost string
@@ -63,25 +63,25 @@ func without(namespace string) bool {
 	return false
 }
 
-// NewRoots does nothing before Run.
-func NewRoots(cfg RootsConfig) *Roots {
-	return newRoots(cfg, rootsName, rootsKey, "the mesh's roots cannot be written, trying again: pods of the namespace that mount them wait")
+// NewRoots is for the mesh's roots. It does nothing before Run.
+func NewRoots(cfg PublisherConfig) *Publisher {
+	return newPublisher(cfg, rootsName, rootsKey, "the mesh's roots cannot be written, trying again: pods of the namespace that mount them wait")
 }
 
 // NewLists is for revocation lists. Where there are none, the ConfigMap is taken away, unless somebody else made it.
-func NewLists(cfg RootsConfig) *Roots {
-	return newRoots(cfg, listsName, listsKey, "the mesh's revocation lists cannot be written, trying again: proxies of the namespace go by those they have")
+func NewLists(cfg PublisherConfig) *Publisher {
+	return newPublisher(cfg, listsName, listsKey, "the mesh's revocation lists cannot be written, trying again: proxies of the namespace go by those they have")
 }
 
-func newRoots(cfg RootsConfig, name, key, lost string) *Roots {
+func newPublisher(cfg PublisherConfig, name, key, lost string) *Publisher {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Roots{cfg: cfg, wake: make(chan struct{}, 1), name: name, key: key, lost: lost}
+	return &Publisher{cfg: cfg, wake: make(chan struct{}, 1), name: name, key: key, lost: lost}
 }
 
 // Run writes until ctx ends.
-func (r *Roots) Run(ctx context.Context) {
+func (r *Publisher) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	r.mu.Lock()
@@ -122,14 +122,14 @@ func (r *Roots) Run(ctx context.Context) {
 	}
 }
 
-func (r *Roots) poke() {
+func (r *Publisher) poke() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (r *Roots) namespace(name object.Key, u *unstructured.Unstructured) {
+func (r *Publisher) namespace(name object.Key, u *unstructured.Unstructured) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.poke()
@@ -140,7 +140,7 @@ func (r *Roots) namespace(name object.Key, u *unstructured.Unstructured) {
 	r.namespaces[name.Name] = true
 }
 
-func (r *Roots) found(name object.Key, u *unstructured.Unstructured) {
+func (r *Publisher) found(name object.Key, u *unstructured.Unstructured) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.poke()
@@ -163,7 +163,7 @@ const (
 
 // round writes what is missing or different and removes what is not to be, but for what has failed just now, and returns
 // how long it is until something is to be tried again.
-func (r *Roots) round(ctx context.Context) time.Duration {
+func (r *Publisher) round(ctx context.Context) time.Duration {
 	bundle, now := r.cfg.Bundle(), time.Now()
 	if bundle == nil {
 		return rootsMost
@@ -220,7 +220,7 @@ type trouble struct {
 }
 
 // tell says what is wrong, once for each different error.
-func (r *Roots) tell(troubles map[string]*trouble) {
+func (r *Publisher) tell(troubles map[string]*trouble) {
 	if len(r.failing) == 0 || len(r.told) >= rootsTold {
 		clear(r.told)
 	}
@@ -232,7 +232,7 @@ func (r *Roots) tell(troubles map[string]*trouble) {
 	}
 }
 
-func (r *Roots) write(ctx context.Context, namespace, pem string) error {
+func (r *Publisher) write(ctx context.Context, namespace, pem string) error {
 	client := r.cfg.Cluster.dynamic.Resource(made()["ConfigMap"]).Namespace(namespace)
 	if pem == "" {
 		return client.Delete(ctx, r.name, metav1.DeleteOptions{})
