@@ -4,7 +4,7 @@
 //
 //	API server ══ list+watch, one for each kind ══► feed ──► Source.Run ──► object.Sink
 //	                                                             └──► Places (which account has pods on which node)
-//	Leader (Lease) ──► Applier, Statuses, Roots, Events ══ server-side apply ══► API server
+//	Leader (Lease) ──► Applier, Statuses, Publisher, Events ══ server-side apply ══► API server
 //
 // What an object means is decided by control/intake, as for files; what is in force stays in force while its object is
 // refused, while the API server is away, and while a kind is not served. Nothing of an object is kept here but its name

@@ -4,7 +4,7 @@
 # in a work tree of its own. KEEP=1 leaves the cluster, REDIRECTION= is as for `make kind`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-: "${FROM:?say FROM=ref: the version to come from, as git knows it}"
+[ -n "${FROM:-}" ] || { echo 'from which version? Say FROM=ref, a tag, branch or commit: make kind-upgrade FROM=v1.2.0' >&2; exit 2; }
 git rev-parse --verify --quiet "$FROM^{commit}" >/dev/null || { echo "git knows no commit named \"$FROM\" here" >&2; exit 2; }
 export NAME=${NAME:-ambit-upgrade}
 before=$(mktemp -d)
